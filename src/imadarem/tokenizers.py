@@ -179,9 +179,7 @@ def _other_special_ids(tokenizer: object) -> set[int]:
     }
     # Reserved tokens of a tokenizer.json are special without having a name.
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
-    reserved = {
-        index for index, token in added.items() if getattr(token, "special", False)
-    }
+    reserved = {index for index, token in added.items() if getattr(token, "special", False)}
     return {value for value in named if value is not None} | listed | reserved
 
 
@@ -332,9 +330,7 @@ class CorpusTokenizer(ABC):
         molecule with holes has no SELFIES of its own.
         """
         first, *others = map(self.encode_notation, notation.split(MASK))
-        return first + [
-            token for part in others for token in (self.mask_token_id, *part)
-        ]
+        return first + [token for part in others for token in (self.mask_token_id, *part)]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``, a sequence, array or tensor of rank 1.
@@ -348,9 +344,7 @@ class CorpusTokenizer(ABC):
         notation = self.decode_notation(ids, skip_special_tokens)
         return self.to_text(notation) if skip_special_tokens else notation
 
-    def decode_notation(
-        self, ids: Iterable[int], skip_special_tokens: bool = True
-    ) -> str:
+    def decode_notation(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The tokens of ``ids`` joined, in the tokenizer's notation."""
         plain = _id_list(ids)
         if skip_special_tokens:
@@ -399,9 +393,7 @@ class CorpusTokenizer(ABC):
         """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(
-            folder / "tokenizer.json", self._backend().to_str(pretty=True)
-        )
+        _write_atomically(folder / "tokenizer.json", self._backend().to_str(pretty=True))
         # Last: a folder with a config is a folder that is complete.
         config = json.dumps(self._saved_config(), indent=2) + "\n"
         _write_atomically(folder / "tokenizer_config.json", config)
@@ -567,14 +559,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     """
     folder = Path(directory)
     if folder.is_dir():
-        return (
-            _built_in(folder)
-            if _is_built_in(folder)
-            else _hugging_face(str(folder), local=True)
-        )
-    if isinstance(directory, Path) or not re.fullmatch(
-        r"[\w.-]+(/[\w.-]+)?", directory
-    ):
+        return _built_in(folder) if _is_built_in(folder) else _hugging_face(str(folder), local=True)
+    if isinstance(directory, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", directory):
         raise CheckpointError(
             f"there is no folder {str(directory)!r}. Give the folder that save_pretrained wrote."
         )
@@ -592,9 +578,7 @@ def _is_built_in(folder: Path) -> bool:
 def _built_in(folder: Path) -> CorpusTokenizer:
     marker = _read_json(folder / "tokenizer_config.json")["imadarem"]
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
-        raise _damaged(
-            folder / "tokenizer_config.json", f"its format is not {FORMAT!r}"
-        )
+        raise _damaged(folder / "tokenizer_config.json", f"its format is not {FORMAT!r}")
     notation = str(marker.get("notation"))
     if notation not in TOKENIZERS:
         legal = ", ".join(TOKENIZERS)
@@ -609,15 +593,11 @@ def _vocabulary(file: Path) -> list[str]:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
         raise _damaged(file, "it has no vocabulary")
-    if sorted(map(str, vocabulary.values())) != sorted(
-        map(str, range(len(vocabulary)))
-    ):
+    if sorted(map(str, vocabulary.values())) != sorted(map(str, range(len(vocabulary)))):
         raise _damaged(file, "its ids are not 0, 1, 2, ... without a gap")
     tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     if tuple(tokens[: len(SPECIALS)]) != SPECIALS or len(tokens) == len(SPECIALS):
-        raise _damaged(
-            file, f"{', '.join(SPECIALS)} must be followed by at least one token"
-        )
+        raise _damaged(file, f"{', '.join(SPECIALS)} must be followed by at least one token")
     return tokens
 
 
@@ -627,9 +607,7 @@ def _hugging_face(name: str, *, local: bool) -> Tokenizer:
     except ImportError as error:
         raise MissingExtraError("transformers", "hf") from error
     try:
-        return cast(
-            Tokenizer, AutoTokenizer.from_pretrained(name, local_files_only=local)
-        )
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(name, local_files_only=local))
     # transformers and the Rust side raise what they like for a damaged file, bare Exception too.
     except Exception as error:
         raise CheckpointError(
