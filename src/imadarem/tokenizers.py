@@ -9,7 +9,6 @@ refuses a tokenizer that breaks the contract.
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast
 
+from imadarem.checkpoint import load_json, save_json
 from imadarem.errors import (
     CheckpointError,
     ConfigError,
@@ -225,7 +225,8 @@ class CorpusTokenizer(ABC):
         tokens: The vocabulary without the specials, in the order of the ids from 3 on.
 
     Raises:
-        DataError: ``tokens`` is empty, has duplicates, or holds a special token.
+        DataError: ``tokens`` is empty, has duplicates, holds a special token, or holds a lone
+            surrogate.
     """
 
     notation: ClassVar[str]
@@ -254,6 +255,14 @@ class CorpusTokenizer(ABC):
                 f"the token {twice!r} stands twice in the vocabulary. Each token needs one id; "
                 f"{', '.join(SPECIALS)} are defined already."
             )
+        try:
+            "".join(self.tokens).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the vocabulary holds {error.object[error.start : error.end]!r}, half of a "
+                "character, which no file can hold. Read the corpus with the encoding that it "
+                "was written in."
+            ) from None
 
     @classmethod
     def from_corpus(cls, texts: Iterable[str], *, notated: bool = False) -> Self:
@@ -392,11 +401,9 @@ class CorpusTokenizer(ABC):
         Hugging Face knows nothing of the step from SMILES to SELFIES.
         """
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "tokenizer.json", self._backend().to_str(pretty=True))
+        save_json(json.loads(self._backend().to_str()), folder / "tokenizer.json")
         # Last: a folder with a config is a folder that is complete.
-        config = json.dumps(self._saved_config(), indent=2) + "\n"
-        _write_atomically(folder / "tokenizer_config.json", config)
+        save_json(self._saved_config(), folder / "tokenizer_config.json")
 
     def _saved_config(self) -> dict[str, Any]:
         return {
@@ -572,11 +579,11 @@ def _is_built_in(folder: Path) -> bool:
     # Some Hugging Face folders say everything in the model's config.json.
     if not file.exists() and (folder / "config.json").exists():
         return False
-    return "imadarem" in _read_json(file)
+    return "imadarem" in _read_object(file)
 
 
 def _built_in(folder: Path) -> CorpusTokenizer:
-    marker = _read_json(folder / "tokenizer_config.json")["imadarem"]
+    marker = _read_object(folder / "tokenizer_config.json")["imadarem"]
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
         raise _damaged(folder / "tokenizer_config.json", f"its format is not {FORMAT!r}")
     notation = str(marker.get("notation"))
@@ -589,7 +596,7 @@ def _built_in(folder: Path) -> CorpusTokenizer:
 
 def _vocabulary(file: Path) -> list[str]:
     """The tokens of a ``tokenizer.json`` in the order of their ids, the specials first."""
-    model = _read_json(file).get("model")
+    model = _read_object(file).get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
         raise _damaged(file, "it has no vocabulary")
@@ -616,16 +623,13 @@ def _hugging_face(name: str, *, local: bool) -> Tokenizer:
         ) from error
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _read_object(file: Path) -> dict[str, Any]:
+    if not file.exists():
         raise CheckpointError(
             f"{str(file.parent)!r} is no tokenizer: {file.name} is missing. Give the folder that "
             "save_pretrained wrote."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _damaged(file, str(error)) from error
+        )
+    content = load_json(file)
     if not isinstance(content, dict):
         raise _damaged(file, "it is not a JSON object")
     return content
@@ -636,18 +640,6 @@ def _damaged(file: Path, reason: str) -> CheckpointError:
         f"{str(file)!r} is damaged: {reason}. Save the tokenizer again with save_pretrained, or "
         "fetch the folder again."
     )
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- small parts

@@ -1,0 +1,30 @@
+# make demo    install what the demonstration needs, then run it
+# make test    everything that must hold before a change is kept: lint, types, tests
+# make lint    formatting, lint and types only
+# make format  put the source in shape
+#
+# PYTHON=python3.12 picks another interpreter for .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format dev
+
+demo:
+	@$(PYTHON) scripts/bootstrap.py mol
+	$(BIN)/imadarem demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dev:
+	@$(PYTHON) scripts/bootstrap.py dev
