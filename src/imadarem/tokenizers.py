@@ -567,7 +567,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     folder = Path(directory)
     if folder.is_dir():
         return _built_in(folder) if _is_built_in(folder) else _hugging_face(str(folder), local=True)
-    if isinstance(directory, Path) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", directory):
+    if isinstance(directory, Path) or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", directory):
         raise CheckpointError(
             f"there is no folder {str(directory)!r}. Give the folder that save_pretrained wrote."
         )
