@@ -26,8 +26,8 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 # Extra -> what it costs with a CPU build of torch, on two cores.
 COST = {
-    "mol": "about 1.1 GB and one to two minutes",
-    "dev": "about 1.4 GB and two to three minutes",
+    "mol": "about 1.2 GB and one to two minutes",
+    "dev": "about 1.8 GB and two to five minutes",
 }
 
 
