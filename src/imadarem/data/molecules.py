@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -213,8 +213,8 @@ def _reason(smiles: str) -> str:
     return f"{reason} around {place}" if place else reason or "not a SMILES that RDKit can read"
 
 
-def _first_reasons(rejected: Iterable[RejectedLine]) -> str:
-    shown = [f" Line {r.line}: {r.text[:60]!r}: {r.reason}." for _, r in zip(range(3), rejected)]
+def _first_reasons(rejected: list[RejectedLine]) -> str:
+    shown = [f" Line {r.line}: {r.text[:60]!r}: {r.reason}." for r in rejected[:3]]
     return "".join(shown) or " It holds only blank lines or a header."
 
 
