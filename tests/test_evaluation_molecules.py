@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rdkit import Chem
 
 from imadarem.data.moses import load_moses_sample
 from imadarem.errors import ConfigError, DataError
-from imadarem.evaluation import tanimoto
+from imadarem.evaluation import chemistry, tanimoto
 from imadarem.evaluation.chemistry import describe, passes_filters
 from imadarem.evaluation.fcd import Activations, activation_statistics, frechet_distance
 from imadarem.evaluation.molecules import (
@@ -179,6 +180,21 @@ def test_wasserstein_is_symmetric_and_blind_to_repetition(first, second, times):
 )
 def test_filters(smiles, passes):
     assert passes_filters(smiles) is passes
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    ["Oc1ccccc1O", "O=C1C=CC(=O)C=C1", "CCN=NCC", "CC=O", "c1ccc(N=Nc2ccccc2)cc1", "FC(F)F", "C"],
+)
+def test_the_screen_finds_the_same_patterns_as_matching_all(smiles):
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    patterns, screen = chemistry._patterns()
+    matched = [row for row, pattern in enumerate(patterns) if molecule.HasSubstructMatch(pattern)]
+    possible = ~(screen & ~chemistry._pattern_bits(molecule)).any(axis=1)
+    assert len(patterns) == 502
+    assert possible[matched].all()
+    assert possible.sum() < 100  # it spares most of the matching
+    assert chemistry._has_pattern(molecule) is bool(matched)
 
 
 # --- FCD

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imadarem.data.molecules import parse
 from imadarem.errors import MissingExtraError
@@ -135,21 +136,39 @@ def _passes(molecule: Any) -> bool:
     atoms = molecule.GetAtoms()
     if any(a.GetFormalCharge() != 0 or a.GetSymbol() not in ALLOWED_ATOMS for a in atoms):
         return False
-    whole = Chem.AddHs(molecule)
-    if any(whole.HasSubstructMatch(pattern) for pattern in _patterns()):
+    if _has_pattern(Chem.AddHs(molecule)):
         return False
     # MOSES also asks whether the molecule survives the loss of its stereo marks.
     return parse(Chem.MolToSmiles(molecule, isomericSmiles=False)) is not None
+
+
+def _has_pattern(molecule: Any) -> bool:
+    """Whether one of MOSES' 502 substructures occurs in a molecule with explicit hydrogens.
+
+    A substructure's pattern fingerprint is contained in that of every molecule that has
+    it (RDKit's screen for substructure libraries), so most patterns need no matching.
+    """
+    patterns, screen = _patterns()
+    possible = ~(screen & ~_pattern_bits(molecule)).any(axis=1)
+    return any(molecule.HasSubstructMatch(patterns[row]) for row in np.flatnonzero(possible))
+
+
+def _pattern_bits(molecule: Any) -> NDArray[np.uint8]:
+    """(256,) packed pattern fingerprint of a molecule or a query."""
+    text = Chem.PatternFingerprint(molecule).ToBitString()
+    return np.packbits(np.frombuffer(text.encode(), dtype=np.uint8) - ord("0"))
 
 
 # --- loaded once in each process
 
 
 @cache
-def _patterns() -> list[Any]:
+def _patterns() -> tuple[list[Any], NDArray[np.uint8]]:
+    """The substructures of MOSES' filters, and their pattern fingerprints (502, 256)."""
     packed = files("imadarem.data").joinpath("files/moses_filters.csv.gz").read_bytes()
     rows = csv.DictReader(io.StringIO(gzip.decompress(packed).decode()))
-    return [Chem.MolFromSmarts(row["SMARTS"]) for row in rows]
+    patterns = [Chem.MolFromSmarts(row["SMARTS"]) for row in rows]
+    return patterns, np.stack([_pattern_bits(pattern) for pattern in patterns])
 
 
 @cache
