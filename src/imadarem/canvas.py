@@ -1,0 +1,155 @@
+"""The canvas: token ids, and for every position who may write there.
+
+========  ==========================================================================
+GIVEN     part of the prompt; never changes, in any mode
+OPEN      a blank: holds the mask id and waits to be written
+WRITTEN   holds a token that the model wrote and may write again
+FROZEN    at or behind an EOS; ignored by attention, never written again
+PAD       behind the end of a shorter row; never read, never written
+========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from imadarem.errors import DataError
+from imadarem.tokenizers import SpecialIds
+
+__all__ = ["Canvas", "State"]
+
+
+class State(enum.IntEnum):
+    """Who may write at a position."""
+
+    GIVEN = 0
+    OPEN = 1
+    WRITTEN = 2
+    FROZEN = 3
+    PAD = 4
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A batch of canvases; edits return a new one.
+
+    Attributes:
+        ids: ``(B, L)`` int64 token ids; OPEN positions hold the mask id, PAD ones and
+            those behind an EOS the pad id.
+        state: ``(B, L)`` uint8 values of :class:`State`.
+        special: The tokenizer's special ids.
+    """
+
+    ids: Tensor
+    state: Tensor
+    special: SpecialIds
+
+    @classmethod
+    def blank(cls, lengths: Sequence[int] | Tensor, special: SpecialIds) -> Canvas:
+        """Blanks only: one row per length, padded to the longest.
+
+        Raises:
+            DataError: A length is below 1, or there is none.
+        """
+        lengths = torch.as_tensor(lengths, dtype=torch.long)
+        if lengths.numel() == 0 or int(lengths.min()) < 1:
+            raise DataError(f"canvas lengths must be at least 1; got {lengths.tolist()}.")
+        inside = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+        state = torch.where(inside, State.OPEN, State.PAD).to(torch.uint8)
+        ids = torch.where(inside, special.mask, special.pad)
+        return cls(ids, state, special)
+
+    @classmethod
+    def with_holes(cls, rows: Sequence[Sequence[int]], special: SpecialIds) -> Canvas:
+        """Prompts whose mask ids are the holes; every other token is GIVEN.
+
+        Raises:
+            DataError: A row is empty, or there is none.
+        """
+        if not rows or any(len(row) == 0 for row in rows):
+            raise DataError("a prompt must have at least one token or blank, and one row.")
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *[special.pad] * (width - len(row))] for row in rows])
+        inside = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+        state = torch.where(ids == special.mask, State.OPEN, State.GIVEN)
+        return cls(ids, torch.where(inside, state, State.PAD).to(torch.uint8), special)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> Canvas:
+        """The same canvas on another device."""
+        return replace(self, ids=self.ids.to(device), state=self.state.to(device))
+
+    @property
+    def open(self) -> Tensor:
+        """``(B, L)`` bool: blanks."""
+        return self.state == State.OPEN
+
+    @property
+    def written(self) -> Tensor:
+        """``(B, L)`` bool: tokens of the model that may still change."""
+        return self.state == State.WRITTEN
+
+    @property
+    def attended(self) -> Tensor:
+        """``(B, L)`` bool: positions that the model reads."""
+        return self.state < State.FROZEN
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """:attr:`attended`, or None where every position is attended (a faster kernel)."""
+        attended = self.attended
+        return None if bool(attended.all()) else attended
+
+    def ending_allowed(self) -> Tensor:
+        """``(B, L)`` bool: blanks where an EOS may stand.
+
+        They lie behind the last GIVEN token, and not in the first place: an output has at
+        least one token.
+        """
+        given = (self.state == State.GIVEN).long()
+        given_from_here = given.flip(1).cumsum(1).flip(1)
+        allowed = self.open & (given_from_here == 0)
+        allowed[:, 0] = False
+        return allowed
+
+    def write(self, where: Tensor, tokens: Tensor) -> Canvas:
+        """Put ``tokens`` at ``where``, both ``(B, L)``; only OPEN and WRITTEN may be named."""
+        assert not (where & ~(self.open | self.written)).any(), "only open or written may change"
+        ids = torch.where(where, tokens, self.ids)
+        state = self.state.masked_fill(where, State.WRITTEN)
+        return replace(self, ids=ids, state=state)
+
+    def remask(self, where: Tensor) -> Canvas:
+        """Turn WRITTEN positions ``(B, L)`` back into blanks."""
+        assert not (where & ~self.written).any(), "only written tokens can be re-masked"
+        ids = self.ids.masked_fill(where, self.special.mask)
+        return replace(self, ids=ids, state=self.state.masked_fill(where, State.OPEN))
+
+    def freeze_endings(self) -> Canvas:
+        """Freeze every row from its first written EOS on, and blank out what lies behind."""
+        if self.special.eos is None:
+            return self
+        ending = (self.ids == self.special.eos) & (self.state == State.WRITTEN)
+        behind = ending.long().cumsum(1) - ending.long() > 0
+        live = self.state != State.PAD
+        state = self.state.masked_fill((ending | behind) & live, State.FROZEN)
+        return replace(self, ids=self.ids.masked_fill(behind, self.special.pad), state=state)
+
+    def rows(self, keep: Tensor) -> Canvas:
+        """The rows where ``keep`` ``(B,)`` holds, cropped to the longest of them."""
+        state = self.state[keep]
+        used = (state < State.FROZEN).any(dim=0).nonzero()
+        width = int(used.max()) + 1 if len(used) else 1
+        return replace(self, ids=self.ids[keep, :width], state=state[:, :width])
+
+    def sequences(self) -> list[Tensor]:
+        """The rows' token ids without padding, EOS and what lies behind it; on the CPU."""
+        ids, kept = self.ids.cpu(), self.attended.cpu()
+        return [row[mask] for row, mask in zip(ids, kept, strict=True)]

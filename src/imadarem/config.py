@@ -1,0 +1,218 @@
+"""The settings of a refiner: its architecture, its objective and how it samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imadarem.errors import ConfigError, nearest
+
+__all__ = ["ImplicitRefinementConfig"]
+
+MODEL_TYPE = "imadarem"
+#: Keys that Hugging Face tools write into ``config.json`` and that carry no setting of ours.
+FOREIGN_KEYS = frozenset(
+    {"model_type", "architectures", "transformers_version", "auto_map", "dtype", "torch_dtype"}
+)
+LENGTH_MODES = ("eos", "drawn")
+
+
+@dataclass(kw_only=True)
+class ImplicitRefinementConfig:
+    """Settings of an :class:`~imadarem.ImplicitRefinementModel`, checked on construction.
+
+    Names and defaults of the sampling settings are those of the project's founding
+    document; ``K`` below is ``max_refinement_steps`` and ``L`` the canvas length.
+
+    Args:
+        vocab_size: Number of token ids ``V``, special tokens included.
+        hidden_size: Width ``D`` of the transformer; even, and divisible by ``num_heads``.
+        num_layers: Transformer blocks; one stack, shared across all refinement steps.
+        num_heads: Attention heads per block.
+        max_seq_len: Longest canvas, in tokens.
+        intermediate_size: Width of the feed-forward layer; ``None`` means ``4 * hidden_size``.
+        dropout: Probability of dropping an activation in training.
+        conv_kernel_size: Taps of a depthwise convolution over neighbouring tokens at the
+            head of every block (odd; ``0`` leaves it out).
+        rotary: Turn queries and keys by their position (RoPE, arXiv:2104.09864), beside
+            the positions added to the embedding.
+        self_conditioning: Feed the previous step's probabilities for the positions that
+            are still blank into the next step (arXiv:2208.04202).
+        gradient_checkpointing: Recompute the blocks in the backward pass to save memory.
+        use_refine_gate: ``True``: the learned gate decides which written tokens are
+            predicted again. ``False``: the entropy rule of ``min_refine_uncertainty``.
+        gate_bias_init: Bias of the gate at initialisation, a logit. The default of +2.0
+            refines everything until training says otherwise.
+        gate_temperature: Divides the gate's logits; fitted after training on held-out
+            canvases so that the gate's probabilities are calibrated. ``1`` changes nothing.
+        refine_fraction: Share of the flagged tokens (gate > 0.5) that is refined in a step.
+            Below 1 they are re-masked first, surest mistakes before others; ``1`` is the
+            literal rule of the founding document: redraw every flagged token in place.
+        max_refinement_steps: ``K``, the hard cap on refinement steps.
+        sampling_temperature: Divides the logits before a token is drawn; ``0`` takes the
+            most likely token.
+        min_refine_uncertainty: Entropy above which the entropy mode refines a token, as a
+            share of the largest possible entropy ``ln V``: between 0 and 1.
+        stop_threshold: A finished canvas stops once less than this share of its tokens
+            changed in a step: between 0 and 1; ``0`` never stops early.
+        diversity_weight: Weight of the entropy floor ``relu(0.5 - H)``, ``H`` in nats, on
+            masked positions.
+        gate_weight: Weight of the gate's cross-entropy in the loss.
+        ema_decay: Decay of the EMA teacher, per update.
+        length_mode: ``"eos"``: a canvas has ``max_seq_len`` blanks and ends where the model
+            writes an EOS. ``"drawn"``: its length is drawn from ``length_counts``.
+        length_counts: ``length_counts[n]`` counts the training sequences of ``n`` tokens.
+        mask_token_id: Id of the blank; taken from the tokenizer where ``None``.
+        pad_token_id: Id of padding; taken from the tokenizer where ``None``.
+        eos_token_id: Id that ends a sequence; taken from the tokenizer where ``None``.
+
+    Raises:
+        ConfigError: A setting is out of range; the message says what is legal.
+    """
+
+    vocab_size: int
+    hidden_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    max_seq_len: int = 64
+    intermediate_size: int | None = None
+    dropout: float = 0.1
+    conv_kernel_size: int = 0
+    rotary: bool = True
+    self_conditioning: bool = True
+    gradient_checkpointing: bool = False
+    use_refine_gate: bool = True
+    gate_bias_init: float = 2.0
+    gate_temperature: float = 1.0
+    refine_fraction: float = 0.5
+    max_refinement_steps: int = 6
+    sampling_temperature: float = 1.2
+    min_refine_uncertainty: float = 0.1
+    stop_threshold: float = 0.02
+    diversity_weight: float = 0.0
+    gate_weight: float = 0.5
+    ema_decay: float = 0.999
+    length_mode: str = "eos"
+    length_counts: list[int] | None = None
+    mask_token_id: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
+            self._check_int(name, 1)
+        self._check_int("max_refinement_steps", 1)
+        self._check_int("conv_kernel_size", 0)
+        if self.intermediate_size is not None:
+            self._check_int("intermediate_size", 1)
+        if self.hidden_size % (2 * self.num_heads):
+            raise ConfigError(
+                f"hidden_size={self.hidden_size} cannot be split into num_heads={self.num_heads} "
+                f"heads of even width. Choose a multiple of {2 * self.num_heads}."
+            )
+        if self.conv_kernel_size and self.conv_kernel_size % 2 == 0:
+            raise ConfigError(
+                f"conv_kernel_size={self.conv_kernel_size} is even, so it has no middle. "
+                "Use an odd number, or 0 for no convolution."
+            )
+        self._check_range("dropout", 0.0, 1.0, closed=False)
+        self._check_range("ema_decay", 0.0, 1.0, closed=False)
+        for name in ("refine_fraction", "min_refine_uncertainty", "stop_threshold"):
+            self._check_range(name, 0.0, 1.0)
+        for name in ("sampling_temperature", "diversity_weight", "gate_weight"):
+            self._check_range(name, 0.0, math.inf, closed=False)
+        if not (math.isfinite(self.gate_temperature) and self.gate_temperature > 0):
+            raise ConfigError(
+                f"gate_temperature={self.gate_temperature} must be a finite number above 0."
+            )
+        if not math.isfinite(self.gate_bias_init):
+            raise ConfigError(f"gate_bias_init={self.gate_bias_init} must be a finite number.")
+        if self.length_mode not in LENGTH_MODES:
+            raise ConfigError(
+                f"length_mode={self.length_mode!r} is not one of {', '.join(LENGTH_MODES)}"
+                f"{nearest(str(self.length_mode), LENGTH_MODES)}."
+            )
+        self._check_length_counts()
+        for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < self.vocab_size:
+                raise ConfigError(
+                    f"{name}={value} is no id of a vocabulary of vocab_size={self.vocab_size}: "
+                    f"legal ids are 0 to {self.vocab_size - 1}."
+                )
+
+    @property
+    def feed_forward_size(self) -> int:
+        """Width of the feed-forward layer: ``intermediate_size``, or four times the width."""
+        return self.intermediate_size or 4 * self.hidden_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain JSON values, the model type first."""
+        return {"model_type": MODEL_TYPE, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> ImplicitRefinementConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: A key is unknown (the nearest known one is named), a required one
+                is missing, or a value is out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in settings:
+            if key not in known and key not in FOREIGN_KEYS:
+                raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}.")
+        if settings.get("model_type", MODEL_TYPE) != MODEL_TYPE:
+            raise ConfigError(
+                f"this configuration is of model_type {settings['model_type']!r}, "
+                f"not {MODEL_TYPE!r}."
+            )
+        if "vocab_size" not in settings:
+            raise ConfigError("the setting 'vocab_size' is missing; it has no default.")
+        return cls(**{key: value for key, value in settings.items() if key in known})
+
+    def to_json(self) -> str:
+        """The settings as an indented JSON object."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ImplicitRefinementConfig:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ConfigError: ``text`` is not a JSON object, or :meth:`from_dict` refuses it.
+        """
+        try:
+            settings = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"this configuration is not JSON: {error}.") from None
+        if not isinstance(settings, dict):
+            raise ConfigError("a configuration must be a JSON object of settings.")
+        return cls.from_dict(settings)
+
+    def _check_int(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+    def _check_range(self, name: str, low: float, high: float, closed: bool = True) -> None:
+        value = getattr(self, name)
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if not numeric or not (low <= value < high or (closed and value == high)):
+            bounds = f"from {low:g} to {high:g}" if closed else f"from {low:g} to below {high:g}"
+            raise ConfigError(f"{name}={value!r} is out of range: legal is {bounds}.")
+
+    def _check_length_counts(self) -> None:
+        counts = self.length_counts
+        if counts is None:
+            return
+        if len(counts) > self.max_seq_len + 1 or any(n < 0 for n in counts) or not sum(counts[1:]):
+            raise ConfigError(
+                "length_counts must be non-negative counts for the lengths 0 to max_seq_len "
+                f"(at most {self.max_seq_len + 1} numbers here), one of them positive; "
+                f"{len(counts)} numbers were given."
+            )

@@ -1,0 +1,71 @@
+"""Every exception that Imadarem raises on purpose.
+
+::
+
+    ImadaremError
+    ├── ConfigError(ValueError)        a setting is unknown, missing or out of range
+    │   └── TokenizerError             a tokenizer breaks the contract of special ids
+    ├── DataError(ValueError)          a file, column, molecule or canvas cannot be used
+    ├── CheckpointError(OSError)       a directory is no checkpoint, or is damaged
+    ├── TrainingError(RuntimeError)    training cannot go on (loss stayed non-finite)
+    └── MissingExtraError(ImportError) an optional dependency is not installed
+
+A message says what was given, what is legal and what to do next. The command line
+prints it on one line without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "ImadaremError",
+    "MissingExtraError",
+    "TokenizerError",
+    "TrainingError",
+    "nearest",
+]
+
+
+class ImadaremError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(ImadaremError, ValueError):
+    """A setting is unknown, missing or out of range."""
+
+
+class TokenizerError(ConfigError):
+    """A tokenizer breaks the contract: a mask token must exist, special ids must differ."""
+
+
+class DataError(ImadaremError, ValueError):
+    """A file, a column, a molecule or a canvas cannot be used as given."""
+
+
+class CheckpointError(ImadaremError, OSError):
+    """A directory is not a checkpoint, or its contents are damaged."""
+
+
+class TrainingError(ImadaremError, RuntimeError):
+    """Training cannot go on."""
+
+
+class MissingExtraError(ImadaremError, ImportError):
+    """An optional dependency is missing; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "imadarem[{extra}]"'
+        )
+
+
+def nearest(given: str, legal: Iterable[str]) -> str:
+    """``' (did you mean "x"?)'`` for the legal name closest to ``given``, or ``''``."""
+    close = get_close_matches(given, list(legal), n=1)
+    return f' (did you mean "{close[0]}"?)' if close else ""

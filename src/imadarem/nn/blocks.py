@@ -1,0 +1,100 @@
+"""One transformer block: neighbours, attention over the whole canvas, feed-forward."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imadarem.config import ImplicitRefinementConfig
+
+__all__ = ["Block", "NeighbourConvolution", "SelfAttention"]
+
+Rotation = tuple[Tensor, Tensor]
+
+
+class NeighbourConvolution(nn.Module):
+    """A depthwise convolution over neighbouring tokens, zero at initialisation.
+
+    ``y_i = Σ_j w_j · x_{i+j}``, ``j`` from ``-k`` to ``k``. Padding contributes zeros.
+    """
+
+    def __init__(self, hidden_size: int, taps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(taps, hidden_size))
+
+    def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
+        """``(B, L, D)`` and the attended positions ``(B, L)`` → ``(B, L, D)``."""
+        if attended is not None:
+            x = x * attended[..., None]
+        reach = len(self.weight) // 2
+        padded = F.pad(x, (0, 0, reach, reach))
+        length = x.shape[1]
+        # Shifted sums beat conv1d's transposes at these sizes on a CPU.
+        return torch.stack(
+            [padded[:, j : j + length] * tap for j, tap in enumerate(self.weight)]
+        ).sum(0)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of every position to every attended position."""
+
+    def __init__(self, config: ImplicitRefinementConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.head_size = config.hidden_size // config.num_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, attended: Tensor | None, rotation: Rotation | None) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``; ``attended`` is ``(B, L)`` bool or None for all."""
+        batch, length, width = x.shape
+        heads = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_size)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        if rotation is not None:
+            q, k = _rotate(q, rotation), _rotate(k, rotation)
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if attended is None else attended[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block; the identity at initialisation."""
+
+    def __init__(self, config: ImplicitRefinementConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.neighbours = (
+            NeighbourConvolution(width, config.conv_kernel_size)
+            if config.conv_kernel_size
+            else None
+        )
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = SelfAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, config.feed_forward_size)
+        self.contract = nn.Linear(config.feed_forward_size, width)
+        nn.init.zeros_(self.contract.weight)
+        nn.init.zeros_(self.contract.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, attended: Tensor | None, rotation: Rotation | None) -> Tensor:
+        if self.neighbours is not None:
+            x = x + self.neighbours(x, attended)
+        x = x + self.dropout(self.attention(self.attention_norm(x), attended, rotation))
+        hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
+        return x + self.dropout(self.contract(hidden))
+
+
+def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn pairs of channels of ``(B, H, L, D)`` by the angles of their position."""
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,0 +1,492 @@
+"""The refiner: the network with a tokenizer, a teacher, an objective and a sampler."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from torch import Tensor
+
+from imadarem.canvas import Canvas
+from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_text
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import CheckpointError, ConfigError, DataError
+from imadarem.nn import EmaTeacher, RefinementTransformer
+from imadarem.sampling.engine import Refined, SamplingSettings, refine_all
+from imadarem.sampling.noise import RowNoise, Stream, row_seeds
+from imadarem.sampling.policies import Policy, policy_from_name
+from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
+from imadarem.tokenizers import CorpusTokenizer, SpecialIds, Tokenizer, load_tokenizer, special_ids
+from imadarem.training.objective import LossTerms, Objective
+
+__all__ = ["ImplicitRefinementModel", "Samples"]
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+TEACHER_PREFIX = "teacher.network."
+
+
+class Samples(Sequence[str]):
+    """Finished samples: a sequence of texts that also says how they came about.
+
+    Attributes:
+        rows: Token ids, stopping reason, steps and forward passes of each sample.
+        trajectory: The records of every step where it was asked for, else None.
+    """
+
+    def __init__(
+        self, rows: list[Refined], tokenizer: Tokenizer | None, trajectory: Trajectory | None
+    ) -> None:
+        self.rows = rows
+        self.trajectory = trajectory
+        self._tokenizer = tokenizer
+        self._texts: list[str] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The decoded samples, such as SMILES; decoded when first asked for.
+
+        Raises:
+            ConfigError: The model has no tokenizer that can decode; use ``rows[i].ids``.
+        """
+        if self._texts is None:
+            decode = getattr(self._tokenizer, "decode", None)
+            if decode is None:
+                raise ConfigError(
+                    "this model's tokenizer cannot decode. Read the token ids from "
+                    "samples.rows[i].ids, or give the model a tokenizer with decode()."
+                )
+            self._texts = [decode(row.ids.tolist()) for row in self.rows]
+        return self._texts
+
+    @property
+    def forward_passes(self) -> list[int]:
+        """Forward passes that each sample cost, the teacher's included."""
+        return [row.forward_passes for row in self.rows]
+
+    @property
+    def stopping_reasons(self) -> list[str]:
+        """Why each sample took no further step."""
+        return [row.reason.label for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.texts[index]
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self)} rows)"
+
+
+class ImplicitRefinementModel(
+    RefinementTransformer,
+    PyTorchModelHubMixin,
+    library_name="imadarem",
+    tags=["imadarem", "masked-diffusion", "iterative-refinement"],
+    license="mit",
+):
+    """A masked-refinement language model.
+
+    Args:
+        config: Architecture, objective and sampling settings. Special ids that it leaves
+            open are taken from the tokenizer.
+        tokenizer: Any object with ``mask_token_id`` and, better, ``pad_token_id`` and
+            ``eos_token_id``: a Hugging Face tokenizer or one of ``imadarem.tokenizers``.
+            May be left out if ``config`` names the special ids.
+
+    Raises:
+        TokenizerError: There is no mask token, or two special ids are the same.
+    """
+
+    def __init__(self, config: ImplicitRefinementConfig, tokenizer: Any = None) -> None:
+        special = special_ids(config if tokenizer is None else tokenizer, config.vocab_size)
+        super().__init__(
+            replace(
+                config,
+                mask_token_id=special.mask,
+                pad_token_id=special.pad,
+                eos_token_id=special.eos,
+            ),
+            special.mask,
+        )
+        self.special: SpecialIds = special
+        self.tokenizer: Any = tokenizer
+        self.teacher: EmaTeacher | None = None
+
+    # Teacher
+
+    def init_teacher(self) -> None:
+        """Make the EMA teacher, or start it anew, from the present weights."""
+        self.teacher = None
+        student = RefinementTransformer(self.config, self.mask_token_id)
+        student.load_state_dict(self.state_dict())
+        student.to(next(self.parameters()).device)
+        self.teacher = EmaTeacher(student, self.config.ema_decay)
+
+    def update_teacher(self, decay: float | None = None) -> None:
+        """Move the teacher towards the present weights: ``θ' ← d·θ' + (1 - d)·θ``.
+
+        Args:
+            decay: ``d``; default ``ema_decay``.
+
+        Raises:
+            ConfigError: There is no teacher yet.
+        """
+        if self.teacher is None:
+            raise ConfigError("there is no teacher to update; call init_teacher() first.")
+        self.teacher.update(self.student_parameters(), decay)
+
+    def averaged(self) -> Self:
+        """A model with the teacher's weights and no teacher of its own, for evaluation.
+
+        Raises:
+            ConfigError: There is no teacher yet.
+        """
+        if self.teacher is None:
+            raise ConfigError("there is no teacher to take weights from; call init_teacher().")
+        model = type(self)(self.config, tokenizer=self.tokenizer)
+        model.load_state_dict(self.teacher.network.state_dict())
+        return model.to(next(self.parameters()).device).eval()
+
+    def student_parameters(self) -> list[Tensor]:
+        """The parameters that training changes: all but the teacher's."""
+        return [p for name, p in self.named_parameters() if not name.startswith("teacher.")]
+
+    # Training
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        on_policy_share: float = 0.5,
+        grid: bool = False,
+    ) -> LossTerms:
+        """Corrupt a batch of data and score the model on it.
+
+        Args:
+            input_ids: ``(B, L)`` token ids of the data, without special tokens.
+            attention_mask: ``(B, L)``, nonzero where a token is real.
+            generator: On the CPU; the same state gives the same loss. Default: a new one
+                seeded from torch's global generator.
+            on_policy_share: Share of the rows that train the gate; 0 leaves it alone.
+            grid: Mask rates from the grid ``1 - t/K`` instead of the continuum.
+
+        Raises:
+            DataError: The batch is empty, or longer than ``max_seq_len``.
+        """
+        if generator is None:
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        objective = Objective(
+            config=self.config, special=self.special, on_policy_share=on_policy_share, grid=grid
+        )
+        return objective(self, input_ids, attention_mask, generator)
+
+    # Sampling
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        length: int | Sequence[int] | None = None,
+        steps: int | None = None,
+        temperature: float | None = None,
+        policy: str | Policy | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        return_trajectory: bool = False,
+        batch_size: int = 256,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> Samples:
+        """Draw ``n`` samples from blank canvases.
+
+        Args:
+            n: Number of samples.
+            length: Canvas length in tokens, one for all or one each. Default: drawn from the
+                training lengths, or ``max_seq_len`` with an EOS deciding where a sample ends.
+            steps: Hard cap on refinement steps; default ``max_refinement_steps``.
+            temperature: Default ``sampling_temperature``; 0 takes the likeliest token.
+            policy: A name in :data:`imadarem.sampling.policies.POLICIES` or an object; default
+                the gate, or the entropy rule where ``use_refine_gate`` is False.
+            seed: The same seed gives the same samples, whatever the batch size.
+            generator: Draws the seed where ``seed`` is None; default torch's global generator.
+            return_trajectory: Keep the records of every step in ``.trajectory``.
+            batch_size: Rows refined together.
+            on_rows: Called with the number of samples just finished.
+
+        Raises:
+            ConfigError: A setting is out of range, or the policy is unknown.
+            DataError: A length is below 1 or above ``max_seq_len``.
+        """
+        if n < 1:
+            raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
+        seeds = row_seeds(n, _seed(seed, generator))
+        canvas = Canvas.blank(self._lengths(n, length, seeds), self.special)
+        settings = self._settings(steps, temperature, policy)
+        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows)
+
+    def infill(
+        self,
+        masked: str | Sequence[str] | Tensor | Sequence[Sequence[int]],
+        *,
+        steps: int | None = None,
+        temperature: float | None = None,
+        policy: str | Policy | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        return_trajectory: bool = False,
+        batch_size: int = 256,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> Samples:
+        """Fill the holes of prompts; a token that is given never changes.
+
+        Args:
+            masked: Prompts with one mask token for each blank: a text, several texts, or
+                token ids. The built-in tokenizers read their own notation, such as
+                ``"[C]<mask><mask>[O]"`` for SELFIES.
+
+        The other arguments are those of :meth:`sample`.
+
+        Raises:
+            DataError: A prompt is empty, too long, or holds ids outside the vocabulary.
+        """
+        rows = self._prompts(masked)
+        canvas = Canvas.with_holes(rows, self.special)
+        self._check_length(canvas.ids.shape[1])
+        seeds = row_seeds(len(rows), _seed(seed, generator))
+        settings = self._settings(steps, temperature, policy)
+        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows)
+
+    def analyze_refinement_trajectory(
+        self, masked: Any = None, *, n: int = 1, **settings: Any
+    ) -> Trajectory:
+        """The records of every step, of ``n`` samples or of the infilling of ``masked``.
+
+        Takes the settings of :meth:`sample` or :meth:`infill`.
+        """
+        if masked is None:
+            samples = self.sample(n, return_trajectory=True, **settings)
+        else:
+            samples = self.infill(masked, return_trajectory=True, **settings)
+        assert samples.trajectory is not None
+        return samples.trajectory
+
+    def print_refinement_trajectory(
+        self, masked: Any = None, *, file: TextIO | None = None, **settings: Any
+    ) -> None:
+        """Write :meth:`analyze_refinement_trajectory` as text, to stdout or ``file``."""
+        trajectory = self.analyze_refinement_trajectory(masked, **settings)
+        (file or sys.stdout).write(trajectory.to_text() + "\n")
+
+    # Saving and loading
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, model_card: str | None = None, **kwargs: Any
+    ) -> str | None:
+        """Save weights (the teacher's too), tokenizer, model card and config in a directory.
+
+        Every file is written aside and moved into place, the config last.
+
+        Args:
+            save_directory: Made if it does not exist.
+            model_card: Text of ``README.md``; an existing card is kept where it is None.
+            kwargs: ``push_to_hub`` and ``repo_id`` as in ``huggingface_hub``.
+
+        Raises:
+            CheckpointError: The disk is full or the directory cannot be written.
+        """
+        folder = Path(save_directory)
+        save_tensors(self.state_dict(), folder / WEIGHTS)
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(folder)
+        if model_card is not None or not (folder / CARD).exists():
+            write_text(model_card or self.default_card(), folder / CARD)
+        write_text(self.config.to_json(), folder / CONFIG)
+        if kwargs.pop("push_to_hub", False):
+            return str(self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs))
+        return None
+
+    def default_card(self) -> str:
+        """A model card that says what the model is; its trainer says how it came about."""
+        size = sum(p.numel() for p in self.student_parameters())
+        return (
+            "---\nlibrary_name: imadarem\nlicense: mit\ntags: [imadarem, masked-diffusion]\n---\n"
+            f"# A masked-refinement language model\n\n{size:,} parameters, canvases of at most "
+            f"{self.config.max_seq_len} tokens, {self.config.max_refinement_steps} refinement "
+            "steps.\n\n```python\nfrom imadarem import ImplicitRefinementModel\n\n"
+            'model = ImplicitRefinementModel.from_pretrained("PATH OR HUB ID")\n'
+            "print(model.sample(4, seed=0).texts)\n```\n"
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, *, tokenizer: Any = None, **kwargs: Any
+    ) -> Self:
+        """Load a model from a directory or from a repository of the hub.
+
+        Strict: every weight must be there, none may be left over. No pickle is read.
+
+        Args:
+            pretrained_model_name_or_path: A directory, or ``user/name`` on the hub.
+            tokenizer: Used instead of the one saved with the model.
+            kwargs: ``revision``, ``token``, ``cache_dir``, … for the hub.
+
+        Raises:
+            CheckpointError: It is no checkpoint, or it is damaged.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = _download(str(pretrained_model_name_or_path), kwargs)
+        if not (folder / CONFIG).is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+            raise CheckpointError(
+                f"{folder} is no checkpoint: it has no {CONFIG} (found: {found}). "
+                "Name a directory that save_pretrained() or a training run wrote."
+            )
+        settings = load_json(folder / CONFIG)
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"{folder / CONFIG} holds no settings.")
+        config = ImplicitRefinementConfig.from_dict(settings)
+        if tokenizer is None and (folder / "tokenizer_config.json").is_file():
+            tokenizer = load_tokenizer(folder)
+        model = cls(config, tokenizer=tokenizer)
+        model._load_weights(folder / WEIGHTS)
+        return model.eval()
+
+    def _load_weights(self, path: Path) -> None:
+        weights = load_tensors(path)
+        if any(name.startswith(TEACHER_PREFIX) for name in weights):
+            self.init_teacher()
+        try:
+            self.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"the weights in {path} do not fit the config: {first}") from None
+
+    # Parts
+
+    def _settings(
+        self, steps: int | None, temperature: float | None, policy: str | Policy | None
+    ) -> SamplingSettings:
+        given = {"max_refinement_steps": steps, "sampling_temperature": temperature}
+        # Replacing checks the ranges and names the setting in the error.
+        config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
+        if policy is None or isinstance(policy, str):
+            policy = policy_from_name(policy, config)
+        return SamplingSettings(
+            policy=policy,
+            steps=config.max_refinement_steps,
+            temperature=config.sampling_temperature,
+            stop_threshold=config.stop_threshold,
+            may_end=config.length_mode == "eos",
+        )
+
+    @torch.no_grad()
+    def _run(
+        self,
+        canvas: Canvas,
+        seeds: Tensor,
+        settings: SamplingSettings,
+        return_trajectory: bool,
+        batch_size: int,
+        on_rows: Callable[[int], None] | None,
+    ) -> Samples:
+        device = next(self.parameters()).device
+        recorder = TrajectoryRecorder(canvas, self.tokenizer) if return_trajectory else None
+        training = self.training
+        self.eval()
+        try:
+            rows = refine_all(
+                self,
+                canvas.to(device),
+                seeds.to(device),
+                settings,
+                teacher=self.teacher,
+                batch_size=batch_size,
+                on_step=recorder,
+                on_rows=on_rows,
+            )
+        finally:
+            self.train(training)
+        return Samples(rows, self.tokenizer, recorder.trajectory() if recorder else None)
+
+    def _lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
+        if length is not None:
+            lengths = torch.as_tensor(length).expand(n)
+        elif self.config.length_mode == "drawn" and self.config.length_counts is not None:
+            counts = torch.tensor(self.config.length_counts, dtype=torch.float64)
+            counts[0] = 0.0
+            cumulative = counts.cumsum(0)
+            drawn = RowNoise(seeds, step=0).uniform(Stream.LENGTH, 1).squeeze(1)
+            lengths = torch.searchsorted(cumulative, drawn * cumulative[-1], right=True)
+        elif self.config.length_mode == "drawn":
+            raise ConfigError(
+                "this model draws lengths from its training data, but config.length_counts is "
+                "not set. Pass length=, or set length_counts."
+            )
+        else:
+            lengths = torch.tensor(self.config.max_seq_len).expand(n)
+        self._check_length(int(lengths.max()))
+        return lengths
+
+    def _check_length(self, length: int) -> None:
+        if length > self.config.max_seq_len:
+            raise DataError(
+                f"a canvas of {length} tokens was asked for; this model takes at most "
+                f"max_seq_len={self.config.max_seq_len}."
+            )
+
+    def _prompts(self, masked: Any) -> list[list[int]]:
+        """Token ids of prompts given as a text, texts, a tensor or lists of ids."""
+        if isinstance(masked, str):
+            masked = [masked]
+        if isinstance(masked, Tensor):
+            masked = masked.reshape(-1, masked.shape[-1]).tolist() if masked.ndim else []
+        rows = [self._encode(row) if isinstance(row, str) else list(row) for row in masked]
+        if not rows:
+            raise DataError("there is no prompt to fill; give at least one.")
+        for row in rows:
+            illegal = [i for i in row if not 0 <= i < self.config.vocab_size]
+            if illegal:
+                raise DataError(
+                    f"the prompt holds id {illegal[0]}; legal ids are 0 to "
+                    f"{self.config.vocab_size - 1}."
+                )
+            if self.special.mask not in row:
+                warnings.warn(
+                    "a prompt has no mask token, so there is nothing to fill in it.", stacklevel=4
+                )
+        return rows
+
+    def _encode(self, text: str) -> list[int]:
+        if isinstance(self.tokenizer, CorpusTokenizer):
+            return self.tokenizer.encode_with_masks(text)
+        if self.tokenizer is None or not hasattr(self.tokenizer, "encode"):
+            raise ConfigError("this model's tokenizer cannot read texts; give token ids.")
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if seed is not None:
+        return seed
+    return int(torch.randint(2**62, (), generator=generator))
+
+
+def _download(name: str, kwargs: dict[str, Any]) -> Path:
+    known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+    try:
+        return Path(snapshot_download(name, **{k: v for k, v in kwargs.items() if k in known}))
+    except Exception as error:  # the hub's client raises a dozen kinds
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(
+            f"{name!r} is neither a directory here nor could it be had from the hub: {reason}"
+        ) from None

@@ -1,0 +1,1 @@
+"""Sampling: one loop, the policies that steer it, and batches through it."""

@@ -1,0 +1,79 @@
+"""Randomness that belongs to a row: the same seed gives the same draws in any batch.
+
+A counter-based generator: each number is a hash of (seed, step, stream, position), so a
+row's draws do not depend on its neighbours, on the order of the calls, or on the device.
+The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which passes
+BigCrush; it runs vectorised in wrapping 64-bit integers.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["RowNoise", "Stream", "row_seeds"]
+
+GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
+MIX_A = -4658895280553007687  # 0xBF58476D1CE4E5B9
+MIX_B = -7723592293110705685  # 0x94D049BB133111EB
+
+
+class Stream(enum.IntEnum):
+    """What a random number is for; streams never share numbers."""
+
+    TOKEN = 0
+    ENDING = 1
+    ORDER = 2
+    COIN = 3
+    LENGTH = 4
+
+
+@dataclass(frozen=True)
+class RowNoise:
+    """Uniform noise for a batch of rows.
+
+    Attributes:
+        seeds: ``(B,)`` int64, one seed per row.
+        step: The refinement step the noise is for.
+    """
+
+    seeds: Tensor
+    step: int
+
+    def uniform(self, stream: Stream, length: int) -> Tensor:
+        """``(B, length)`` float64 in the open interval (0, 1)."""
+        key = _mix(_mix(self.seeds + GOLDEN) + _wrap((self.step * len(Stream) + stream) * GOLDEN))
+        positions = torch.arange(1, length + 1, device=self.seeds.device)
+        bits = _mix(key[:, None] + positions * GOLDEN)
+        # 53 bits fill a float64; the half keeps 0 out, so a logarithm is always finite.
+        return (_shift(bits, 11).double() + 0.5) * 2.0**-53
+
+    def gumbel(self, stream: Stream, length: int) -> Tensor:
+        """``(B, length)`` standard Gumbel noise in float64 (fp32 would lose its tail)."""
+        return -torch.log(-torch.log(self.uniform(stream, length)))
+
+
+def row_seeds(count: int, seed: int) -> Tensor:
+    """``(count,)`` different row seeds for the rows 0, 1, … of one run seed."""
+    # Key the run seed first: seeds 0 and 1 must not share rows shifted by one.
+    base = _mix(torch.tensor(_wrap(seed), dtype=torch.int64) + GOLDEN)
+    return _mix(base + torch.arange(1, count + 1) * GOLDEN)
+
+
+def _wrap(value: int) -> int:
+    """A whole number as the signed 64-bit one with the same low bits."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right; torch's own copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * MIX_A
+    x = (x ^ _shift(x, 27)) * MIX_B
+    return x ^ _shift(x, 31)

@@ -1,0 +1,372 @@
+"""Policies: which positions are written in this pass, and which go back to blank.
+
+A policy sees one forward pass and answers with a :class:`Decision`. It keeps no state:
+what happened before stands on the canvas. All of them run in the one loop of
+:mod:`imadarem.sampling.refine`, which fills whatever is still blank in the last step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import ConfigError, nearest
+from imadarem.sampling.noise import RowNoise, Stream
+
+__all__ = [
+    "POLICIES",
+    "Ancestral",
+    "Confidence",
+    "Decision",
+    "EntropyBound",
+    "EntropyThreshold",
+    "Gate",
+    "GateInPlace",
+    "Margin",
+    "PassView",
+    "Policy",
+    "Remask",
+    "policy_from_name",
+]
+
+
+@dataclass(frozen=True)
+class PassView:
+    """What a policy may look at: one forward pass over a batch of canvases.
+
+    Attributes:
+        step: 1 … ``steps``.
+        steps: ``K``.
+        open: ``(B, L)`` bool, blanks.
+        written: ``(B, L)`` bool, tokens of the model that may still change.
+        log_probs: ``(B, L, V)``, over the tokens that may stand there, in nats.
+        drawn: ``(B, L)``, the token drawn at each position.
+        gate: ``(B, L)``, probability that the token standing there should be refined.
+        entropy: ``(B, L)``, normalised to [0, 1]; the teacher's where it judges.
+        remaining: ``(B,)``, blanks that the linear schedule leaves after this step.
+        noise: Uniform noise of this step, by row.
+    """
+
+    step: int
+    steps: int
+    open: Tensor
+    written: Tensor
+    log_probs: Tensor
+    drawn: Tensor
+    gate: Tensor
+    entropy: Tensor
+    remaining: Tensor
+    noise: RowNoise
+
+    @property
+    def confidence(self) -> Tensor:
+        """``(B, L)`` log-probability of the drawn token, in nats."""
+        return self.log_probs.gather(-1, self.drawn[..., None]).squeeze(-1)
+
+    @property
+    def to_fill(self) -> Tensor:
+        """``(B,)`` blanks to fill by the schedule; at least 1, so that no pass is idle."""
+        return (self.open.sum(dim=1) - self.remaining).clamp(min=1)
+
+
+class Decision(NamedTuple):
+    """Disjoint ``(B, L)`` bool masks.
+
+    Attributes:
+        write: Open or written positions that take the drawn token.
+        remask: Written positions that go back to blank.
+    """
+
+    write: Tensor
+    remask: Tensor
+
+
+class Policy(Protocol):
+    """The seam for policies of your own: one method and two facts about it.
+
+    Attributes:
+        refines: Whether written tokens may change again. A row whose policy does not
+            refine stops as soon as it has no blank.
+        uses_teacher: Whether ``entropy`` is to come from the EMA teacher, which costs a
+            second forward pass.
+    """
+
+    @property
+    def refines(self) -> bool: ...
+
+    @property
+    def uses_teacher(self) -> bool: ...
+
+    def __call__(self, view: PassView) -> Decision:
+        """Decide; positions that are neither open nor written are not yours to name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Fill the surest blanks by schedule; re-mask a share of what the gate flags.
+
+    In each step but the last, tokens with gate > 0.5 are flagged and ``fraction`` of
+    them, the worst first, go back to blank. The freed places are filled elsewhere, so the
+    number of blanks after step ``s`` is that of the linear schedule whatever the gate
+    says. One pass both judges the written tokens and predicts the blanks. A token whose
+    gate is ≤ 0.5 is never touched.
+
+    Source: the founding document's rule, with re-masking as in RemeDi (arXiv:2509.23653)
+    and PRISM (arXiv:2510.01384).
+
+    Args:
+        fraction: Share of the flagged tokens that is re-masked in a step, in [0, 1].
+        gumbel: Scale of the Gumbel noise on the confidence by which blanks are ranked; it
+            falls linearly to 0 with the steps. 0 is greedy and costs diversity.
+
+    Raises:
+        ConfigError: ``fraction`` or ``gumbel`` is out of range.
+    """
+
+    fraction: float = 0.5
+    gumbel: float = 1.0
+    refines: bool = True
+    uses_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        _check_share("fraction", self.fraction)
+        _check_scale("gumbel", self.gumbel)
+
+    def __call__(self, view: PassView) -> Decision:
+        flagged = view.written & (view.gate > 0.5)
+        share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
+        remask = _top(view.gate, flagged, torch.minimum(share, view.remaining))
+        fill = view.to_fill + remask.sum(dim=1)
+        return Decision(_top(_noisy_confidence(view, self.gumbel), view.open, fill), remask)
+
+
+@dataclass(frozen=True, slots=True)
+class GateInPlace:
+    """The founding document's literal rule: every token with gate > 0.5 is redrawn in place.
+
+    All blanks are written in the first step; afterwards each flagged token is drawn anew
+    while all the others, flagged or not, stand where they were read. Measured as the worst
+    rule: tokens that depend on each other are redrawn at once from each other.
+    """
+
+    refines: bool = True
+    uses_teacher: bool = False
+
+    def __call__(self, view: PassView) -> Decision:
+        flagged = view.written & (view.gate > 0.5)
+        return Decision(view.open | flagged, torch.zeros_like(flagged))
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyThreshold:
+    """The founding document's uncertainty mode: redraw tokens whose entropy is high.
+
+    Args:
+        threshold: Normalised entropy in [0, 1] above which a token is drawn again.
+
+    Raises:
+        ConfigError: ``threshold`` lies outside [0, 1].
+    """
+
+    threshold: float = 0.1
+    refines: bool = True
+    uses_teacher: bool = True
+
+    def __post_init__(self) -> None:
+        _check_share("threshold", self.threshold)
+
+    def __call__(self, view: PassView) -> Decision:
+        uncertain = view.written & (view.entropy > self.threshold)
+        return Decision(view.open | uncertain, torch.zeros_like(uncertain))
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestral:
+    """Fill blanks in random order, as many as the schedule asks (MDLM, arXiv:2406.07524)."""
+
+    refines: bool = False
+    uses_teacher: bool = False
+
+    def __call__(self, view: PassView) -> Decision:
+        order = view.noise.uniform(Stream.ORDER, view.open.shape[1])
+        return Decision(_top(order, view.open, view.to_fill), torch.zeros_like(view.open))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confidence:
+    """Fill the blanks whose drawn token is likeliest (MaskGIT, arXiv:2202.04200).
+
+    Args:
+        gumbel: Scale of the Gumbel noise on the log-probability; it falls linearly to 0
+            with the steps.
+
+    Raises:
+        ConfigError: ``gumbel`` is negative or not finite.
+    """
+
+    gumbel: float = 1.0
+    refines: bool = False
+    uses_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        _check_scale("gumbel", self.gumbel)
+
+    def __call__(self, view: PassView) -> Decision:
+        ranking = _noisy_confidence(view, self.gumbel)
+        return Decision(_top(ranking, view.open, view.to_fill), torch.zeros_like(view.open))
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """Fill the blanks with the widest gap between the two likeliest tokens.
+
+    Source: arXiv:2502.06768.
+    """
+
+    refines: bool = False
+    uses_teacher: bool = False
+
+    def __call__(self, view: PassView) -> Decision:
+        top = view.log_probs.exp().topk(min(2, view.log_probs.shape[-1]), dim=-1).values
+        ranking = top[..., 0] - top[..., -1]
+        return Decision(_top(ranking, view.open, view.to_fill), torch.zeros_like(view.open))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntropyBound:
+    """Commit the surest open positions while their joint entropy stays small.
+
+    Positions are taken from lowest entropy upwards as long as the entropies of all
+    *earlier* picks sum to at most ``gamma``. A joint entropy is at least its largest
+    marginal, so that sum bounds the dependence ignored by sampling the picks
+    independently. The surest position always goes: no step is idle.
+
+    Source: EB-sampler, arXiv:2505.24857.
+
+    Args:
+        gamma: Entropy budget per row and step, in nats. ``0`` commits one position (more
+            only after certain ones); ``inf`` commits them all.
+
+    Raises:
+        ConfigError: ``gamma`` is negative or NaN.
+    """
+
+    gamma: float = 1.0
+    refines: bool = False
+    uses_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.gamma) or self.gamma < 0:
+            raise ConfigError(f"gamma={self.gamma} must be an entropy of at least 0 nats.")
+
+    def __call__(self, view: PassView) -> Decision:
+        nats = view.entropy.double() * math.log(max(view.log_probs.shape[-1], 2))
+        nats = nats.masked_fill(~view.open, math.inf)
+        sorted_nats, order = nats.sort(dim=1, stable=True)
+        # Subtract before comparing: the surest position must always pass.
+        spent = sorted_nats.nan_to_num(posinf=0.0).cumsum(1) - sorted_nats.nan_to_num(posinf=0.0)
+        within = torch.zeros_like(view.open).scatter(1, order, spent <= self.gamma)
+        return Decision(within & view.open, torch.zeros_like(view.open))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remask:
+    """Fill in random order, and send a random share of the written tokens back to blank.
+
+    The re-masking probability of step ``s`` is the capped schedule
+    ``min(eta, remaining_rate / filled_rate)``, zero in the last step; what it frees is
+    filled elsewhere so that the number of blanks follows the linear schedule.
+
+    Source: ReMDM, arXiv:2503.00307 ("cap" schedule).
+
+    Args:
+        eta: Cap on the probability that a written token is re-masked in a step, in [0, 1].
+
+    Raises:
+        ConfigError: ``eta`` lies outside [0, 1].
+    """
+
+    eta: float = 0.1
+    refines: bool = True
+    uses_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        _check_share("eta", self.eta)
+
+    def __call__(self, view: PassView) -> Decision:
+        length = view.open.shape[1]
+        filled_rate = (view.step - 1) / view.steps  # α_t of the paper, before this step
+        remaining_rate = 1.0 - view.step / view.steps
+        sigma = min(self.eta, remaining_rate / filled_rate) if filled_rate else 0.0
+        coin = view.noise.uniform(Stream.COIN, length)
+        chosen = view.written & (coin < sigma)
+        remask = _top(-coin, chosen, torch.minimum(chosen.sum(dim=1), view.remaining))
+        fill = view.to_fill + remask.sum(dim=1)
+        order = view.noise.uniform(Stream.ORDER, length)
+        return Decision(_top(order, view.open, fill), remask)
+
+
+POLICIES: dict[str, type[Policy]] = {
+    "gate": Gate,
+    "gate-in-place": GateInPlace,
+    "entropy": EntropyThreshold,
+    "ancestral": Ancestral,
+    "confidence": Confidence,
+    "margin": Margin,
+    "entropy-bound": EntropyBound,
+    "remask": Remask,
+}
+
+
+def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Policy:
+    """The named policy with the settings of ``config``; ``None`` is the model's own mode.
+
+    Raises:
+        ConfigError: No policy has that name; the nearest one is suggested.
+    """
+    if name is None:
+        name = "gate" if config.use_refine_gate else "entropy"
+    if name not in POLICIES:
+        raise ConfigError(
+            f"unknown policy {name!r}{nearest(name, POLICIES)}. Legal: {', '.join(POLICIES)}."
+        )
+    if name == "gate":
+        literal = config.refine_fraction == 1.0
+        return GateInPlace() if literal else Gate(fraction=config.refine_fraction)
+    if name == "entropy":
+        return EntropyThreshold(config.min_refine_uncertainty)
+    return POLICIES[name]()
+
+
+def _noisy_confidence(view: PassView, scale: float) -> Tensor:
+    """Log-probability of the drawn token plus Gumbel noise that falls with the steps."""
+    if scale == 0:
+        return view.confidence.double()
+    noise = view.noise.gumbel(Stream.ORDER, view.open.shape[1])
+    return view.confidence.double() + scale * (1.0 - view.step / view.steps) * noise
+
+
+def _top(ranking: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
+    """The ``counts`` ``(B,)`` eligible positions that rank highest, ``(B, L)`` bool."""
+    ranking = ranking.double().masked_fill(~eligible, -math.inf)
+    order = ranking.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    return (ranks < counts[:, None]) & eligible
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ConfigError(f"{name}={value} must be a share from 0 to 1.")
+
+
+def _check_scale(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name}={value} must be a finite number of at least 0.")

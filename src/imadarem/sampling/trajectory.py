@@ -1,0 +1,219 @@
+"""The record of a refinement: every step of every row, to analyse, print or save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from imadarem.canvas import Canvas, State
+from imadarem.sampling.refine import Step, StoppingReason
+
+__all__ = ["RowStep", "RowTrajectory", "Trajectory", "TrajectoryRecorder"]
+
+SCHEMA = "imadarem.trajectory/1"
+ARROW = "↑"
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """One step of one row; lists have one entry per position of the canvas.
+
+    Attributes:
+        step: 1 … ``K``.
+        ids: Token ids after the step.
+        tokens: The same as strings.
+        states: Names of :class:`~imadarem.canvas.State` after the step.
+        refined: Whether the position was written in this step.
+        remasked: Whether it went back to blank.
+        changed: Whether its id differs from before.
+        gate: Probability that the token before the step should be refined; None for a
+            blank, which is refined in any case, and for what is not the model's to change.
+        entropy: Normalised entropy in [0, 1].
+        confidence: Probability of the token drawn in this step.
+        changed_fraction: Share of the writable positions that changed.
+        forward_passes: Passes so far, the teacher's included.
+        stopping_reason: Why the row stopped after this step, or None.
+    """
+
+    step: int
+    ids: list[int]
+    tokens: list[str]
+    states: list[str]
+    refined: list[bool]
+    remasked: list[bool]
+    changed: list[bool]
+    gate: list[float | None]
+    entropy: list[float]
+    confidence: list[float]
+    changed_fraction: float
+    forward_passes: int
+    stopping_reason: str | None
+
+    @property
+    def mean_gate(self) -> float | None:
+        """Mean gate over the model's tokens as they stood before the step."""
+        judged = [g for g in self.gate if g is not None]
+        return sum(judged) / len(judged) if judged else None
+
+
+@dataclass
+class RowTrajectory:
+    """All steps of one row.
+
+    Attributes:
+        start: Token strings of the canvas before the first step.
+        given: Whether a position was part of the prompt.
+        steps: The records, in order.
+        text: The decoded result, where the tokenizer can decode.
+    """
+
+    start: list[str]
+    given: list[bool]
+    steps: list[RowStep] = field(default_factory=list)
+    text: str | None = None
+
+    @property
+    def stopping_reason(self) -> str:
+        """Why the row took no further step."""
+        return (self.steps[-1].stopping_reason if self.steps else None) or "filled"
+
+    def to_text(self) -> str:
+        """The tokens of every step, an arrow under each one that the step wrote."""
+        blocks = [f"t=0: {' '.join(self.start)}"]
+        for step in self.steps:
+            blocks.append(_step_text(step))
+        last = self.steps[-1] if self.steps else None
+        if last is not None:
+            blocks.append(
+                f"stopped: {self.stopping_reason} "
+                f"(changed {last.changed_fraction:.1%}, {last.forward_passes} forward passes)"
+            )
+        if self.text is not None:
+            blocks.append(f"final: {self.text}")
+        return "\n".join(blocks)
+
+
+@dataclass
+class Trajectory:
+    """The trajectories of a batch, in the order of its rows."""
+
+    rows: list[RowTrajectory]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> RowTrajectory:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[RowTrajectory]:
+        return iter(self.rows)
+
+    def to_text(self) -> str:
+        """Every row's :meth:`RowTrajectory.to_text`, an empty line between them."""
+        return "\n\n".join(row.to_text() for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values under the schema ``imadarem.trajectory/1``."""
+        rows = [
+            {
+                "start": row.start,
+                "given": row.given,
+                "text": row.text,
+                "stopping_reason": row.stopping_reason,
+                "steps": [vars(step) for step in row.steps],
+            }
+            for row in self.rows
+        ]
+        return {"schema": SCHEMA, "rows": rows}
+
+
+class TrajectoryRecorder:
+    """Collects the records of :func:`imadarem.sampling.engine.refine_all` row by row.
+
+    Args:
+        canvas: The canvases before the first step.
+        tokenizer: Turns ids into strings and texts where it can.
+    """
+
+    def __init__(self, canvas: Canvas, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.special = canvas.special
+        self._last: list[Tensor] = canvas.sequences()
+        self._rows = [
+            RowTrajectory(self._strings(ids.tolist()), (state[: len(ids)] == State.GIVEN).tolist())
+            for ids, state in zip(self._last, canvas.state.cpu(), strict=True)
+        ]
+
+    def __call__(self, numbers: Tensor, step: Step) -> None:
+        """Take one record; ``numbers`` are the batch's rows in the whole run."""
+        sequences = step.canvas.sequences()
+        columns = {
+            name: getattr(step, name).cpu()
+            for name in ("rows", "refined", "remasked", "changed", "gate", "entropy", "confidence")
+        }
+        states = step.canvas.state.cpu()
+        reasons = step.reasons.tolist()
+        fractions = step.changed_fraction.tolist()
+        for i, row in enumerate(columns["rows"].tolist()):
+            number = int(numbers[row])
+            length = len(self._rows[number].start)
+            values = {
+                name: column[i][:length].tolist()
+                for name, column in columns.items()
+                if name != "rows"
+            }
+            before = self._rows[number].steps
+            judged = [s == "WRITTEN" for s in before[-1].states] if before else []
+            values["gate"] = [
+                gate if position < len(judged) and judged[position] else None
+                for position, gate in enumerate(values["gate"])
+            ]
+            ids = step.canvas.ids[i][:length].tolist()
+            reason = StoppingReason(reasons[i])
+            self._rows[number].steps.append(
+                RowStep(
+                    step=step.step,
+                    ids=ids,
+                    tokens=self._strings(ids),
+                    states=[State(s).name for s in states[i][:length].tolist()],
+                    changed_fraction=fractions[i],
+                    forward_passes=step.forward_passes,
+                    stopping_reason=None if reason == 0 else reason.label,
+                    **values,
+                )
+            )
+            self._last[number] = sequences[i]
+
+    def trajectory(self) -> Trajectory:
+        """What was recorded, with the decoded results."""
+        decode = getattr(self.tokenizer, "decode", None)
+        if decode is not None:
+            for row, ids in zip(self._rows, self._last, strict=True):
+                row.text = decode(ids.tolist())
+        return Trajectory(self._rows)
+
+    def _strings(self, ids: list[int]) -> list[str]:
+        convert = getattr(self.tokenizer, "convert_ids_to_tokens", None)
+        names = [str(i) for i in ids] if convert is None else [str(t) for t in convert(ids)]
+        roles = {self.special.mask: "[MASK]", self.special.eos: "[EOS]", self.special.pad: ""}
+        return [roles.get(i, name) for i, name in zip(ids, names, strict=True)]
+
+
+def _step_text(step: RowStep) -> str:
+    """Tokens in columns; under each the arrow of a write, and the gate it had before."""
+    label = f"t={step.step}: "
+    arrows = [ARROW if written else "" for written in step.refined]
+    scores = ["" if gate is None else f"{gate:.2f}" for gate in step.gate]
+    kind = "gate"
+    if not any(scores):
+        kind, scores = "H", [f"{entropy:.2f}" for entropy in step.entropy]
+    lines = {label: step.tokens, "": arrows, f"{kind} ": scores}
+    widths = [max(len(cell) for cell in column) for column in zip(*lines.values(), strict=True)]
+    return "\n".join(
+        (name.rjust(len(label)) + " ".join(c.center(w) for c, w in zip(cells, widths, strict=True)))
+        .rstrip()
+        for name, cells in lines.items()
+    )

@@ -1,0 +1,1 @@
+"""Training: the objective, the optimisers and the loop over steps."""

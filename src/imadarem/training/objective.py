@@ -1,0 +1,260 @@
+"""What the refiner is trained on: tokens under a mask, and a gate that judges its own.
+
+``loss = token + diversity_weight · diversity + gate_weight · gate``
+
+- *token*: cross-entropy of the blanks, averaged over the ``m`` blanks of a row and then
+  over the rows. Mask rates are stratified over (0, 1], so its mean is the masked-diffusion
+  bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with the linear schedule).
+- *diversity*: entropy floor ``relu(0.5 - H)``, ``H`` in nats, on the blanks.
+- *gate*: binary cross-entropy of "the token standing here is not the one of the data", on
+  tokens that the model itself wrote. Half of the rows are canvases tied to a real sequence:
+  part of it is masked, the model fills some or all of the blanks, and the gate judges
+  without being told which tokens were filled. The gate's gradient reaches the trunk too.
+  (PRISM, arXiv:2510.01384; RemeDi, arXiv:2509.23653.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from imadarem.canvas import Canvas, State
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.corruption import (
+    MaskSchedule,
+    choose_masked,
+    masked_counts,
+    stratified_rates,
+)
+from imadarem.errors import ConfigError, DataError
+from imadarem.nn import RefinementOutput
+from imadarem.sampling.policies import Ancestral
+from imadarem.sampling.refine import refine
+from imadarem.tokenizers import SpecialIds
+
+__all__ = ["ENTROPY_FLOOR", "LossTerms", "Objective", "TrainingCanvas"]
+
+#: Nats; below it the diversity term pushes the entropy of a blank up.
+ENTROPY_FLOOR = 0.5
+
+
+class LossTerms(NamedTuple):
+    """The loss and its parts, scalars; ``total`` carries the graph.
+
+    Attributes:
+        total: The weighted sum that is minimised.
+        token: Mean cross-entropy of a blank, nats per token.
+        diversity: Mean shortfall of the entropy below the floor, nats.
+        gate: Mean binary cross-entropy of a model-written token, nats.
+    """
+
+    total: Tensor
+    token: Tensor
+    diversity: Tensor
+    gate: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingCanvas:
+    """A corrupted batch.
+
+    Attributes:
+        canvas: What the network sees. Every token that is no blank counts as WRITTEN, the
+            data's and the model's alike: the network is not told which is which.
+        targets: ``(B, L)``, the data.
+        judged: ``(B, L)`` bool, tokens written by the model, on which the gate is trained.
+    """
+
+    canvas: Canvas
+    targets: Tensor
+    judged: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Builds training canvases and scores the network on them.
+
+    Args:
+        config: Weights, length mode and whether there is a gate to train.
+        special: The tokenizer's special ids.
+        on_policy_share: Share of the rows whose blanks the model fills itself, in [0, 1].
+            0 trains no gate; at most a half keeps the likelihood from rotting.
+        grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
+            the stratified continuum.
+
+    Raises:
+        ConfigError: ``on_policy_share`` lies outside [0, 1].
+    """
+
+    config: ImplicitRefinementConfig
+    special: SpecialIds
+    on_policy_share: float = 0.5
+    grid: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.on_policy_share <= 1.0:
+            raise ConfigError(f"on_policy_share={self.on_policy_share} must be from 0 to 1.")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        generator: torch.Generator,
+        rollout: nn.Module | None = None,
+    ) -> LossTerms:
+        """Corrupt a batch and score it.
+
+        Args:
+            network: The network to train, possibly wrapped for several processes.
+            input_ids: ``(B, L)`` token ids of the data.
+            attention_mask: ``(B, L)``, nonzero where a token is real; None means all are.
+            generator: On the CPU; the only source of randomness but for dropout.
+            rollout: The network that fills canvases, without a graph; default ``network``.
+        """
+        batch = self.corrupt(input_ids, attention_mask, generator)
+        filler = network if rollout is None else rollout
+        if self.config.use_refine_gate and self.on_policy_share > 0:
+            batch = self.fill(batch, filler, generator)
+        prev_probs = self._beliefs(filler, batch.canvas, generator)
+        output: RefinementOutput = network(
+            batch.canvas.ids, batch.canvas.attention_mask, prev_probs=prev_probs
+        )
+        return self.score(output, batch)
+
+    def corrupt(
+        self, input_ids: Tensor, attention_mask: Tensor | None, generator: torch.Generator
+    ) -> TrainingCanvas:
+        """Hide part of each row, as sampling will: by EOS or at a known length.
+
+        With ``length_mode="eos"`` every row is as long as a canvas and filled up with EOS,
+        so that a blank behind the end is to be told from one before it only by reading; a
+        visible EOS hides what lies behind it, as in sampling.
+
+        Raises:
+            DataError: The batch is empty or too long.
+        """
+        targets, inside = self._canvas_rows(input_ids, attention_mask)
+        rates = (
+            MaskSchedule(self.config.max_refinement_steps).grid_rates(len(targets), generator)
+            if self.grid
+            else stratified_rates(len(targets), generator)
+        )
+        counts = masked_counts(rates, inside.sum(dim=1).cpu())
+        hidden = choose_masked(counts, inside.cpu(), generator).to(targets.device)
+        state = torch.where(hidden, State.OPEN, State.WRITTEN)
+        state = torch.where(inside, state, State.PAD).to(torch.uint8)
+        ids = targets.masked_fill(hidden, self.special.mask)
+        canvas = Canvas(ids, state, self.special).freeze_endings()
+        return TrainingCanvas(canvas, targets, torch.zeros_like(hidden))
+
+    def fill(
+        self, batch: TrainingCanvas, network: nn.Module, generator: torch.Generator
+    ) -> TrainingCanvas:
+        """Let the model fill blanks of ``on_policy_share`` of the rows.
+
+        Of these rows a half is filled in part, a quarter at once and a quarter in two steps.
+        """
+        count = round(self.on_policy_share * len(batch.targets))
+        chosen = torch.randperm(len(batch.targets), generator=generator)[:count]
+        two_step, one_step = chosen[: count // 4], chosen[count // 4 :]
+        partial = one_step[: count // 2]
+        filled = self._roll_out(batch.canvas, one_step, network, 1, generator)
+        filled = self._roll_out(filled, two_step, network, 2, generator)
+        blank_again = self._some_of(filled.written & batch.canvas.open, partial, generator)
+        filled = filled.remask(blank_again)
+        judged = batch.canvas.open & filled.written
+        return replace(batch, canvas=filled, judged=judged)
+
+    def score(self, output: RefinementOutput, batch: TrainingCanvas) -> LossTerms:
+        """The loss terms of one pass over a training canvas."""
+        blanks, judged = batch.canvas.open, batch.judged
+        token = diversity = gate = output.logits.sum() * 0.0
+        if bool(blanks.any()):
+            log_probs = output.logits[blanks].float().log_softmax(dim=-1)
+            per_row = blanks.sum(dim=1)
+            weight = (1.0 / per_row.clamp(min=1))[:, None].expand_as(blanks)[blanks]
+            weight = weight / (per_row > 0).sum()
+            token = (F.nll_loss(log_probs, batch.targets[blanks], reduction="none") * weight).sum()
+            entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+            diversity = (ENTROPY_FLOOR - entropy).relu().mean()
+        if bool(judged.any()):
+            wrong = (batch.canvas.ids != batch.targets)[judged].float()
+            gate = F.binary_cross_entropy_with_logits(output.gate_logits[judged].float(), wrong)
+        total = token + self.config.diversity_weight * diversity + self.config.gate_weight * gate
+        return LossTerms(total, token.detach(), diversity.detach(), gate.detach())
+
+    def _canvas_rows(self, ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Targets and real positions, both ``(B, L)``, on canvases as sampling has them."""
+        if ids.ndim != 2 or ids.numel() == 0:
+            raise DataError(f"a batch must be (B, L) ids with B, L ≥ 1; got {tuple(ids.shape)}.")
+        limit = self.config.max_seq_len
+        if ids.shape[1] > limit:
+            raise DataError(
+                f"this batch has rows of {ids.shape[1]} tokens; the model takes at most "
+                f"max_seq_len={limit}. Shorten or drop them."
+            )
+        inside = torch.ones_like(ids, dtype=torch.bool)
+        if attention_mask is not None:
+            inside = attention_mask.bool()
+        if self.config.length_mode == "drawn" or self.special.eos is None:
+            return ids, inside
+        ids = F.pad(ids, (0, limit - ids.shape[1]))
+        inside = F.pad(inside, (0, limit - inside.shape[1]))
+        return ids.masked_fill(~inside, self.special.eos), torch.ones_like(inside)
+
+    def _roll_out(
+        self,
+        canvas: Canvas,
+        rows: Tensor,
+        network: nn.Module,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Canvas:
+        """Fill the blanks of some rows in ``steps`` steps of ancestral sampling."""
+        if len(rows) == 0:
+            return canvas
+        device = canvas.ids.device
+        seeds = torch.randint(2**62, (len(rows),), generator=generator).to(device)
+        rows = rows.to(device)
+        ids, state = canvas.ids.clone(), canvas.state.clone()
+        part = replace(canvas, ids=ids[rows], state=state[rows])
+        training = network.training
+        network.eval()
+        # The loop drops rows without blanks at once, so a row's last record is its result.
+        for step in refine(
+            network,
+            part,
+            policy=Ancestral(),
+            steps=steps,
+            seeds=seeds,
+            may_end=self.config.length_mode == "eos",
+        ):
+            width = step.canvas.ids.shape[1]
+            target = rows[step.rows]
+            ids[target, :width] = step.canvas.ids
+            state[target, :width] = step.canvas.state
+        network.train(training)
+        return replace(canvas, ids=ids, state=state)
+
+    def _some_of(self, eligible: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """A uniformly drawn share of the eligible positions of each named row."""
+        share = torch.zeros(len(eligible))
+        share[rows] = torch.rand(len(rows), generator=generator)
+        counts = torch.ceil(share * eligible.sum(dim=1).cpu()).long()
+        return choose_masked(counts, eligible.cpu(), generator).to(eligible.device)
+
+    def _beliefs(
+        self, network: nn.Module, canvas: Canvas, generator: torch.Generator
+    ) -> Tensor | None:
+        """A first pass's probabilities, on half of the batches (arXiv:2208.04202)."""
+        if not self.config.self_conditioning or torch.rand((), generator=generator) < 0.5:
+            return None
+        with torch.no_grad():
+            logits: Tensor = network(canvas.ids, canvas.attention_mask).logits
+        return logits.float().softmax(dim=-1)
+

@@ -1,0 +1,532 @@
+"""The training loop: any corpus, one process or several, exact resume, nothing lost.
+
+Everything random in step ``s`` is a pure function of (seed, s, rank): which rows, which
+masks, which draws, which dropped activations. A resumed run therefore needs no state but
+weights, teacher, optimiser and the step number, and continues bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imadarem.checkpoint import load_json, load_state, load_tensors, save_json, save_state
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
+from imadarem.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    TrainingError,
+    nearest,
+)
+from imadarem.nn import EmaTeacher
+from imadarem.tokenizers import SpecialIds
+from imadarem.training.objective import LossTerms, Objective
+from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
+from imadarem.training.validation import Validation, validate
+
+__all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
+
+#: Non-finite steps in a row after which training gives up.
+MAX_SKIPPED_IN_A_ROW = 20
+#: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
+KEPT_CHECKPOINTS = 2
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Settings of a training run, checked on construction.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Rows per step, over all processes.
+        learning_rate: Peak rate; the gate's is ``gate_lr_scale`` times it.
+        optimizer: ``adamw``, ``muon``, ``ranger21`` or another name of pytorch_optimizer.
+        schedule: ``cosine`` or ``wsd`` (stable, then a linear decay in the last fifth).
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: On the matrices of the blocks.
+        gradient_clip: Global norm that gradients are cut to.
+        gate_lr_scale: The gate's learning rate relative to the rest.
+        gate_warmup: Share of the run before the gate is trained: its canvases are filled by
+            the model, which must have learned something first.
+        on_policy_share: Share of the rows that train the gate afterwards.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
+        seed: Of everything random in the run.
+        log_every: Steps between two lines of ``metrics.jsonl``.
+        eval_every: Steps between two validations; the first is before step 1.
+        save_every: Steps between two checkpoints.
+        valid_rows: Held-out rows used at most in a validation.
+        sample_count: Samples drawn at each validation.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    gate_lr_scale: float = 3.0
+    gate_warmup: float = 0.1
+    on_policy_share: float = 0.5
+    mixed_precision: str = "no"
+    seed: int = 0
+    log_every: int = 20
+    eval_every: int = 500
+    save_every: int = 500
+    valid_rows: int = 1000
+    sample_count: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("learning_rate", "gradient_clip", "gate_lr_scale"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
+        for name in ("gate_warmup", "on_policy_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        for name in ("warmup_steps", "weight_decay", "sample_count", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
+        if self.mixed_precision not in PRECISIONS:
+            raise ConfigError(
+                f"mixed_precision={self.mixed_precision!r}"
+                f"{nearest(self.mixed_precision, PRECISIONS)} is not one of "
+                f"{', '.join(PRECISIONS)}."
+            )
+        learning_rate_factor(0, self.steps, self.warmup_steps, self.schedule)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> TrainingConfig:
+        """From plain values.
+
+        Raises:
+            ConfigError: A key is unknown; the nearest known one is named.
+        """
+        known = {field.name for field in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"unknown training setting {key!r}{nearest(key, known)}.")
+        return cls(**settings)
+
+
+class Trainable(Protocol):
+    """What the trainer asks of a model; :class:`~imadarem.ImplicitRefinementModel` has it."""
+
+    config: ImplicitRefinementConfig
+    special: SpecialIds
+    teacher: EmaTeacher | None
+
+    def init_teacher(self) -> None: ...
+    def update_teacher(self, decay: float | None = None) -> None: ...
+    def averaged(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One logged stretch of training; the losses are those of the last step.
+
+    Attributes:
+        step: Steps done, of ``steps``.
+        steps: Length of the run.
+        loss: Total loss, nats.
+        token_loss: Its token term, nats per token.
+        gate_loss: Its gate term, nats per judged token.
+        gradient_norm: Before clipping.
+        learning_rate: Of the matrices.
+        tokens_per_second: Real tokens of all processes, since the last record.
+        skipped: Steps skipped so far because something was not finite.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    token_loss: float
+    gate_loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens_per_second: float
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A validation of the averaged weights, with samples drawn from them."""
+
+    step: int
+    figures: Validation
+    samples: list[str]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        step: Steps done.
+        finished: False if it was asked to stop before.
+        model_dir: The averaged model, ready for ``from_pretrained``.
+        first: The first validation of the run.
+        last: The last one.
+        skipped: Steps skipped because something was not finite.
+    """
+
+    step: int
+    finished: bool
+    model_dir: Path
+    first: Validation
+    last: Validation
+    skipped: int
+
+
+class Trainer:
+    """Trains a refiner and keeps a run folder.
+
+    ::
+
+        run/run.json            settings, versions, sizes
+        run/metrics.jsonl       one JSON object per record
+        run/tensorboard/        the same, where tensorboard is installed
+        run/checkpoints/step-*  what an exact resume needs
+        run/model/              the averaged model, as from_pretrained reads it
+
+    Args:
+        model: Changed in place.
+        train: Training rows.
+        valid: Held-out rows.
+        config: How to train.
+        run_dir: Made if it does not exist.
+        device: ``"cpu"``, ``"cuda"``, … or None to let Accelerate choose.
+        on_event: Called with each :class:`Progress` and :class:`Evaluated`.
+
+    Raises:
+        DataError: No row fits into ``max_seq_len``.
+        MissingExtraError: accelerate is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train: TokenCorpus,
+        valid: TokenCorpus,
+        config: TrainingConfig,
+        run_dir: str | Path,
+        *,
+        device: str | None = None,
+        on_event: Callable[[Progress | Evaluated], None] | None = None,
+    ) -> None:
+        self.accelerator = _accelerator(config.mixed_precision, device)
+        limit = _longest_row(model.config, model.special)
+        self.train, self.valid = train.no_longer_than(limit), valid.no_longer_than(limit)
+        if len(self.valid) > config.valid_rows:
+            self.valid = self.valid.subset(np.arange(config.valid_rows))
+        self.config, self.run_dir, self.on_event = config, Path(run_dir), on_event
+        self.model = model.to(self.accelerator.device)
+        if self.model.teacher is None:
+            self.model.init_teacher()
+        groups = parameter_groups(
+            self.model, config.learning_rate, config.weight_decay, config.gate_lr_scale
+        )
+        self.optimizer = build_optimizer(config.optimizer, groups, steps=config.steps)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.network = self.accelerator.prepare(self.model)
+        self.buckets = LengthBuckets(self.train.lengths, self._global_batch(), config.seed)
+        self.step = 0
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self._stop = False
+        self._first: Validation | None = None
+        self._log = _RunLog(self.run_dir, enabled=self.accelerator.is_main_process)
+
+    # Control
+
+    def request_stop(self) -> None:
+        """Finish the step under way, save, and return. Safe in a signal handler."""
+        self._stop = True
+
+    def resume(self) -> int:
+        """Go on from the newest checkpoint of the run folder; returns its step.
+
+        Raises:
+            CheckpointError: There is none, or it belongs to another model.
+        """
+        folder = latest_checkpoint(self.run_dir)
+        if folder is None:
+            raise CheckpointError(
+                f"{self.run_dir} has no checkpoint to resume from. Start without --resume."
+            )
+        state = load_json(folder / "trainer.json")
+        try:
+            self.model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=True)
+            self.optimizer.load_state_dict(load_state(folder / "optimizer"))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{folder} does not fit this model and optimizer: {str(error)[:200]}"
+            ) from None
+        self.step, self.skipped = state["step"], state["skipped"]
+        if state["first"] is not None:
+            self._first = Validation(**state["first"])
+        return self.step
+
+    # The loop
+
+    def run(self) -> TrainingResult:
+        """Train until ``steps``, or until asked to stop; save; return how it went.
+
+        Raises:
+            TrainingError: The gradient was not finite many steps in a row. The last
+                checkpoint is untouched.
+        """
+        self._log.start(self._description())
+        if self._first is None:
+            self._first = self._evaluate()
+        last, last_at = self._first, self.step
+        with torch.random.fork_rng(devices=[]):
+            clock, tokens = time.perf_counter(), 0
+            while self.step < self.config.steps and not self._stop:
+                # 1. The rows of this step, and all of its randomness.
+                ids, inside, generator = self._batch(self.step)
+                # 2. Loss, gradient, and one guarded optimiser step.
+                terms, norm, rate = self._optimise(ids, inside, generator)
+                self.step += 1
+                tokens += int(inside.sum()) * self.accelerator.num_processes
+                # 3. Say how it goes, validate, save.
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                    now = time.perf_counter()
+                    self._report(terms, norm, rate, tokens / (now - clock))
+                    clock, tokens = now, 0
+                if self.step % self.config.eval_every == 0:
+                    last, last_at = self._evaluate(), self.step
+                    clock, tokens = time.perf_counter(), 0
+                if self.step % self.config.save_every == 0:
+                    self.save()
+        if last_at != self.step:
+            last = self._evaluate()
+        self.save()
+        self._log.close()
+        finished = self.step >= self.config.steps
+        model_dir = self.run_dir / "model"
+        return TrainingResult(self.step, finished, model_dir, self._first, last, self.skipped)
+
+    def save(self) -> None:
+        """Write a checkpoint and the averaged model; the old checkpoint stays until then."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._save_checkpoint()
+            self.model.averaged().save_pretrained(self.run_dir / "model")
+        self.accelerator.wait_for_everyone()
+
+    def _optimise(
+        self, ids: Tensor, inside: Tensor, generator: torch.Generator
+    ) -> tuple[LossTerms, float, float]:
+        factor = learning_rate_factor(
+            self.step, self.config.steps, self.config.warmup_steps, self.config.schedule
+        )
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * factor
+        self.model.train()
+        with self.accelerator.autocast():
+            terms = self._objective()(self.network, ids, inside, generator, rollout=self.model)
+        self.accelerator.backward(terms.total)
+        parameters = self.model.student_parameters()
+        norm = self.accelerator.clip_grad_norm_(parameters, self.config.gradient_clip)
+        # A loss that is not finite makes every rank's gradient so; the norm decides for all.
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+            self.model.update_teacher(_warm_decay(self.model.config.ema_decay, self.step))
+            self._skipped_in_a_row = 0
+        else:
+            self._skip()
+        self.optimizer.zero_grad(set_to_none=True)
+        return terms, float(norm), self.optimizer.param_groups[0]["lr"]
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"the gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row (step "
+                f"{self.step}). Weights were not touched by them. Lower learning_rate "
+                f"({self.config.learning_rate:g}) or gradient_clip, and resume from "
+                f"{latest_checkpoint(self.run_dir) or 'the start: no checkpoint was saved yet'}."
+            )
+
+    def _objective(self) -> Objective:
+        warm = self.step >= self.config.gate_warmup * self.config.steps
+        return Objective(
+            config=self.model.config,
+            special=self.model.special,
+            on_policy_share=self.config.on_policy_share if warm else 0.0,
+        )
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        state = np.random.SeedSequence([self.config.seed, step, rank]).generate_state(2, np.uint64)
+        torch.manual_seed(int(state[0] >> np.uint64(1)))
+        generator = torch.Generator().manual_seed(int(state[1] >> np.uint64(1)))
+        rows = [self.train[i] for i in self.buckets.batch(step)[rank::world]]
+        ids, inside = collate(rows, self.model.special.pad)
+        device = self.accelerator.device
+        return ids.to(device), inside.to(device), generator
+
+    def _global_batch(self) -> int:
+        world: int = self.accelerator.num_processes
+        size = min(self.config.batch_size, len(self.train)) // world * world
+        if size == 0:
+            raise DataError(
+                f"a batch of {min(self.config.batch_size, len(self.train))} rows cannot be shared "
+                f"among {world} processes. Use a larger batch_size or fewer processes."
+            )
+        return size
+
+    # Records
+
+    def _report(self, terms: LossTerms, norm: float, rate: float, speed: float) -> None:
+        progress = Progress(
+            step=self.step,
+            steps=self.config.steps,
+            loss=float(terms.total.detach()),
+            token_loss=float(terms.token),
+            gate_loss=float(terms.gate),
+            gradient_norm=norm,
+            learning_rate=rate,
+            tokens_per_second=speed,
+            skipped=self.skipped,
+        )
+        self._log.write("train", self.step, asdict(progress))
+        self._tell(progress)
+
+    def _evaluate(self) -> Validation:
+        averaged = self.model.averaged()
+        objective = Objective(config=averaged.config, special=averaged.special)
+        figures = validate(averaged, objective, self.valid)
+        samples: list[str] = []
+        if self.config.sample_count and hasattr(averaged.tokenizer, "decode"):
+            samples = averaged.sample(self.config.sample_count, seed=self.config.seed).texts
+        self._log.write("valid", self.step, {**figures.to_dict(), "samples": samples[:5]})
+        self._tell(Evaluated(self.step, figures, samples))
+        return figures
+
+    def _tell(self, event: Progress | Evaluated) -> None:
+        if self.on_event is not None and self.accelerator.is_main_process:
+            self.on_event(event)
+
+    def _description(self) -> dict[str, Any]:
+        names = ("imadarem", "torch", "accelerate", "numpy", "safetensors")
+        return {
+            "training": asdict(self.config),
+            "model": self.model.config.to_dict(),
+            "parameters": sum(p.numel() for p in self.model.student_parameters()),
+            "rows": {"train": len(self.train), "valid": len(self.valid)},
+            "processes": self.accelerator.num_processes,
+            "device": str(self.accelerator.device),
+            "threads": torch.get_num_threads(),
+            "versions": {name: _version(name) for name in names},
+            "python": platform.python_version(),
+        }
+
+    def _save_checkpoint(self) -> None:
+        root = self.run_dir / "checkpoints"
+        final = root / f"step-{self.step:08d}"
+        aside = root / f".step-{self.step:08d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        self.model.save_pretrained(aside)
+        save_state(self.optimizer.state_dict(), aside / "optimizer")
+        first = None if self._first is None else asdict(self._first)
+        state = {"step": self.step, "skipped": self.skipped, "first": first}
+        save_json(state, aside / "trainer.json")
+        if final.exists():
+            shutil.rmtree(final)
+        aside.rename(final)
+        for old in sorted(root.glob("step-*"))[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+
+def latest_checkpoint(run_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run folder."""
+    complete = sorted(Path(run_dir).glob("checkpoints/step-*/trainer.json"))
+    return complete[-1].parent if complete else None
+
+
+class _RunLog:
+    """Writes ``run.json``, ``metrics.jsonl`` and TensorBoard events, on one process."""
+
+    def __init__(self, run_dir: Path, *, enabled: bool) -> None:
+        self.run_dir, self.enabled = run_dir, enabled
+        self._board: Any = None
+
+    def start(self, description: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        save_json(description, self.run_dir / "run.json")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # tensorboard is a convenience; metrics.jsonl has it all
+            return
+        self._board = SummaryWriter(str(self.run_dir / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        line = json.dumps({"kind": kind, "time": time.time(), "step": step, **record})
+        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _accelerator(mixed_precision: str, device: str | None) -> Any:
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError:
+        raise MissingExtraError("accelerate", "train") from None
+    # The gate and the self-conditioning take part in some steps only.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(
+        mixed_precision=mixed_precision, cpu=device == "cpu", kwargs_handlers=[unused]
+    )
+
+
+def _longest_row(config: ImplicitRefinementConfig, special: SpecialIds) -> int:
+    """Tokens that fit on a canvas; a canvas that ends by EOS needs room for it."""
+    ends = config.length_mode == "eos" and special.eos is not None
+    return config.max_seq_len - 1 if ends else config.max_seq_len
+
+
+def _warm_decay(decay: float, step: int) -> float:
+    """A shorter average while the run is young, or it would remember the random start."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
