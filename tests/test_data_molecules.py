@@ -92,6 +92,13 @@ def test_salts_isotopes_charges_and_stereo_are_kept_as_written_and_counted(tmp_p
     }
 
 
+def test_what_a_line_loses_or_cannot_mean_is_said(tmp_path):
+    found = read_smiles(write(tmp_path, "a.smi", "C[C@H](F)Cl |&1:1|\nCC\u00e9\n"))
+    assert found.smiles == ["C[C@H](F)Cl"]
+    assert found.notes == {"stereo": 1, "cx_extension": 1}
+    assert found.rejected == [RejectedLine(2, "CC\u00e9", "'\u00e9' occurs in no SMILES")]
+
+
 def test_a_one_column_table_without_header_says_so(tmp_path):
     assert read_smiles(write(tmp_path, "a.csv", "CCO\nCCN\n")).notes == {"no_header": 1}
 
@@ -127,6 +134,7 @@ def test_walking_a_file_keeps_its_order_and_needs_the_memory_of_a_line(tmp_path)
         ("all_bad.smi", b"hello\nworld\n", "Line 1: 'hello'"),
         ("one_line.txt", b"C" * 1_000_002, "longer than 1,000,000"),
         ("quote.csv", b'smiles,name\nCCO,"ethanol\nCCN,x\n', "quotation mark"),
+        ("twice.csv", b"smiles,SMILES\nCCO,CCN\n", "2 columns called 'smiles'"),
         ("a.sdf", b"CCO\n", "Legal endings"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -177,6 +185,7 @@ def test_without_a_known_column_name_the_choice_is_left_to_the_user(tmp_path):
         ("CC(", None),
         ("", None),
         ("CCO ethanol", None),
+        ("CC\u00e9", None),  # RDKit alone would skip the letter and read ethane
     ],
 )
 def test_canonical_form(smiles, form):

@@ -70,9 +70,10 @@ class MoleculeFile:
         rejected: Every line that is not a molecule.
         notes: Accepted molecules that have ``multi_fragment`` (salts, mixtures),
             ``isotope``, ``charge`` (a charged atom), ``stereo``, ``atom_map`` or
-            ``wildcard``. All of them are kept as written. Also ``blank`` lines, and
-            ``no_header`` = 1 when a one-column table starts with a molecule.
-            Only counts above zero are present.
+            ``wildcard``. All of them are kept as written. Also ``blank`` lines,
+            ``cx_extension`` lines of a ``.smi`` file (what stands between ``|`` behind
+            the SMILES is left out), and ``no_header`` = 1 when a one-column table starts
+            with a molecule. Only counts above zero are present.
     """
 
     smiles: list[str]
@@ -113,7 +114,7 @@ def read_smiles(path: str | Path, *, column: str | None = None) -> MoleculeFile:
         notes.update(name for name, pattern in _NOTES.items() if pattern.search(item))
     if not smiles:
         raise DataError(f"{path} holds no molecule.{_first_reasons(rejected)}")
-    return MoleculeFile(smiles=smiles, rejected=rejected, notes=dict(notes))
+    return MoleculeFile(smiles=smiles, rejected=rejected, notes=dict(+notes))
 
 
 def iter_smiles(path: str | Path, column: str | None = None) -> Iterator[str | RejectedLine]:
@@ -134,10 +135,10 @@ def canonical(smiles: str) -> str | None:
 def parse(smiles: str) -> Any | None:
     """A sanitised RDKit molecule, or ``None``; nothing is printed.
 
-    The empty string and a string with white space are no molecules here, though RDKit
-    would read the first as zero atoms and cut the second at the space.
+    The empty string, white space and letters beyond ASCII make no molecule here, though
+    RDKit would read zero atoms, cut at the space, and skip the letters.
     """
-    if not smiles or len(smiles.split()) != 1:
+    if len(smiles.split()) != 1 or not smiles.isascii():
         return None
     chem = _chem()
     from rdkit import rdBase
@@ -199,7 +200,10 @@ def _checked(
 def _reason(smiles: str) -> str:
     """Why RDKit refuses a SMILES, from its own log, on one line."""
     if len(smiles.split()) != 1:
-        return "white space inside the SMILES" if smiles.strip() else "empty cell"
+        return "white space inside the SMILES"
+    if not smiles.isascii():
+        strange = next(letter for letter in smiles if not letter.isascii())
+        return f"{strange!r} occurs in no SMILES"
     chem = _chem()
     from rdkit import rdBase
 
@@ -252,6 +256,8 @@ def _line_fields(path: Path, notes: Counter[str]) -> Iterator[tuple[int, str]]:
         if not words:
             notes["blank"] += 1
         elif not (number == 1 and words[0].lower() in COLUMN_NAMES):
+            # CXSMILES: RDKit's extras, such as enhanced stereo, stand between bars.
+            notes["cx_extension"] += len(words) > 1 and words[1].startswith("|")
             yield number, words[0]
 
 
@@ -309,7 +315,7 @@ def _rows(path: Path, suffix: str, notes: Counter[str]) -> Iterator[tuple[int, l
 def _column_index(header: list[str], column: str | None, path: Path) -> int:
     if column is not None:
         if column in header:
-            return header.index(column)
+            return _only(header, column, path)
         raise DataError(
             f"{path} has no column {column!r}{_nearest_column(column, header)}. "
             f"Its columns are: {', '.join(header)}."
@@ -317,7 +323,7 @@ def _column_index(header: list[str], column: str | None, path: Path) -> int:
     folded = [name.lower() for name in header]
     for name in COLUMN_NAMES:
         if name in folded:
-            return folded.index(name)
+            return _only(folded, name, path)
     if len(header) == 1:
         return 0
     raise DataError(
@@ -325,6 +331,14 @@ def _column_index(header: list[str], column: str | None, path: Path) -> int:
         f"{_nearest_column('smiles', header)}. Its columns are: {', '.join(header)}. Name the one "
         "with molecules; a table without a header row needs one."
     )
+
+
+def _only(names: list[str], name: str, path: Path) -> int:
+    if names.count(name) > 1:
+        raise DataError(
+            f"{path} has {names.count(name)} columns called {name!r}. Rename all but one."
+        )
+    return names.index(name)
 
 
 def _nearest_column(given: str, header: list[str]) -> str:
