@@ -192,7 +192,7 @@ def evaluate_molecules(
             (nothing could be decoded) counts as broken.
         train: Training molecules, for novelty.
         train_is_canonical: Compare ``train`` as it is written. Right for MOSES, whose
-            strings are canonical (1 in 2,000 reads otherwise in today's RDKit); saves
+            strings are canonical (RDKit 2026.9 writes 3 of 15,000 otherwise); saves
             0.3 ms a molecule.
         reference: Held-out molecules, or a :class:`Reference` made once for many calls.
         fcd: Also measure FCD; needs the extra ``fcd`` and a reference, takes longest.
