@@ -31,6 +31,8 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
 TEACHER_PREFIX = "teacher.network."
+#: Models that come with the package, by the name that from_pretrained takes.
+SHIPPED = {"default": Path(__file__).parent / "shipped" / "molecules"}
 
 
 class Samples(Sequence[str]):
@@ -331,21 +333,23 @@ class ImplicitRefinementModel(
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, *, tokenizer: Any = None, **kwargs: Any
     ) -> Self:
-        """Load a model from a directory or from a repository of the hub.
+        """Load a model from a directory, from the package, or from a repository of the hub.
 
         Strict: every weight must be there, none may be left over. No pickle is read.
 
         Args:
-            pretrained_model_name_or_path: A directory, or ``user/name`` on the hub.
+            pretrained_model_name_or_path: A directory; ``"default"`` for the molecule model
+                that comes with the package; or ``user/name`` on the hub.
             tokenizer: Used instead of the one saved with the model.
             kwargs: ``revision``, ``token``, ``cache_dir``, … for the hub.
 
         Raises:
             CheckpointError: It is no checkpoint, or it is damaged.
         """
-        folder = Path(pretrained_model_name_or_path)
+        name = str(pretrained_model_name_or_path)
+        folder = SHIPPED.get(name, Path(name))
         if not folder.is_dir():
-            folder = _download(str(pretrained_model_name_or_path), kwargs)
+            folder = _download(name, kwargs)
         if not (folder / CONFIG).is_file():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
             raise CheckpointError(

@@ -170,8 +170,6 @@ def refine(
         prev_probs = log_probs[going, : canvas.ids.shape[1]].exp()
 
 
-
-
 def _reasons(
     canvas: Canvas,
     decision: Decision,

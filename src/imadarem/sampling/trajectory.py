@@ -213,7 +213,9 @@ def _step_text(step: RowStep) -> str:
     lines = {label: step.tokens, "": arrows, f"{kind} ": scores}
     widths = [max(len(cell) for cell in column) for column in zip(*lines.values(), strict=True)]
     return "\n".join(
-        (name.rjust(len(label)) + " ".join(c.center(w) for c, w in zip(cells, widths, strict=True)))
-        .rstrip()
+        (
+            name.rjust(len(label))
+            + " ".join(c.center(w) for c, w in zip(cells, widths, strict=True))
+        ).rstrip()
         for name, cells in lines.items()
     )

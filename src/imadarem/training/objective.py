@@ -257,4 +257,3 @@ class Objective:
         with torch.no_grad():
             logits: Tensor = network(canvas.ids, canvas.attention_mask).logits
         return logits.float().softmax(dim=-1)
-

@@ -1,0 +1,280 @@
+"""From a named data set or a user's file to token sequences: read, split, encode, cache.
+
+What is kept out is reported with its line and the reason, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imadarem.checkpoint import load_json, save_json
+from imadarem.data import moses
+from imadarem.data.corpus import TokenCorpus
+from imadarem.data.molecules import RejectedLine, read_smiles
+from imadarem.data.molecules import split as split_molecules
+from imadarem.data.text import iter_lines
+from imadarem.errors import DataError
+from imadarem.tokenizers import CorpusTokenizer, Tokenizer, load_tokenizer, tokenizer_class
+from imadarem.workers import Progress, Workers
+
+__all__ = ["PreparedData", "Texts", "encode_texts", "prepare", "read_texts"]
+
+#: Rows held out of a named data set for validation.
+HELD_OUT = 2_000
+MOLECULE_NOTATIONS = ("selfies", "smiles")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts of a data set, split, and what was kept out.
+
+    Attributes:
+        train: Training texts.
+        valid: Held-out texts; no molecule stands on both sides.
+        rejected: Lines that were kept out, with the reason.
+        notes: Counts of what a chemist should know (salts, isotopes, charges, stereo).
+    """
+
+    train: list[str]
+    valid: list[str]
+    rejected: list[RejectedLine] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Token sequences ready for training.
+
+    Attributes:
+        tokenizer: The tokenizer that made them.
+        train: Training rows.
+        valid: Held-out rows.
+        rejected: What was kept out while reading and encoding.
+        notes: See :class:`Texts`.
+    """
+
+    tokenizer: Any
+    train: TokenCorpus
+    valid: TokenCorpus
+    rejected: list[RejectedLine]
+    notes: dict[str, int]
+
+
+def read_texts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    molecules: bool = True,
+    rows: int | None = None,
+    valid_fraction: float = 0.1,
+    seed: int = 0,
+) -> Texts:
+    """Read a data set.
+
+    Args:
+        source: ``"moses"`` (the full training set), ``"moses-sample"`` (shipped, 15,000
+            molecules), or a file.
+        column: The column of a table that holds the texts.
+        molecules: Check each line of a file as a molecule; False takes lines as they are.
+        rows: Keep at most so many texts, drawn with ``seed``; None keeps all.
+        valid_fraction: Share of a user's file that is held out.
+        seed: Of the split and of ``rows``.
+
+    Raises:
+        DataError: The file cannot be read, or too few texts are left to split.
+    """
+    if source in ("moses", "moses-sample"):
+        texts = (
+            moses.load_split(moses.fetch_moses(), "train")
+            if source == "moses"
+            else moses.load_moses_sample("train")
+        )
+        random.Random(seed).shuffle(texts)
+        # The data set has no duplicates, so any cut is clean.
+        held_out = min(HELD_OUT, len(texts) // 10)
+        return Texts(train=texts[held_out:][:rows], valid=texts[:held_out])
+    if molecules:
+        found = read_smiles(source, column=column)
+        parts = split_molecules(found.smiles, seed=seed, valid_fraction=valid_fraction)
+        result = Texts(parts.train[:rows], parts.valid, found.rejected, found.notes)
+    else:
+        lines = [line for _, line in iter_lines(source) if line]
+        distinct = sorted(set(lines))
+        random.Random(seed).shuffle(distinct)
+        held = set(distinct[: int(valid_fraction * len(distinct))])
+        train = [line for line in lines if line not in held][:rows]
+        result = Texts(train, [line for line in lines if line in held])
+    if not result.train or not result.valid:
+        raise DataError(
+            f"{source} leaves {len(result.train)} texts to train on and {len(result.valid)} to "
+            "validate on. At least 1 of each is needed; a few hundred make sense."
+        )
+    return result
+
+
+def encode_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, workers: Workers, stage: str = "encode"
+) -> tuple[TokenCorpus, list[RejectedLine]]:
+    """Encode texts; those that cannot be are returned with their number and the reason.
+
+    Raises:
+        DataError: Not one text could be encoded.
+    """
+    encoded = workers.map(stage, _Encoder(tokenizer), texts)
+    rows, rejected = [], []
+    for number, (text, result) in enumerate(zip(texts, encoded, strict=True), start=1):
+        if isinstance(result, str) or not result:
+            rejected.append(RejectedLine(number, text, result or "it has no token"))
+        else:
+            rows.append(result)
+    if not rows:
+        first = f" The first reason: {rejected[0].reason}" if rejected else ""
+        raise DataError(f"none of the {len(texts)} texts could be encoded.{first}")
+    size = len(tokenizer) if hasattr(tokenizer, "__len__") else 2**16
+    return TokenCorpus.from_rows(rows, size), rejected
+
+
+def prepare(
+    source: str | Path,
+    *,
+    tokenizer: str | Tokenizer = "selfies",
+    column: str | None = None,
+    rows: int | None = None,
+    valid_fraction: float = 0.1,
+    seed: int = 0,
+    processes: int | None = None,
+    progress: Progress | None = None,
+) -> PreparedData:
+    """Read, split, encode; the result for MOSES is cached on disk.
+
+    Args:
+        source: See :func:`read_texts`.
+        tokenizer: ``selfies``, ``smiles`` or ``char``, learned from the texts; a folder with
+            a saved tokenizer; or a tokenizer object.
+        column: The column of a table that holds the texts.
+        rows: Use at most so many training texts.
+        valid_fraction: Share of a user's file that is held out.
+        seed: Of the split and of ``rows``.
+        processes: Worker processes for the encoding; None works in this one.
+        progress: Told how far reading and encoding are.
+
+    Raises:
+        DataError: See :func:`read_texts` and :func:`encode_texts`.
+    """
+    cache = _cache_folder(source, tokenizer, rows, seed)
+    if cache is not None and (cache / "prepared.json").is_file():
+        return _load(cache)
+    named = isinstance(tokenizer, str) and not Path(tokenizer).is_dir()
+    notation = tokenizer if named else getattr(tokenizer, "notation", "text")
+    texts = read_texts(
+        source,
+        column=column,
+        molecules=notation in MOLECULE_NOTATIONS,
+        rows=rows,
+        valid_fraction=valid_fraction,
+        seed=seed,
+    )
+    with Workers(processes, progress) as workers:
+        if named:
+            data = _learn(tokenizer_class(str(tokenizer)), texts, workers)
+        else:
+            built = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str) else tokenizer
+            train, lost = encode_texts(texts.train, built, workers)
+            valid, more = encode_texts(texts.valid, built, workers, "encode held-out")
+            rejected = [*texts.rejected, *lost, *more]
+            data = PreparedData(built, train, valid, rejected, texts.notes)
+    if cache is not None:
+        _save(data, cache)
+    return data
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes one text, or says why not; it travels to worker processes."""
+
+    tokenizer: Tokenizer
+
+    def __call__(self, text: str) -> list[int] | str:
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        except DataError as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
+class _Notation:
+    """Turns one text into its notation, or None; it travels to worker processes."""
+
+    kind: type[CorpusTokenizer]
+
+    def __call__(self, text: str) -> tuple[str | None, str]:
+        try:
+            return self.kind.to_notation(text), ""
+        except DataError as error:
+            return None, str(error)
+
+
+def _learn(kind: type[CorpusTokenizer], texts: Texts, workers: Workers) -> PreparedData:
+    """Convert once, learn the vocabulary of all, and encode."""
+    parts: list[list[str]] = []
+    rejected = list(texts.rejected)
+    for part, stage in ((texts.train, f"to {kind.notation}"), (texts.valid, "held-out")):
+        converted = workers.map(stage, _Notation(kind), part)
+        good = [notation for notation, _ in converted if notation]
+        rejected += [
+            RejectedLine(number, text, reason)
+            for number, (text, (notation, reason)) in enumerate(
+                zip(part, converted, strict=True), start=1
+            )
+            if not notation
+        ]
+        parts.append(good)
+    tokenizer = kind.from_corpus([*parts[0], *parts[1]], notated=True)
+    train, valid = (
+        TokenCorpus.from_rows((tokenizer.encode_notation(n) for n in part), len(tokenizer))
+        for part in parts
+    )
+    return PreparedData(tokenizer, train, valid, rejected, texts.notes)
+
+
+def _cache_folder(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> Path | None:
+    """Where a prepared data set is kept; None where reading it again is cheap or unsafe."""
+    if source != "moses" or not isinstance(tokenizer, str) or Path(tokenizer).is_dir():
+        return None
+    key = json.dumps(["moses", moses.WHEEL_SHA256, tokenizer, rows, seed, HELD_OUT])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return moses.cache_directory() / "tokens" / f"moses-{tokenizer}-{rows or 'all'}-{digest}"
+
+
+def _save(data: PreparedData, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".prepared-"))
+    try:
+        data.tokenizer.save_pretrained(aside / "tokenizer")
+        data.train.save(aside / "train")
+        data.valid.save(aside / "valid")
+        rejected = [[r.line, r.text, r.reason] for r in data.rejected]
+        save_json({"rejected": rejected, "notes": data.notes}, aside / "prepared.json")
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _load(folder: Path) -> PreparedData:
+    record = load_json(folder / "prepared.json")
+    return PreparedData(
+        load_tokenizer(folder / "tokenizer"),
+        TokenCorpus.load(folder / "train"),
+        TokenCorpus.load(folder / "valid"),
+        [RejectedLine(*entry) for entry in record["rejected"]],
+        record["notes"],
+    )
