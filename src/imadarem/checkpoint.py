@@ -143,9 +143,7 @@ def _take_apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": path}
     if isinstance(value, Mapping):
         # Pairs, not an object: optimisers key their state by whole numbers.
-        pairs = [
-            [key, _take_apart(item, f"{path}.{key}", tensors)] for key, item in value.items()
-        ]
+        pairs = [[key, _take_apart(item, f"{path}.{key}", tensors)] for key, item in value.items()]
         return {"dict": pairs}
     if isinstance(value, list | tuple):
         items = [_take_apart(item, f"{path}.{i}", tensors) for i, item in enumerate(value)]

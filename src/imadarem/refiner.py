@@ -291,7 +291,7 @@ class ImplicitRefinementModel(
 
     # Saving and loading
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self, save_directory: str | Path, *, model_card: str | None = None, **kwargs: Any
     ) -> str | None:
         """Save weights (the teacher's too), tokenizer, model card and config in a directory.
@@ -330,7 +330,7 @@ class ImplicitRefinementModel(
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *, tokenizer: Any = None, **kwargs: Any
     ) -> Self:
         """Load a model from a directory, from the package, or from a repository of the hub.
@@ -381,9 +381,13 @@ class ImplicitRefinementModel(
     def _settings(
         self, steps: int | None, temperature: float | None, policy: str | Policy | None
     ) -> SamplingSettings:
-        given = {"max_refinement_steps": steps, "sampling_temperature": temperature}
+        ours = self.config
         # Replacing checks the ranges and names the setting in the error.
-        config = replace(self.config, **{k: v for k, v in given.items() if v is not None})
+        config = replace(
+            ours,
+            max_refinement_steps=ours.max_refinement_steps if steps is None else steps,
+            sampling_temperature=ours.sampling_temperature if temperature is None else temperature,
+        )
         if policy is None or isinstance(policy, str):
             policy = policy_from_name(policy, config)
         return SamplingSettings(
@@ -405,7 +409,8 @@ class ImplicitRefinementModel(
         on_rows: Callable[[int], None] | None,
     ) -> Samples:
         device = next(self.parameters()).device
-        recorder = TrajectoryRecorder(canvas, self.tokenizer) if return_trajectory else None
+        judge = "entropy" if settings.policy.uses_teacher else "gate"
+        recorder = TrajectoryRecorder(canvas, self.tokenizer, judge) if return_trajectory else None
         training = self.training
         self.eval()
         try:

@@ -123,23 +123,24 @@ def read_texts(
 def encode_texts(
     texts: Sequence[str], tokenizer: Tokenizer, workers: Workers, stage: str = "encode"
 ) -> tuple[TokenCorpus, list[RejectedLine]]:
-    """Encode texts; those that cannot be are returned with their number and the reason.
+    """Encode texts; those that cannot be are returned with the reason (and line 0).
 
     Raises:
         DataError: Not one text could be encoded.
     """
     encoded = workers.map(stage, _Encoder(tokenizer), texts)
     rows, rejected = [], []
-    for number, (text, result) in enumerate(zip(texts, encoded, strict=True), start=1):
-        if isinstance(result, str) or not result:
-            rejected.append(RejectedLine(number, text, result or "it has no token"))
+    for text, result in zip(texts, encoded, strict=True):
+        if isinstance(result, str):
+            rejected.append(RejectedLine(0, text, result))
+        elif not result:
+            rejected.append(RejectedLine(0, text, "it has no token"))
         else:
             rows.append(result)
     if not rows:
         first = f" The first reason: {rejected[0].reason}" if rejected else ""
         raise DataError(f"none of the {len(texts)} texts could be encoded.{first}")
-    size = len(tokenizer) if hasattr(tokenizer, "__len__") else 2**16
-    return TokenCorpus.from_rows(rows, size), rejected
+    return TokenCorpus.from_rows(rows, 1 + max(map(max, rows))), rejected
 
 
 def prepare(
@@ -230,10 +231,8 @@ def _learn(kind: type[CorpusTokenizer], texts: Texts, workers: Workers) -> Prepa
         converted = workers.map(stage, _Notation(kind), part)
         good = [notation for notation, _ in converted if notation]
         rejected += [
-            RejectedLine(number, text, reason)
-            for number, (text, (notation, reason)) in enumerate(
-                zip(part, converted, strict=True), start=1
-            )
+            RejectedLine(0, text, reason or "it has no token")
+            for text, (notation, reason) in zip(part, converted, strict=True)
             if not notation
         ]
         parts.append(good)

@@ -31,7 +31,7 @@ class EmaTeacher(nn.Module):
     def update(self, parameters: Sequence[Tensor], decay: float | None = None) -> None:
         """Move the average towards a student's parameters, given in the network's order."""
         weight = 1.0 - (self.decay if decay is None else decay)
-        ours = list(self.network.parameters())
+        ours = [p.data for p in self.network.parameters()]
         torch._foreach_lerp_(ours, [p.detach() for p in parameters], weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

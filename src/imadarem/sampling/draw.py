@@ -43,18 +43,21 @@ def draw_tokens(
     """
     if temperature == 0:
         return log_probs.argmax(dim=-1)
-    length = log_probs.shape[1]
     probs = (log_probs.double() / temperature).softmax(dim=-1)
-    ends = None
-    if eos is not None:
-        ends = probs[..., eos] > noise.uniform(Stream.ENDING, 1)
-        certain = probs[..., eos] >= 1.0
-        probs[..., eos] = torch.where(certain, 1.0, 0.0)
+    if eos is None:
+        return _invert(probs, noise)
+    ends = probs[..., eos] > noise.uniform(Stream.ENDING, 1)
+    # What is left must still be a distribution where an EOS was certain; it is not used there.
+    probs[..., eos] = torch.where(probs[..., eos] >= 1.0, 1.0, 0.0)
+    return _invert(probs, noise).masked_fill(ends, eos)
+
+
+def _invert(probs: Tensor, noise: RowNoise) -> Tensor:
+    """The first token whose cumulative weight exceeds a uniform share of the whole."""
     cumulative = probs.cumsum(dim=-1)
-    target = noise.uniform(Stream.TOKEN, length) * cumulative[..., -1]
+    target = noise.uniform(Stream.TOKEN, probs.shape[1]) * cumulative[..., -1]
     tokens = torch.searchsorted(cumulative, target[..., None], right=True).squeeze(-1)
-    tokens = tokens.clamp(max=log_probs.shape[-1] - 1)
-    return tokens if ends is None else tokens.masked_fill(ends, eos)
+    return tokens.clamp(max=probs.shape[-1] - 1)
 
 
 def normalized_entropy(log_probs: Tensor) -> Tensor:

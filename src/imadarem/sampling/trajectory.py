@@ -66,12 +66,14 @@ class RowTrajectory:
     Attributes:
         start: Token strings of the canvas before the first step.
         given: Whether a position was part of the prompt.
+        judge: ``gate`` or ``entropy``, whichever the policy decides by; it is what is printed.
         steps: The records, in order.
         text: The decoded result, where the tokenizer can decode.
     """
 
     start: list[str]
     given: list[bool]
+    judge: str = "gate"
     steps: list[RowStep] = field(default_factory=list)
     text: str | None = None
 
@@ -80,20 +82,47 @@ class RowTrajectory:
         """Why the row took no further step."""
         return (self.steps[-1].stopping_reason if self.steps else None) or "filled"
 
-    def to_text(self) -> str:
-        """The tokens of every step, an arrow under each one that the step wrote."""
-        blocks = [f"t=0: {' '.join(self.start)}"]
+    def to_text(self, width: int = 100) -> str:
+        """The tokens of every step, an arrow under each one that the step wrote.
+
+        Under the arrows stands what the token before the step was judged by. Columns line
+        up through all steps; a canvas wider than ``width`` characters is cut into parts.
+        """
+        table = self._lines()
+        label_width = max(len(label) for label, _ in table)
+        widths = [max(map(len, column)) for column in zip(*(c for _, c in table), strict=True)]
+        parts = []
+        for start, stop in _spans(widths, width - label_width):
+            lines = [
+                label.rjust(label_width)
+                + " ".join(map(str.center, cells[start:stop], widths[start:stop]))
+                for label, cells in table
+            ]
+            parts.append("\n".join(line.rstrip() for line in lines if line.strip()))
+        return "\n\n".join([*parts, self._summary()])
+
+    def _lines(self) -> list[tuple[str, list[str]]]:
+        """Label and one cell per position, for each line of the picture."""
+        lines = [("t=0: ", self.start)]
         for step in self.steps:
-            blocks.append(_step_text(step))
-        last = self.steps[-1] if self.steps else None
-        if last is not None:
-            blocks.append(
-                f"stopped: {self.stopping_reason} "
-                f"(changed {last.changed_fraction:.1%}, {last.forward_passes} forward passes)"
+            values = step.gate if self.judge == "gate" else step.entropy
+            scores = ["" if value is None else f"{value:.2f}" for value in values]
+            lines.append((f"t={step.step}: ", step.tokens))
+            lines.append(("", [ARROW if written else "" for written in step.refined]))
+            lines.append((f"{self.judge} " if any(scores) else "", scores))
+        return lines
+
+    def _summary(self) -> str:
+        lines = []
+        if self.steps:
+            last = self.steps[-1]
+            lines.append(
+                f"stopped: {self.stopping_reason} (last change {last.changed_fraction:.0%}, "
+                f"{last.forward_passes} forward passes)"
             )
         if self.text is not None:
-            blocks.append(f"final: {self.text}")
-        return "\n".join(blocks)
+            lines.append(f"final: {self.text}")
+        return "\n".join(lines)
 
 
 @dataclass
@@ -111,9 +140,9 @@ class Trajectory:
     def __iter__(self) -> Iterator[RowTrajectory]:
         return iter(self.rows)
 
-    def to_text(self) -> str:
+    def to_text(self, width: int = 100) -> str:
         """Every row's :meth:`RowTrajectory.to_text`, an empty line between them."""
-        return "\n\n".join(row.to_text() for row in self.rows)
+        return "\n\n".join(row.to_text(width) for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the schema ``imadarem.trajectory/1``."""
@@ -121,6 +150,7 @@ class Trajectory:
             {
                 "start": row.start,
                 "given": row.given,
+                "judge": row.judge,
                 "text": row.text,
                 "stopping_reason": row.stopping_reason,
                 "steps": [vars(step) for step in row.steps],
@@ -136,14 +166,17 @@ class TrajectoryRecorder:
     Args:
         canvas: The canvases before the first step.
         tokenizer: Turns ids into strings and texts where it can.
+        judge: ``gate`` or ``entropy``, whichever the policy decides by.
     """
 
-    def __init__(self, canvas: Canvas, tokenizer: Any) -> None:
+    def __init__(self, canvas: Canvas, tokenizer: Any, judge: str = "gate") -> None:
         self.tokenizer = tokenizer
         self.special = canvas.special
         self._last: list[Tensor] = canvas.sequences()
         self._rows = [
-            RowTrajectory(self._strings(ids.tolist()), (state[: len(ids)] == State.GIVEN).tolist())
+            RowTrajectory(
+                self._strings(ids.tolist()), (state[: len(ids)] == State.GIVEN).tolist(), judge
+            )
             for ids, state in zip(self._last, canvas.state.cpu(), strict=True)
         ]
 
@@ -202,20 +235,12 @@ class TrajectoryRecorder:
         return [roles.get(i, name) for i, name in zip(ids, names, strict=True)]
 
 
-def _step_text(step: RowStep) -> str:
-    """Tokens in columns; under each the arrow of a write, and the gate it had before."""
-    label = f"t={step.step}: "
-    arrows = [ARROW if written else "" for written in step.refined]
-    scores = ["" if gate is None else f"{gate:.2f}" for gate in step.gate]
-    kind = "gate"
-    if not any(scores):
-        kind, scores = "H", [f"{entropy:.2f}" for entropy in step.entropy]
-    lines = {label: step.tokens, "": arrows, f"{kind} ": scores}
-    widths = [max(len(cell) for cell in column) for column in zip(*lines.values(), strict=True)]
-    return "\n".join(
-        (
-            name.rjust(len(label))
-            + " ".join(c.center(w) for c, w in zip(cells, widths, strict=True))
-        ).rstrip()
-        for name, cells in lines.items()
-    )
+def _spans(widths: list[int], limit: int) -> Iterator[tuple[int, int]]:
+    """Cut columns of these widths, one space apart, into runs of at most ``limit``."""
+    start, used = 0, 0
+    for column, width in enumerate(widths):
+        if column > start and used + width > limit:
+            yield start, column
+            start, used = column, 0
+        used += width + 1
+    yield start, len(widths)

@@ -12,7 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ from imadarem.nn import EmaTeacher
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import LossTerms, Objective
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
+from imadarem.training.settings import TrainingConfig
 from imadarem.training.validation import Validation, validate
 
 __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
@@ -44,90 +45,6 @@ __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "T
 MAX_SKIPPED_IN_A_ROW = 20
 #: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
 KEPT_CHECKPOINTS = 2
-PRECISIONS = ("no", "bf16", "fp16")
-
-
-@dataclass(kw_only=True)
-class TrainingConfig:
-    """Settings of a training run, checked on construction.
-
-    Args:
-        steps: Optimiser steps.
-        batch_size: Rows per step, over all processes.
-        learning_rate: Peak rate; the gate's is ``gate_lr_scale`` times it.
-        optimizer: ``adamw``, ``muon``, ``ranger21`` or another name of pytorch_optimizer.
-        schedule: ``cosine`` or ``wsd`` (stable, then a linear decay in the last fifth).
-        warmup_steps: Steps of linear warm-up.
-        weight_decay: On the matrices of the blocks.
-        gradient_clip: Global norm that gradients are cut to.
-        gate_lr_scale: The gate's learning rate relative to the rest.
-        gate_warmup: Share of the run before the gate is trained: its canvases are filled by
-            the model, which must have learned something first.
-        on_policy_share: Share of the rows that train the gate afterwards.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
-        seed: Of everything random in the run.
-        log_every: Steps between two lines of ``metrics.jsonl``.
-        eval_every: Steps between two validations; the first is before step 1.
-        save_every: Steps between two checkpoints.
-        valid_rows: Held-out rows used at most in a validation.
-        sample_count: Samples drawn at each validation.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    optimizer: str = "adamw"
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    gate_lr_scale: float = 3.0
-    gate_warmup: float = 0.1
-    on_policy_share: float = 0.5
-    mixed_precision: str = "no"
-    seed: int = 0
-    log_every: int = 20
-    eval_every: int = 500
-    save_every: int = 500
-    valid_rows: int = 1000
-    sample_count: int = 50
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("learning_rate", "gradient_clip", "gate_lr_scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in ("gate_warmup", "on_policy_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
-        for name in ("warmup_steps", "weight_decay", "sample_count", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
-        if self.mixed_precision not in PRECISIONS:
-            raise ConfigError(
-                f"mixed_precision={self.mixed_precision!r}"
-                f"{nearest(self.mixed_precision, PRECISIONS)} is not one of "
-                f"{', '.join(PRECISIONS)}."
-            )
-        learning_rate_factor(0, self.steps, self.warmup_steps, self.schedule)
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> TrainingConfig:
-        """From plain values.
-
-        Raises:
-            ConfigError: A key is unknown; the nearest known one is named.
-        """
-        known = {field.name for field in fields(cls)}
-        for key in settings:
-            if key not in known:
-                raise ConfigError(f"unknown training setting {key!r}{nearest(key, known)}.")
-        return cls(**settings)
 
 
 class Trainable(Protocol):
@@ -483,7 +400,7 @@ class _RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # tensorboard is a convenience; metrics.jsonl has it all
             return
-        self._board = SummaryWriter(str(self.run_dir / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self.run_dir / "tensorboard"))
 
     def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
         if not self.enabled:
