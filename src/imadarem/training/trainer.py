@@ -26,11 +26,9 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
 from imadarem.errors import (
     CheckpointError,
-    ConfigError,
     DataError,
     MissingExtraError,
     TrainingError,
-    nearest,
 )
 from imadarem.nn import EmaTeacher
 from imadarem.tokenizers import SpecialIds

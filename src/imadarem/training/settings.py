@@ -1,0 +1,98 @@
+"""The settings of a training run; importing them loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from imadarem.errors import ConfigError, nearest
+
+__all__ = ["TrainingConfig"]
+
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """Settings of a training run, checked on construction.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Rows per step, over all processes.
+        learning_rate: Peak rate; the gate's is ``gate_lr_scale`` times it.
+        optimizer: ``adamw``, ``muon``, ``ranger21`` or another name of pytorch_optimizer.
+        schedule: ``cosine`` or ``wsd`` (stable, then a linear decay in the last fifth).
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: On the matrices of the blocks.
+        gradient_clip: Global norm that gradients are cut to.
+        gate_lr_scale: The gate's learning rate relative to the rest.
+        gate_warmup: Share of the run before the gate is trained: its canvases are filled by
+            the model, which must have learned something first.
+        on_policy_share: Share of the rows that train the gate afterwards.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
+        seed: Of everything random in the run.
+        log_every: Steps between two lines of ``metrics.jsonl``.
+        eval_every: Steps between two validations; the first is before step 1.
+        save_every: Steps between two checkpoints.
+        valid_rows: Held-out rows used at most in a validation.
+        sample_count: Samples drawn at each validation.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    gate_lr_scale: float = 3.0
+    gate_warmup: float = 0.1
+    on_policy_share: float = 0.5
+    mixed_precision: str = "no"
+    seed: int = 0
+    log_every: int = 20
+    eval_every: int = 500
+    save_every: int = 500
+    valid_rows: int = 1000
+    sample_count: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("learning_rate", "gradient_clip", "gate_lr_scale"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
+        for name in ("gate_warmup", "on_policy_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        for name in ("warmup_steps", "weight_decay", "sample_count", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
+        if self.mixed_precision not in PRECISIONS:
+            raise ConfigError(
+                f"mixed_precision={self.mixed_precision!r}"
+                f"{nearest(self.mixed_precision, PRECISIONS)} is not one of "
+                f"{', '.join(PRECISIONS)}."
+            )
+        # Here, not above: a command line that shows these settings need not load torch.
+        from imadarem.training.optim import learning_rate_factor
+
+        learning_rate_factor(0, self.steps, self.warmup_steps, self.schedule)
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> TrainingConfig:
+        """From plain values.
+
+        Raises:
+            ConfigError: A key is unknown; the nearest known one is named.
+        """
+        known = {field.name for field in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"unknown training setting {key!r}{nearest(key, known)}.")
+        return cls(**settings)
