@@ -21,11 +21,14 @@ from imadarem.nn import EmaTeacher, RefinementTransformer
 from imadarem.sampling.engine import Refined, SamplingSettings, refine_all
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import Policy, policy_from_name
+from imadarem.sampling.refine import Step
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.tokenizers import CorpusTokenizer, SpecialIds, Tokenizer, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
 
 __all__ = ["ImplicitRefinementModel", "Samples"]
+
+StepObserver = Callable[[Tensor, Step], None]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -208,6 +211,7 @@ class ImplicitRefinementModel(
         return_trajectory: bool = False,
         batch_size: int = 256,
         on_rows: Callable[[int], None] | None = None,
+        on_step: StepObserver | None = None,
     ) -> Samples:
         """Draw ``n`` samples from blank canvases.
 
@@ -224,6 +228,7 @@ class ImplicitRefinementModel(
             return_trajectory: Keep the records of every step in ``.trajectory``.
             batch_size: Rows refined together.
             on_rows: Called with the number of samples just finished.
+            on_step: Called with the numbers of a batch's rows and each :class:`Step` of it.
 
         Raises:
             ConfigError: A setting is out of range, or the policy is unknown.
@@ -234,7 +239,7 @@ class ImplicitRefinementModel(
         seeds = row_seeds(n, _seed(seed, generator))
         canvas = Canvas.blank(self._lengths(n, length, seeds), self.special)
         settings = self._settings(steps, temperature, policy)
-        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows)
+        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
         self,
@@ -248,6 +253,7 @@ class ImplicitRefinementModel(
         return_trajectory: bool = False,
         batch_size: int = 256,
         on_rows: Callable[[int], None] | None = None,
+        on_step: StepObserver | None = None,
     ) -> Samples:
         """Fill the holes of prompts; a token that is given never changes.
 
@@ -266,7 +272,7 @@ class ImplicitRefinementModel(
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
         settings = self._settings(steps, temperature, policy)
-        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows)
+        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
         self, masked: Any = None, *, n: int = 1, **settings: Any
@@ -407,6 +413,7 @@ class ImplicitRefinementModel(
         return_trajectory: bool,
         batch_size: int,
         on_rows: Callable[[int], None] | None,
+        on_step: StepObserver | None,
     ) -> Samples:
         device = next(self.parameters()).device
         judge = "entropy" if settings.policy.uses_teacher else "gate"
@@ -421,7 +428,7 @@ class ImplicitRefinementModel(
                 settings,
                 teacher=self.teacher,
                 batch_size=batch_size,
-                on_step=recorder,
+                on_step=_each_of(recorder, on_step),
                 on_rows=on_rows,
             )
         finally:
@@ -482,6 +489,17 @@ class ImplicitRefinementModel(
         if self.tokenizer is None or not hasattr(self.tokenizer, "encode"):
             raise ConfigError("this model's tokenizer cannot read texts; give token ids.")
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _each_of(*observers: StepObserver | None) -> StepObserver:
+    """One observer that hands every record to those that are there."""
+
+    def observe(numbers: Tensor, step: Step) -> None:
+        for observer in observers:
+            if observer is not None:
+                observer(numbers, step)
+
+    return observe
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
