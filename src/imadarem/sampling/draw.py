@@ -19,7 +19,7 @@ def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
     Special tokens are ruled out everywhere; the EOS everywhere but where
     :meth:`Canvas.ending_allowed` says so, and there too unless ``may_end``.
     """
-    logits = logits.float()
+    logits = logits.float().clone()
     special = canvas.special
     logits[..., list(special.banned)] = -math.inf
     if special.eos is not None:

@@ -1,0 +1,88 @@
+"""The settings: defaults of the founding document, ranges, round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import ConfigError
+
+
+def test_defaults_are_those_of_the_founding_document() -> None:
+    config = ImplicitRefinementConfig(vocab_size=100)
+    assert config.max_refinement_steps == 6
+    assert config.sampling_temperature == 1.2
+    assert config.min_refine_uncertainty == 0.1
+    assert config.stop_threshold == 0.02
+    assert config.use_refine_gate is True
+    assert config.gate_bias_init == 2.0
+
+
+@given(
+    st.builds(
+        ImplicitRefinementConfig,
+        vocab_size=st.integers(4, 1000),
+        hidden_size=st.integers(1, 16).map(lambda n: 8 * n),
+        num_heads=st.sampled_from([1, 2, 4]),
+        max_seq_len=st.integers(4, 100),
+        dropout=st.floats(0, 0.99),
+        sampling_temperature=st.floats(0, 10),
+        length_counts=st.none() | st.just([0, 2, 3]),
+        length_mode=st.sampled_from(["eos", "drawn"]),
+    )
+)
+def test_json_round_trip_keeps_every_setting(config: ImplicitRefinementConfig) -> None:
+    assert ImplicitRefinementConfig.from_json(config.to_json()) == config
+
+
+def test_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(ConfigError, match='hiden_size.*did you mean "hidden_size"'):
+        ImplicitRefinementConfig.from_dict({"vocab_size": 9, "hiden_size": 64})
+
+
+def test_foreign_keys_of_hugging_face_are_let_through() -> None:
+    config = ImplicitRefinementConfig.from_dict({"vocab_size": 9, "architectures": ["X"]})
+    assert config.vocab_size == 9
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"hidden_size": 8}'])
+def test_text_that_is_no_configuration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        ImplicitRefinementConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"vocab_size": 0},
+        {"vocab_size": 9, "num_layers": 0},
+        {"vocab_size": 9, "hidden_size": 66, "num_heads": 4},
+        {"vocab_size": 9, "hidden_size": 12, "num_heads": 4},  # odd heads cannot be rotated
+        {"vocab_size": 9, "conv_kernel_size": 4},
+        {"vocab_size": 9, "dropout": 1.0},
+        {"vocab_size": 9, "stop_threshold": 1.5},
+        {"vocab_size": 9, "sampling_temperature": -0.1},
+        {"vocab_size": 9, "sampling_temperature": float("nan")},
+        {"vocab_size": 9, "gate_temperature": 0.0},
+        {"vocab_size": 9, "ema_decay": 1.0},
+        {"vocab_size": 9, "max_refinement_steps": 0},
+        {"vocab_size": 9, "max_refinement_steps": 2.5},
+        {"vocab_size": 9, "length_mode": "magic"},
+        {"vocab_size": 9, "max_seq_len": 2, "length_counts": [0, 1, 1, 1]},
+        {"vocab_size": 9, "length_counts": [3]},
+        {"vocab_size": 9, "mask_token_id": 9},
+    ],
+)
+def test_out_of_range_settings_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        ImplicitRefinementConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_every_setting_is_documented() -> None:
+    documented = ImplicitRefinementConfig.__doc__ or ""
+    for field in dataclasses.fields(ImplicitRefinementConfig):
+        assert f"        {field.name}:" in documented, field.name

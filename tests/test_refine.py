@@ -1,0 +1,213 @@
+"""The loop: who leaves when, and what can never happen on a canvas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fakes import SPECIAL, Scripted, peaked
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from imadarem.canvas import Canvas, State
+from imadarem.nn import EmaTeacher
+from imadarem.sampling.noise import row_seeds
+from imadarem.sampling.policies import (
+    POLICIES,
+    Ancestral,
+    Confidence,
+    EntropyThreshold,
+    Gate,
+    GateInPlace,
+    Policy,
+)
+from imadarem.sampling.refine import Step, StoppingReason, refine
+
+V = 8
+
+
+def always(token: int, gate: float = 9.0) -> Scripted:
+    """Certain of one token everywhere; the gate's logit is ``gate``."""
+    return Scripted(
+        lambda ids, call: (peaked(torch.full_like(ids, token), V), torch.full(ids.shape, gate))
+    )
+
+
+def alternating(gate: float = 9.0) -> Scripted:
+    """Token 4 in odd calls, 5 in even ones: every redraw changes every token."""
+    return Scripted(
+        lambda ids, call: (
+            peaked(torch.full_like(ids, 4 + (call + 1) % 2), V),
+            torch.full(ids.shape, gate),
+        )
+    )
+
+
+def run(
+    network: Scripted, canvas: Canvas, policy: Policy, steps: int, **more: object
+) -> list[Step]:
+    seeds = row_seeds(len(canvas), 0)
+    return list(refine(network, canvas, policy=policy, steps=steps, seeds=seeds, **more))  # type: ignore[arg-type]
+
+
+def reasons(records: list[Step]) -> list[str]:
+    return [StoppingReason(r).label for r in records[-1].reasons.tolist()]
+
+
+def test_a_schedule_fills_a_share_in_each_step_and_stops_when_full() -> None:
+    records = run(always(4), Canvas.blank([6], SPECIAL), Ancestral(), steps=3)
+    assert [int(step.canvas.open.sum()) for step in records] == [4, 2, 0]
+    assert reasons(records) == ["filled"]
+
+
+def test_a_row_shorter_than_the_steps_takes_no_idle_pass() -> None:
+    network = always(4)
+    records = run(network, Canvas.blank([2], SPECIAL), Confidence(), steps=10)
+    assert network.calls == len(records) == 2
+
+
+def test_no_flagged_token_ends_the_row_as_settled() -> None:
+    # Pass 1 writes all, pass 2 finds every gate below one half.
+    network = Scripted(
+        lambda ids, call: (peaked(torch.full_like(ids, 4), V), torch.full(ids.shape, -3.0))
+    )
+    records = run(network, Canvas.blank([5], SPECIAL), GateInPlace(), steps=9)
+    assert reasons(records) == ["settled"]
+    assert [step.forward_passes for step in records] == [1, 2]
+
+
+def test_few_changes_end_the_row_as_unchanged() -> None:
+    records = run(
+        always(4), Canvas.blank([5], SPECIAL), GateInPlace(), steps=9, stop_threshold=0.02
+    )
+    # Everything is flagged and redrawn in pass 2, but nothing becomes another token.
+    assert len(records) == 2
+    assert records[-1].changed_fraction.tolist() == [0.0]
+    assert reasons(records) == ["unchanged"]
+
+
+def test_the_cap_ends_a_row_that_keeps_changing() -> None:
+    records = run(
+        alternating(), Canvas.blank([5], SPECIAL), GateInPlace(), steps=4, stop_threshold=0.02
+    )
+    assert len(records) == 4
+    assert reasons(records) == ["max_steps"]
+
+
+def test_a_blank_left_keeps_a_row_going_however_little_changes() -> None:
+    # 100 blanks in 100 steps: 1 % changes per step, below the threshold of 2 %.
+    records = run(
+        always(4), Canvas.blank([100], SPECIAL), Gate(fraction=0.0), steps=100, stop_threshold=0.02
+    )
+    assert len(records) == 100
+    assert not records[-1].canvas.open.any()
+
+
+def test_done_rows_leave_the_batch() -> None:
+    # Row 0 has one blank and is full after the first pass; row 1 needs three.
+    canvas = Canvas.with_holes([[4, 1, 4], [1, 1, 1]], SPECIAL)
+    records = run(always(5), canvas, Ancestral(), steps=3)
+    assert [step.rows.tolist() for step in records] == [[0, 1], [1], [1]]
+
+
+def test_the_teacher_judges_the_entropy_mode_and_its_passes_are_counted() -> None:
+    student = alternating()
+    # The teacher is certain of everything, so after the first draft nothing is uncertain.
+    teacher = EmaTeacher(always(4), decay=0.9)
+    records = run(
+        student, Canvas.blank([3], SPECIAL), EntropyThreshold(0.1), steps=5, teacher=teacher
+    )
+    assert [step.forward_passes for step in records] == [2, 4]
+    assert reasons(records) == ["settled"]
+    alone = run(always(4), Canvas.blank([3], SPECIAL), EntropyThreshold(0.1), steps=5)
+    assert [step.forward_passes for step in alone] == [1, 2]
+
+
+def test_an_eos_freezes_the_tail_and_crops_the_canvas() -> None:
+    # Position 2 says EOS, all others token 4; the written tail goes, attention ends at 2.
+    def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
+        tokens = torch.full_like(ids, 4)
+        if ids.shape[1] > 2:
+            tokens[:, 2] = SPECIAL.eos or 0
+        return peaked(tokens, V), torch.full(ids.shape, 9.0)
+
+    network = Scripted(answer)
+    records = run(network, Canvas.blank([6], SPECIAL), GateInPlace(), steps=3)
+    first, second = records[0].canvas, records[1].canvas
+    assert first.state[0, 2:].tolist() == [State.FROZEN] * 4
+    assert second.ids.shape[1] == 2
+    assert records[-1].canvas.sequences()[0].tolist() == [4, 4]
+
+
+def test_attention_is_masked_only_where_rows_differ() -> None:
+    same, mixed = always(4), always(4)
+    run(same, Canvas.blank([3, 3], SPECIAL), Ancestral(), steps=1)
+    run(mixed, Canvas.blank([3, 2], SPECIAL), Ancestral(), steps=1)
+    assert same.masks == [None]
+    assert mixed.masks[0] is not None
+    assert mixed.masks[0].tolist() == [[True] * 3, [True, True, False]]
+
+
+@given(
+    name=st.sampled_from(sorted(POLICIES)),
+    rows=st.lists(
+        st.lists(st.sampled_from([1, 4, 5, 6]), min_size=1, max_size=7), min_size=1, max_size=3
+    ),
+    steps=st.integers(1, 6),
+    seed=st.integers(0, 10**6),
+    may_end=st.booleans(),
+)
+def test_what_always_holds(
+    name: str, rows: list[list[int]], steps: int, seed: int, may_end: bool
+) -> None:
+    # A network of noise: another answer at every call.
+    def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed + call)
+        return (
+            2 * torch.randn(*ids.shape, V, generator=generator),
+            3 * torch.randn(ids.shape, generator=generator),
+        )
+
+    canvas = Canvas.with_holes(rows, SPECIAL)
+    final = {i: row for i, row in enumerate(rows) if 1 not in row}
+    passes = 0
+    for step in refine(
+        Scripted(answer),
+        canvas,
+        policy=POLICIES[name](),
+        steps=steps,
+        seeds=row_seeds(len(rows), seed),
+        may_end=may_end,
+    ):
+        passes = step.forward_passes
+        for i, ids, state, reason in zip(
+            step.rows.tolist(), step.canvas.ids, step.canvas.state, step.reasons, strict=True
+        ):
+            # Given tokens never change; a blank is always open; nothing special is written.
+            for position, token in enumerate(rows[i]):
+                if token != 1:
+                    assert ids[position] == token
+                    assert state[position] == State.GIVEN
+            assert ((ids == SPECIAL.mask) == (state == State.OPEN)).all()
+            assert not torch.isin(ids[state == State.WRITTEN], torch.tensor([0, 1, 2])).any()
+            if reason != 0:
+                final[i] = step.canvas.rows(step.rows == i).sequences()[0].tolist()
+    # Every row ends, within the cap, without a blank; without an EOS it keeps its length.
+    assert passes <= steps
+    assert set(final) == set(range(len(rows)))
+    for i, ids in final.items():
+        assert 1 not in ids and len(ids) >= 1
+        assert may_end or len(ids) == len(rows[i])
+
+
+def test_a_row_without_blanks_takes_no_pass() -> None:
+    network = always(4)
+    assert run(network, Canvas.with_holes([[4, 5]], SPECIAL), Gate(), steps=3) == []
+    assert network.calls == 0
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_more_than_one_reason_never_leaves_a_row_running(name: str) -> None:
+    records = run(alternating(), Canvas.blank([4, 2, 3], SPECIAL), POLICIES[name](), steps=5)
+    done = torch.cat([step.rows[step.reasons != 0] for step in records])
+    assert sorted(done.tolist()) == [0, 1, 2]
