@@ -24,7 +24,7 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.chemistry import Features, describe
 from imadarem.evaluation.fcd import Activations, activation_statistics, frechet_distance
 from imadarem.evaluation.tanimoto import Bits, mean_powers, nearest_similarity
-from imadarem.evaluation.workers import Progress, Workers
+from imadarem.workers import Progress, Workers
 
 __all__ = ["MoleculeReport", "Reference", "evaluate_molecules", "reference_row"]
 

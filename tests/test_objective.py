@@ -1,0 +1,209 @@
+"""The objective: what is masked, what is judged, and which way each term pulls."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import shaken, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from imadarem.canvas import Canvas, State
+from imadarem.errors import ConfigError, DataError
+from imadarem.evaluation.calibration import area_under_roc
+from imadarem.nn import RefinementOutput
+from imadarem.refiner import ImplicitRefinementModel
+from imadarem.training.objective import Objective, TrainingCanvas
+
+MODEL = shaken(tiny_model())
+
+
+def objective(model: ImplicitRefinementModel = MODEL, **settings: object) -> Objective:
+    return Objective(
+        config=replace(model.config, **settings),  # type: ignore[arg-type]
+        special=model.special,
+    )
+
+
+def some_ids(rows: int = 8, length: int = 9, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, MODEL.config.vocab_size, (rows, length), generator=generator)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["eos", "drawn"]))
+def test_a_corrupted_canvas_shows_the_data_or_a_blank(seed: int, mode: str) -> None:
+    ids = some_ids(6, 9, seed)
+    inside = torch.arange(9) < torch.tensor([9, 5, 1, 7, 3, 2])[:, None]
+    batch = objective(length_mode=mode).corrupt(ids, inside, rng(seed))
+    canvas = batch.canvas
+    shown = canvas.state == State.WRITTEN
+    assert torch.equal(canvas.ids[shown], batch.targets[shown])
+    assert (canvas.ids[canvas.open] == MODEL.special.mask).all()
+    # An unknown length may hide every blank behind a visible EOS; a known one cannot.
+    assert mode == "eos" or canvas.open.any(dim=1).all()
+
+
+def test_a_known_length_is_attended_and_nothing_else() -> None:
+    inside = torch.arange(9) < torch.tensor([9, 5])[:, None]
+    batch = objective(length_mode="drawn").corrupt(some_ids(2), inside, rng())
+    assert batch.canvas.attended.tolist() == inside.tolist()
+
+
+@given(st.integers(0, 2**32))
+def test_an_unknown_length_does_not_leak(seed: int) -> None:
+    # What is attended must be a function of the visible tokens alone: all positions before
+    # the first visible EOS. Two rows of different length that show no EOS look alike.
+    inside = torch.arange(9) < torch.tensor([9, 2, 5])[:, None]
+    batch = objective(length_mode="eos").corrupt(some_ids(3), inside, rng(seed))
+    width = MODEL.config.max_seq_len
+    for targets, ids, attended, length in zip(
+        batch.targets, batch.canvas.ids, batch.canvas.attended, (9, 2, 5), strict=True
+    ):
+        assert (targets[length:] == MODEL.special.eos).all()
+        endings = (ids == MODEL.special.eos).nonzero()
+        cut = int(endings[0]) if len(endings) else width
+        assert attended.tolist() == [position < cut for position in range(width)]
+
+
+def certain_of(tokens: Tensor, gate: float, height: float = 30.0) -> RefinementOutput:
+    logits = torch.nn.functional.one_hot(tokens, MODEL.config.vocab_size).float() * height
+    return RefinementOutput(logits, torch.full(tokens.shape, gate))
+
+
+def test_the_token_term_is_the_mean_over_rows_of_the_mean_over_blanks() -> None:
+    # Row 0 has 2 blanks with probabilities 1/2 and 1/4: mean ln(8)/2. Row 1 one with 1/2.
+    ids = torch.tensor([[3, 4, 5], [3, 4, 5]])
+    state = torch.tensor([[1, 1, 2], [1, 2, 2]], dtype=torch.uint8)
+    canvas = Canvas(ids.masked_fill(state == 1, 1), state, MODEL.special)
+    logits = torch.full((2, 3, MODEL.config.vocab_size), -math.inf)
+    logits[0, 0, [3, 4]] = math.log(1 / 2)
+    logits[0, 1, [3, 4, 5, 6]] = math.log(1 / 4)
+    logits[1, 0, [3, 4]] = math.log(1 / 2)
+    logits[:, 2] = 0.0
+    logits[1, 1] = 0.0
+    batch = TrainingCanvas(canvas, ids, torch.zeros(2, 3, dtype=torch.bool))
+    # -inf * 0 would be NaN in the graph; the loss must not touch other positions.
+    terms = objective().score(RefinementOutput(logits.clamp(min=-1e4), torch.zeros(2, 3)), batch)
+    expected = (math.log(8) / 2 + math.log(2)) / 2
+    assert terms.token.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_signs_of_the_terms() -> None:
+    ids = some_ids(4, 6)
+    blank = torch.zeros(4, 6, dtype=torch.bool)
+    blank[:, :2] = True
+    state = torch.where(blank, State.OPEN, State.WRITTEN).to(torch.uint8)
+    judged = torch.zeros_like(blank)
+    judged[:, 2:4] = True  # column 2 stands as in the data, column 3 does not
+    shown = ids.clone()
+    shown[:, 3] = torch.where(ids[:, 3] == 3, 4, 3)
+    batch = TrainingCanvas(Canvas(shown.masked_fill(blank, 1), state, MODEL.special), ids, judged)
+    score = objective(diversity_weight=0.1).score
+
+    right, unsure = certain_of(ids, 0.0), certain_of(ids, 0.0, height=0.0)
+    # Being right lowers the token term; being sure raises the diversity term.
+    assert score(right, batch).token < score(unsure, batch).token
+    assert score(right, batch).diversity.item() == pytest.approx(0.5, abs=1e-4)
+    assert score(unsure, batch).diversity.item() == 0.0
+
+    # Flagging the wrong token and not the right one lowers the gate term, and vice versa.
+    def gate_term(at_right: float, at_wrong: float) -> float:
+        gates = torch.zeros(4, 6)
+        gates[:, 2], gates[:, 3] = at_right, at_wrong
+        return score(RefinementOutput(right.logits, gates), batch).gate.item()
+
+    assert gate_term(-4.0, 4.0) < gate_term(0.0, 0.0) == pytest.approx(math.log(2))
+    assert gate_term(4.0, -4.0) > gate_term(0.0, 0.0)
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    loss = objective(diversity_weight=0.2, gate_weight=0.7, self_conditioning=False)
+    terms = loss(MODEL, some_ids(), None, rng())
+    expected = terms.token + 0.2 * terms.diversity + 0.7 * terms.gate
+    assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_only_tokens_of_the_model_are_judged() -> None:
+    ids = some_ids(16)
+    loss = objective()
+    before = loss.corrupt(ids, None, rng())
+    after = loss.fill(before, MODEL, rng(1))
+    assert not (after.judged & ~before.canvas.open).any()
+    assert not (after.judged & after.canvas.open).any()
+    # Half of the rows at most are touched, the others stay as they were.
+    touched = (after.canvas.ids != before.canvas.ids).any(dim=1)
+    assert 0 < touched.sum() <= 8
+    # Some canvases are full and some are filled in part.
+    blanks = after.canvas.open.any(dim=1)[touched]
+    assert blanks.any() and not blanks.all()
+
+
+def test_a_gradient_reaches_every_weight_of_gate_and_trunk() -> None:
+    model = shaken(tiny_model(self_conditioning=False)).train()
+    model.loss(some_ids(16), generator=rng()).total.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_gate_alone_gets_its_gradient_from_the_gate_term() -> None:
+    model = shaken(tiny_model(self_conditioning=False)).train()
+    model.loss(some_ids(16), generator=rng(), on_policy_share=0.0).total.backward()
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.gate.parameters())
+
+
+def test_the_same_generator_gives_the_same_loss() -> None:
+    first = MODEL.loss(some_ids(), generator=rng(3)).total
+    assert torch.equal(first, MODEL.loss(some_ids(), generator=rng(3)).total)
+    assert not torch.equal(first, MODEL.loss(some_ids(), generator=rng(4)).total)
+
+
+def test_rollouts_leave_the_network_in_training_mode() -> None:
+    model = tiny_model().train()
+    model.loss(some_ids(), generator=rng())
+    assert model.training
+
+
+@pytest.mark.parametrize("ids", [torch.zeros(0, 4), torch.zeros(2, 0), torch.zeros(4)])
+def test_batches_that_are_none_are_refused(ids: Tensor) -> None:
+    with pytest.raises(DataError, match="a batch must be"):
+        MODEL.loss(ids.long())
+
+
+def test_a_batch_longer_than_the_model_is_refused() -> None:
+    with pytest.raises(DataError, match="max_seq_len=12"):
+        MODEL.loss(some_ids(2, 13))
+
+
+def test_the_share_is_checked() -> None:
+    with pytest.raises(ConfigError):
+        MODEL.loss(some_ids(), on_policy_share=1.5)
+
+
+def test_a_trained_gate_ranks_well_above_chance_and_does_not_saturate() -> None:
+    # Rows repeat one token; a filled canvas is wrong exactly where it breaks the pattern.
+    # The gate sees only the canvas, so an AUROC far above 1/2 is coherence it has learned.
+    model = tiny_model(length_mode="drawn", self_conditioning=False).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    generator = rng()
+    for _ in range(120):
+        rows = torch.randint(3, 9, (48, 1), generator=generator).expand(-1, 6)
+        optimizer.zero_grad()
+        model.loss(rows, generator=generator).total.backward()
+        optimizer.step()
+    model.eval()
+    held_out = torch.randint(3, 9, (400, 1), generator=rng(99)).expand(-1, 6)
+    loss = replace(objective(model), on_policy_share=1.0)
+    batch = loss.fill(loss.corrupt(held_out, None, rng(98)), model, rng(97))
+    with torch.no_grad():
+        gate = model(batch.canvas.ids, batch.canvas.attention_mask).gate_logits.sigmoid()
+    gate, wrong = gate[batch.judged], (batch.canvas.ids != batch.targets)[batch.judged]
+    assert area_under_roc(gate, wrong) > 0.75
+    assert 0.05 < gate.mean() < 0.95
