@@ -8,7 +8,8 @@
     ├── DataError(ValueError)          a file, column, molecule or canvas cannot be used
     ├── CheckpointError(OSError)       a directory is no checkpoint, or is damaged
     ├── TrainingError(RuntimeError)    training cannot go on (loss stayed non-finite)
-    └── MissingExtraError(ImportError) an optional dependency is not installed
+    ├── MissingExtraError(ImportError) an optional dependency is not installed
+    └── MissingLibraryError(ImportError)  a shared library of the system is not installed
 
 A message says what was given, what is legal and what to do next. The command line
 prints it on one line without a traceback.
@@ -25,6 +26,7 @@ __all__ = [
     "DataError",
     "ImadaremError",
     "MissingExtraError",
+    "MissingLibraryError",
     "TokenizerError",
     "TrainingError",
     "nearest",
@@ -63,6 +65,10 @@ class MissingExtraError(ImadaremError, ImportError):
             f"this needs the package {package!r}, which is not installed. "
             f'Install it with: pip install "imadarem[{extra}]"'
         )
+
+
+class MissingLibraryError(ImadaremError, ImportError):
+    """A package is installed, but not a shared library of the system that it loads."""
 
 
 def nearest(given: str, legal: Iterable[str]) -> str:

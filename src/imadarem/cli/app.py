@@ -1,0 +1,104 @@
+"""The commands, and what becomes of their errors: one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from cyclopts import App, CycloptsError
+
+from imadarem import __version__
+from imadarem.cli.console import complain, note
+from imadarem.cli.data import inspect, moses
+from imadarem.cli.demo import demo
+from imadarem.cli.evaluate import evaluate
+from imadarem.cli.infill import infill
+from imadarem.cli.sample import sample
+from imadarem.cli.trace import trace
+from imadarem.cli.train import train
+from imadarem.errors import ImadaremError, TrainingError
+
+__all__ = ["main", "run"]
+
+FINE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="imadarem",
+    version=__version__,
+    help="Masked-refinement language models: fill a canvas of blanks in a few passes.",
+    help_epilogue=(
+        "Start with: imadarem demo.   Every command has examples: imadarem sample --help."
+    ),
+    help_format="markdown",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+app.command(demo)
+app.command(sample)
+app.command(trace)
+app.command(infill)
+app.command(train)
+app.command(evaluate)
+data = App(name="data", help="Fetch and look at data sets.", help_format="markdown")
+data.command(moses)
+data.command(inspect)
+app.command(data)
+
+
+def main() -> NoReturn:
+    """The entry point of the command ``imadarem``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command line and return its exit code.
+
+    Returns:
+        0: fine. 1: it failed. 2: wrong use (flags, settings, files, a missing package).
+        130: interrupted from the keyboard.
+    """
+    try:
+        with _warnings_on_one_line():
+            result = app(list(tokens), exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else FINE
+    except CycloptsError as error:
+        complain("error", f"{error} See: imadarem {_command(tokens)}--help")
+        return WRONG_USE
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FINE
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED
+    except ImadaremError as error:
+        complain("error", str(error))
+        return FAILED if isinstance(error, TrainingError) else WRONG_USE
+    except Exception as error:
+        if os.environ.get("IMADAREM_TRACEBACK"):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        complain("error", f"{reason} (to see where, set IMADAREM_TRACEBACK=1 and run it again)")
+        return FAILED
+
+
+def _command(tokens: Sequence[str]) -> str:
+    """The command that was meant, with a space behind it, where there is one of that name."""
+    return f"{tokens[0]} " if tokens and tokens[0] in app else ""
+
+
+@contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Show the library's warnings as a person reads them, without the place in the source."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        complain("warning", str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield

@@ -1,0 +1,105 @@
+"""``imadarem demo``: molecules in a few seconds, and what to type next."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from imadarem.cli.console import err, heading, note, out
+from imadarem.cli.models import device_named
+from imadarem.cli.results import Outcome, judge, share, write_grid
+from imadarem.cli.trace import painted
+from imadarem.errors import ImadaremError
+
+if TYPE_CHECKING:
+    from imadarem.refiner import ImplicitRefinementModel, Samples
+
+__all__ = ["demo"]
+
+SAMPLES, PASSES, SEED = 16, 6, 0
+NEXT = (
+    ("more molecules, into a file", "imadarem sample -n 1000 --out molecules.smi"),
+    ("watch one being written", "imadarem trace --seed 7"),
+    ("fill the holes of a molecule", 'imadarem infill "[C][C]<mask><mask><mask>[O]" -n 8'),
+    ("score the model", "imadarem evaluate --model default -n 1000 --steps 6 --seed 0"),
+    ("train on your own file", "imadarem train --data yours.csv --out runs/yours"),
+)
+
+
+def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
+    """Draw 16 molecules from the shipped model and show how they came about.
+
+    Args:
+        model: Another model of molecules to show.
+        out: Folder for the pictures.
+    """
+    with err().status("loading the model (the first start of a day takes longest)"):
+        from imadarem.refiner import ImplicitRefinementModel
+
+        network = ImplicitRefinementModel.from_pretrained(model).to(device_named(None))
+    start = time.perf_counter()
+    drawn = network.sample(SAMPLES, steps=PASSES, seed=SEED, return_trajectory=True)
+    outcome = judge(drawn, network.tokenizer, time.perf_counter() - start)
+    _introduce(network)
+    _show_trajectory(drawn)
+    heading(f"{SAMPLES} molecules, at most {PASSES} forward passes each")
+    outcome.show()
+    _show_novelty(outcome)
+    _draw(outcome, out)
+    _say_next(network, model)
+
+
+def _introduce(network: ImplicitRefinementModel) -> None:
+    parameters = sum(p.numel() for p in network.student_parameters())
+    out().print(
+        Text(
+            f"A transformer of {parameters / 1e6:.2f} million parameters fills blanks in "
+            "parallel;\nits gate says which tokens to predict again."
+        )
+    )
+
+
+def _show_trajectory(drawn: Samples) -> None:
+    """The shortest sample: it fits on a screen."""
+    assert drawn.trajectory is not None
+    row = min(drawn.trajectory, key=lambda row: len(row.start))
+    heading("how one of them was written (↑ written in this step, gate: chance that it is wrong)")
+    out().print(painted(row, out().width))
+
+
+def _show_novelty(outcome: Outcome) -> None:
+    from imadarem.data.moses import load_moses_sample
+
+    known = set(load_moses_sample("train"))
+    distinct = set(outcome.valid)
+    if distinct:
+        novel = len(distinct - known) / len(distinct)
+        out().print(
+            Text(
+                f"{share(novel)} of the distinct ones are not in the shipped sample of "
+                f"{len(known):,} training molecules"
+            )
+        )
+
+
+def _draw(outcome: Outcome, folder: Path) -> None:
+    if not write_grid(outcome.valid, folder / "molecules.svg"):
+        return
+    from imadarem.checkpoint import write_atomically
+    from imadarem.evaluation.drawing import molecule_grid_png
+
+    try:
+        picture = molecule_grid_png(outcome.valid)
+    except ImadaremError as error:
+        note(f"no PNG: {error}")
+        return
+    write_atomically(folder / "molecules.png", lambda aside: aside.write_bytes(picture))
+
+
+def _say_next(network: ImplicitRefinementModel, model: str) -> None:
+    heading("next")
+    for purpose, command in NEXT:
+        out().print(Text.assemble(("  " + purpose.ljust(30), "dim"), (command, "cyan")))

@@ -1,0 +1,283 @@
+"""``imadarem evaluate``: score a file of molecules, or samples of a model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from imadarem.cli.console import err, grid, heading, json_line, out, progress_bar, stages
+from imadarem.cli.models import Count, Switch, device_named, is_molecular
+from imadarem.cli.results import share
+from imadarem.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from imadarem.evaluation.molecules import MoleculeReport, Reference
+    from imadarem.sampling.trajectory import Trajectory
+    from imadarem.workers import Progress
+
+__all__ = ["evaluate"]
+
+#: Field of a report → what a table calls it; shares are shown in per cent.
+SHARES = {
+    "valid": "valid",
+    "unique": "unique (of valid)",
+    "unique_1k": "unique @ 1,000",
+    "unique_10k": "unique @ 10,000",
+    "novelty": "novel",
+    "filters": "passes MOSES' filters",
+    "quality": "quality (QED ≥ 0.6, SA ≤ 4, distinct)",
+}
+FIGURES = {
+    "int_div": "IntDiv",
+    "int_div2": "IntDiv2",
+    "diversity": "diversity (distinct pairs)",
+    "logp": "logP, mean",
+    "sa": "SA, mean",
+    "qed": "QED, mean",
+    "weight": "weight, mean (Da)",
+    "snn": "SNN",
+    "frag": "Frag",
+    "scaf": "Scaf",
+    "logp_distance": "logP distance",
+    "sa_distance": "SA distance",
+    "qed_distance": "QED distance",
+    "weight_distance": "weight distance",
+    "fcd": "FCD",
+}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ComparisonFlags:
+    """What to compare with.
+
+    Attributes:
+        train: Training molecules, for novelty and for the row of real ones: moses-sample
+            (15,000, shipped), moses (all 1.6 million) or a file.
+        reference: Held-out molecules for SNN, Frag, Scaf and the distances of the
+            properties: moses-sample (5,000, shipped), moses or a file.
+        fcd: Also measure FCD to the reference; takes longest.
+        processes: Worker processes; default is one for each core.
+    """
+
+    train: str = "moses-sample"
+    reference: str | None = None
+    fcd: Switch = False
+    processes: int | None = None
+
+
+COMPARISON = ComparisonFlags()
+
+
+def evaluate(
+    file: Path | None = None,
+    /,
+    *,
+    column: str | None = None,
+    model: str | None = None,
+    count: Count | None = None,
+    steps: int | None = None,
+    temperature: float | None = None,
+    policy: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    json: Switch = False,
+    comparison: ComparisonFlags = COMPARISON,
+) -> None:
+    """Score a file of molecules, or samples of a model, beside as many real molecules.
+
+    **Examples**
+
+    ```
+    imadarem evaluate molecules.smi
+    imadarem evaluate molecules.csv --train train.csv --reference test.csv --fcd
+    imadarem evaluate --model default -n 1000 --steps 6 --seed 0
+    ```
+
+    Args:
+        file: .smi, .csv, .tsv or .txt, each also with .gz; a line that is no molecule
+            counts as an invalid sample.
+        column: The column of a table that holds SMILES.
+        model: Sample from this model instead of reading a file.
+        count: Samples to draw from the model; default 1000.
+        steps: Most refinement passes of the model.
+        temperature: Of the sampling.
+        policy: Of the sampling; see imadarem sample --help.
+        seed: Of the sampling, and of the draw of real molecules.
+        device: cpu or cuda, for the sampling.
+        json: Print JSON Lines instead of a table.
+    """
+    _check(file, model, column, comparison)
+    settings = {"steps": steps, "temperature": temperature, "policy": policy, "seed": seed}
+    told: dict[str, Any] = {}
+    if model is not None:
+        samples, told = _sampled(model, 1000 if count is None else count, device, settings)
+    else:
+        assert file is not None
+        samples = _read(file, column)
+    ours, real = _compared(samples, seed, comparison)
+    name = str(file or model)
+    if json:
+        json_line({"kind": "samples", "name": name, **ours.to_dict(), **told})
+        json_line({"kind": "real", "name": comparison.train, **real.to_dict()})
+    else:
+        _show(name, ours, real, told, comparison)
+
+
+def _check(
+    file: Path | None, model: str | None, column: str | None, comparison: ComparisonFlags
+) -> None:
+    if (file is None) == (model is None):
+        raise ConfigError("give either a FILE of molecules or --model NAME, one of the two.")
+    if model is not None and column is not None:
+        raise ConfigError("--column is of a table in a file; it has no effect on --model.")
+    if comparison.fcd and comparison.reference is None:
+        raise ConfigError(
+            "--fcd is a distance to a reference set. Add --reference moses-sample, moses or FILE."
+        )
+
+
+def _sampled(
+    name: str, count: int, device: str | None, settings: dict[str, Any]
+) -> tuple[list[str | None], dict[str, Any]]:
+    """Samples of a model, and figures of how they came about."""
+    from imadarem.cli.models import load_model
+
+    network = load_model(name, device)
+    if not is_molecular(network.tokenizer):
+        raise ConfigError(
+            f"the model {name} writes texts, not molecules, so there is nothing to score here."
+        )
+    with progress_bar("sampling", count) as advance:
+        start = time.perf_counter()
+        drawn = network.sample(count, return_trajectory=True, on_rows=advance, **settings)
+        seconds = time.perf_counter() - start
+    assert drawn.trajectory is not None
+    told = {
+        "mean_gate": _last_mean_gate(drawn.trajectory),
+        "forward_passes": fmean(drawn.forward_passes),
+        "samples_per_second": count / seconds,
+        "device": device_named(device),
+    }
+    return list(drawn.texts), told
+
+
+def _last_mean_gate(trajectory: Trajectory) -> float | None:
+    """Mean over rows of the last mean gate that a step of the row has."""
+    judged = []
+    for row in trajectory:
+        gates = [step.mean_gate for step in row.steps if step.mean_gate is not None]
+        judged += gates[-1:]
+    return fmean(judged) if judged else None
+
+
+def _read(file: Path, column: str | None) -> list[str | None]:
+    """Every sample of a file; a line that is no molecule becomes None."""
+    from imadarem.data.molecules import iter_smiles
+
+    with err().status(f"reading {file}"):
+        items = list(iter_smiles(file, column))
+    if not items:
+        raise DataError(f"{file} holds no line with a molecule.")
+    return [item if isinstance(item, str) else None for item in items]
+
+
+def _compared(
+    samples: Sequence[str | None], seed: int, flags: ComparisonFlags
+) -> tuple[MoleculeReport, MoleculeReport]:
+    """The report of the samples, and that of as many real training molecules."""
+    from imadarem.evaluation.molecules import evaluate_molecules, reference_row
+
+    processes = flags.processes or os.cpu_count()
+    with err().status("reading the training molecules"):
+        train, canonical = _molecules(flags.train, "train")
+    with stages() as progress:
+        reference = _reference(flags, processes, progress)
+        shared: dict[str, Any] = {
+            "reference": reference,
+            "fcd": flags.fcd,
+            "processes": processes,
+            "progress": progress,
+        }
+        ours = evaluate_molecules(samples, train=train, train_is_canonical=canonical, **shared)
+        n = min(len(samples), len(train))
+        return ours, reference_row(n, seed=seed, molecules=train, **shared)
+
+
+def _reference(
+    flags: ComparisonFlags, processes: int | None, progress: Progress
+) -> Reference | None:
+    if flags.reference is None:
+        return None
+    from imadarem.data.moses import fetch_moses, load_statistics
+    from imadarem.evaluation.molecules import Reference
+
+    if flags.reference == "moses":
+        return Reference.from_moses(load_statistics(fetch_moses()))
+    smiles, _ = _molecules(flags.reference, "test")
+    name = {"moses-sample": "MOSES test sample"}.get(flags.reference, flags.reference)
+    return Reference.from_smiles(
+        smiles, name=name, fcd=flags.fcd, processes=processes, progress=progress
+    )
+
+
+def _molecules(source: str, split: str) -> tuple[list[str], bool]:
+    """Molecules of a named set or a file, and whether they are canonical as they stand."""
+    from imadarem.data.molecules import read_smiles
+    from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
+
+    if source == "moses-sample":
+        return load_moses_sample(split), True
+    if source == "moses":
+        return load_split(fetch_moses(), split), True
+    return read_smiles(source).smiles, False
+
+
+def _show(
+    name: str,
+    ours: MoleculeReport,
+    real: MoleculeReport,
+    told: dict[str, Any],
+    flags: ComparisonFlags,
+) -> None:
+    rows: list[tuple[object, ...]] = [("molecules", f"{ours.samples:,}", f"{real.samples:,}")]
+    for field, title in {**SHARES, **FIGURES}.items():
+        pair = [getattr(report, field) for report in (ours, real)]
+        if any(value is not None for value in pair):
+            rows.append((title, *(_cell(field, value) for value in pair)))
+    out().print(grid(("", name, f"real ({flags.train})"), rows))
+    against = f"novelty against {flags.train}"
+    if ours.reference is not None:
+        against += f"; SNN to FCD against {ours.reference}"
+    out().print(Text(against, "dim"))
+    if real.samples < ours.samples:
+        out().print(
+            Text(
+                f"only {real.samples:,} real molecules were to be had: compare with care", "yellow"
+            )
+        )
+    if told:
+        heading("how they were sampled")
+        gate = "–" if told["mean_gate"] is None else f"{told['mean_gate']:.3f}"
+        figures = [
+            ("mean gate at the last step", gate),
+            ("forward passes per sample", f"{told['forward_passes']:.2f}"),
+            ("samples per second", f"{told['samples_per_second']:,.1f} ({told['device']})"),
+        ]
+        out().print(grid(("", ""), figures))
+
+
+def _cell(field: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if field in SHARES:
+        return share(value)
+    return f"{value:.1f}" if field == "weight" else f"{value:.3f}"

@@ -1,0 +1,107 @@
+"""The flags that say which model samples and how, shared by the commands that do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from imadarem.cli.console import err
+from imadarem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from imadarem.refiner import ImplicitRefinementModel
+
+__all__ = [
+    "SAMPLING",
+    "Count",
+    "SamplingFlags",
+    "Switch",
+    "device_named",
+    "is_molecular",
+    "load_model",
+]
+
+Count = Annotated[int, Parameter(name=["--count", "-n"])]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+MOLECULE_NOTATIONS = ("selfies", "smiles")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SamplingFlags:
+    """How to sample.
+
+    Attributes:
+        model: A folder written by a training run, a name on the hub, or "default".
+        steps: Most refinement passes; default is the model's own setting.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        policy: gate, gate-in-place, entropy, ancestral, confidence, margin,
+            entropy-bound or remask; default is the model's own.
+        seed: The same seed gives the same samples.
+        device: cpu or cuda; default is cuda where there is one.
+        batch_size: Samples refined together; changes the speed, never a sample.
+    """
+
+    model: str = "default"
+    steps: int | None = None
+    temperature: float | None = None
+    policy: str | None = None
+    seed: int = 0
+    device: str | None = None
+    batch_size: int = 256
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments of ``sample`` and ``infill``.
+
+        Raises:
+            ConfigError: The batch size is below 1.
+        """
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch-size is {self.batch_size}; give at least 1.")
+        names = ("steps", "temperature", "policy", "seed", "batch_size")
+        return {name: getattr(self, name) for name in names}
+
+
+SAMPLING = SamplingFlags()
+
+
+def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
+    """The named model in evaluation mode, on the device.
+
+    Raises:
+        CheckpointError: There is no such model.
+        ConfigError: There is no such device.
+    """
+    with err().status(f"loading the model {name}"):
+        from imadarem.refiner import ImplicitRefinementModel
+
+        chosen = device_named(device)
+        return ImplicitRefinementModel.from_pretrained(name).to(chosen)
+
+
+def device_named(name: str | None) -> str:
+    """``name`` if this machine has it; ``None`` becomes cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    # torch raises half a dozen kinds for a device that is unknown, not compiled in or absent.
+    except Exception:
+        raise ConfigError(
+            f"--device {name} cannot be used on this machine. Use cpu"
+            f"{' or cuda' if torch.cuda.is_available() else ''}."
+        ) from None
+    return name
+
+
+def is_molecular(tokenizer: Any) -> bool:
+    """Whether the tokenizer's texts are molecules, as SMILES."""
+    return getattr(tokenizer, "notation", None) in MOLECULE_NOTATIONS

@@ -1,0 +1,276 @@
+"""Finished samples: judged, shown as a table or JSON Lines, and written to files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from imadarem.cli.console import grid, json_line, note, out
+from imadarem.cli.models import Switch, is_molecular
+from imadarem.errors import ConfigError, MissingExtraError, MissingLibraryError
+
+if TYPE_CHECKING:
+    from imadarem.refiner import Samples
+
+__all__ = [
+    "OUTPUT",
+    "Outcome",
+    "OutputFlags",
+    "SampleRow",
+    "deliver",
+    "judge",
+    "share",
+    "write_grid",
+]
+
+#: Samples listed in a table; more belong in a file.
+LISTED = 50
+#: Molecules in a picture; more would be too small to see.
+PICTURED = 100
+ENDINGS = (".smi", ".csv", ".selfies", ".txt")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class OutputFlags:
+    """Where the samples go.
+
+    Attributes:
+        out: Also write them to a file: .smi, .csv, .selfies or .txt by its ending.
+        grid: Also draw the valid molecules into this .svg file.
+        json: Print JSON Lines instead of a table.
+    """
+
+    out: Path | None = None
+    grid: Path | None = None
+    json: Switch = False
+
+    def check(self, tokenizer: Any) -> None:
+        """Refuse what could not be written, before any work is done.
+
+        Raises:
+            ConfigError: An ending is unknown or does not suit the model's texts.
+        """
+        notation = getattr(tokenizer, "notation", "text")
+        if self.out is not None:
+            ending = self.out.suffix
+            if ending not in ENDINGS:
+                raise ConfigError(
+                    f"--out {self.out} has the ending {ending or 'of no format'!r}. "
+                    f"Legal: {', '.join(ENDINGS)}."
+                )
+            if ending == ".selfies" and notation != "selfies":
+                raise ConfigError(f"--out {self.out}: this model writes {notation}, not SELFIES.")
+            if ending == ".smi" and not is_molecular(tokenizer):
+                raise ConfigError(f"--out {self.out}: this model writes {notation}; use .txt.")
+        if self.grid is not None:
+            if self.grid.suffix != ".svg":
+                raise ConfigError(f"--grid {self.grid} must end in .svg.")
+            if not is_molecular(tokenizer):
+                raise ConfigError(f"--grid draws molecules, and this model writes {notation}.")
+
+
+OUTPUT = OutputFlags()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow:
+    """One sample.
+
+    Attributes:
+        text: What the model wrote, as SMILES where it is a molecule.
+        notation: The same in the tokenizer's notation, where that differs.
+        canonical: Canonical SMILES of a valid molecule.
+        valid: Whether it is a molecule; None where that is no question.
+        steps: Refinement steps it took.
+        forward_passes: Passes of the network it cost.
+        stopping_reason: Why it took no further step.
+    """
+
+    text: str
+    notation: str | None
+    canonical: str | None
+    valid: bool | None
+    steps: int
+    forward_passes: int
+    stopping_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Judged samples and how long they took.
+
+    Attributes:
+        rows: In the order they were asked for.
+        seconds: Time of the sampling alone, without loading.
+    """
+
+    rows: list[SampleRow]
+    seconds: float
+
+    @property
+    def valid(self) -> list[str]:
+        """Canonical SMILES of the valid molecules, repetitions included."""
+        return [row.canonical for row in self.rows if row.canonical is not None]
+
+    @property
+    def are_molecules(self) -> bool:
+        """Whether validity was judged."""
+        return self.rows[0].valid is not None
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of the whole: shares in [0, 1], ``unique`` among the valid ones."""
+        n = len(self.rows)
+        counted = self.valid if self.are_molecules else [row.text for row in self.rows]
+        return {
+            "samples": n,
+            "valid": len(self.valid) / n if self.are_molecules else None,
+            "unique": len(set(counted)) / len(counted) if counted else None,
+            "forward_passes": mean(row.forward_passes for row in self.rows),
+            "seconds": self.seconds,
+            "samples_per_second": n / self.seconds,
+        }
+
+    def show(self) -> None:
+        """The table and the line below it, on stdout."""
+        console = out()
+        console.print(self._table())
+        if len(self.rows) > LISTED:
+            rest = len(self.rows) - LISTED
+            console.print(Text(f"… and {rest:,} more (--out FILE or --json has all)", "dim"))
+        console.print(Text(f"\n{self.summary_line()}", style="bold"))
+
+    def summary_line(self) -> str:
+        """``16 samples, 100 % valid, …``."""
+        figures = self.summary()
+        parts = [f"{figures['samples']:,} sample{'s' if figures['samples'] > 1 else ''}"]
+        if figures["valid"] is not None:
+            parts.append(f"{share(figures['valid'])} valid")
+        if figures["unique"] is not None:
+            parts.append(f"{share(figures['unique'])} unique")
+        parts.append(f"{figures['forward_passes']:.1f} forward passes each")
+        parts.append(f"{figures['samples_per_second']:,.1f} samples/s")
+        return ", ".join(parts)
+
+    def print_json(self) -> None:
+        """One object per sample, then one of the whole."""
+        for row in self.rows:
+            json_line({"kind": "sample", **vars(row)})
+        json_line({"kind": "summary", **self.summary()})
+
+    def write(self, path: Path) -> None:
+        """Every sample, broken ones included, in the format of the file's ending."""
+        from imadarem.checkpoint import write_text
+
+        lines = [row.text for row in self.rows]
+        if path.suffix == ".selfies":
+            lines = [row.notation or "" for row in self.rows]
+        text = "".join(f"{line}\n" for line in lines)
+        write_text(self._csv() if path.suffix == ".csv" else text, path)
+        note(f"wrote {len(self.rows):,} samples to {path}")
+
+    def _csv(self) -> str:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        name = "smiles" if self.are_molecules else "text"
+        writer.writerow([name, "valid", "steps", "forward_passes", "stopping_reason"])
+        for row in self.rows:
+            valid = "" if row.valid is None else int(row.valid)
+            told = (row.steps, row.forward_passes, row.stopping_reason)
+            writer.writerow([row.text, valid, *told])
+        return buffer.getvalue()
+
+    def _table(self) -> Any:
+        listed = self.rows[:LISTED]
+        if not self.are_molecules:
+            cells = [(r.text, r.stopping_reason, r.steps, r.forward_passes) for r in listed]
+            return grid(("sample", "stopped", "steps", "passes"), cells)
+        names = ("molecule", "valid", "QED", "SA", "weight", "stopped", "steps", "passes")
+        return grid(names, [_molecule_cells(row) for row in listed])
+
+
+def judge(samples: Samples, tokenizer: Any, seconds: float) -> Outcome:
+    """Decode samples and, where they are molecules and RDKit is here, parse them."""
+    parse = _parser() if is_molecular(tokenizer) else None
+    spelled = getattr(tokenizer, "notation", None) == "selfies"
+    rows = []
+    for text, refined in zip(samples.texts, samples.rows, strict=True):
+        form = parse(text) if parse else None
+        rows.append(
+            SampleRow(
+                text=text,
+                notation=tokenizer.decode_notation(refined.ids) if spelled else None,
+                canonical=form,
+                valid=form is not None if parse else None,
+                steps=refined.steps,
+                forward_passes=refined.forward_passes,
+                stopping_reason=refined.reason.label,
+            )
+        )
+    return Outcome(rows=rows, seconds=seconds)
+
+
+def deliver(outcome: Outcome, output: OutputFlags) -> None:
+    """Write the files that were asked for, then print: a closed pipe loses no file."""
+    if output.out is not None:
+        outcome.write(output.out)
+    if output.grid is not None:
+        write_grid(outcome.valid, output.grid)
+    if output.json:
+        outcome.print_json()
+    else:
+        outcome.show()
+
+
+def share(value: float) -> str:
+    """A share as a percentage: whole where that is exact enough to be honest."""
+    return f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+
+
+def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
+    """Draw molecules into an .svg file; False, with a hint, where drawing is impossible."""
+    from imadarem.checkpoint import write_text
+    from imadarem.evaluation.drawing import molecule_grid_svg
+
+    if not smiles:
+        note(f"no valid molecule to draw: {path} was not written", style="yellow")
+        return False
+    try:
+        write_text(molecule_grid_svg(smiles[:PICTURED], columns=columns), path)
+    except MissingLibraryError as error:
+        note(f"no picture: {error}", style="yellow")
+        return False
+    of_all = f" of {len(smiles):,}" if len(smiles) > PICTURED else ""
+    note(f"drew {min(len(smiles), PICTURED)}{of_all} molecules into {path}")
+    return True
+
+
+def _molecule_cells(row: SampleRow) -> tuple[object, ...]:
+    told = (row.stopping_reason, row.steps, row.forward_passes)
+    if row.canonical is None:
+        return (Text(row.text, "red"), Text("no", "red"), "", "", "", *told)
+    from imadarem.evaluation.chemistry import describe
+
+    found = describe(row.canonical, filters=False)
+    values = (f"{found.qed:.2f}", f"{found.sa:.1f}", f"{found.weight:.0f}") if found else ("",) * 3
+    return (row.text, Text("yes", "green"), *values, *told)
+
+
+def _parser() -> Any | None:
+    """``canonical``, or None with a hint where RDKit is not installed."""
+    from imadarem.data.molecules import canonical
+
+    try:
+        canonical("C")
+    except MissingExtraError as error:
+        note(f"validity not checked: {error}", style="yellow")
+        return None
+    return canonical

@@ -1,0 +1,161 @@
+"""What a training run starts from: the data in tokens, and a model that fits it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imadarem.cli.models import is_molecular
+from imadarem.cli.settings import RunSettings
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from imadarem.data.prepare import PreparedData
+    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.tokenizers import Tokenizer
+    from imadarem.workers import Progress
+
+__all__ = ["initial_model", "new_model", "prepared_data", "same_model", "saved_model"]
+
+#: Settings that the shapes or the meaning of saved weights depend on.
+ARCHITECTURE = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "max_seq_len",
+    "intermediate_size",
+    "conv_kernel_size",
+    "rotary",
+    "self_conditioning",
+    "use_refine_gate",
+)
+
+
+def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:
+    """The newest checkpoint of a resumed run, or the model of ``init``, or None.
+
+    Raises:
+        CheckpointError: The run has no checkpoint, or there is no such model.
+    """
+    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.training.trainer import latest_checkpoint
+
+    if resumed is not None:
+        checkpoint = latest_checkpoint(resumed)
+        if checkpoint is None:
+            raise CheckpointError(
+                f"{resumed} has no checkpoint to resume from yet. Start without --resume."
+            )
+        return ImplicitRefinementModel.from_pretrained(checkpoint)
+    if "init" in settings.data:
+        return ImplicitRefinementModel.from_pretrained(settings.data["init"])
+    return None
+
+
+def prepared_data(
+    settings: RunSettings,
+    saved: ImplicitRefinementModel | None,
+    device: str,
+    processes: int | None,
+    progress: Progress,
+) -> PreparedData:
+    """Read and encode the data, with the tokenizer of ``init`` where there is one.
+
+    Raises:
+        DataError: The data cannot be read, or not one row can be encoded.
+    """
+    from imadarem.data.prepare import prepare
+
+    tokenizer: str | Tokenizer = settings.data.get("tokenizer", "")
+    if "init" in settings.data:
+        assert saved is not None
+        tokenizer = saved.tokenizer
+    with _first_process_first(device):
+        return prepare(
+            settings.data["data"],
+            tokenizer=tokenizer,
+            column=settings.data.get("column"),
+            rows=settings.data.get("rows"),
+            valid_fraction=settings.data["valid_fraction"],
+            seed=settings.training["seed"],
+            processes=processes or os.cpu_count(),
+            progress=progress,
+        )
+
+
+def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementModel:
+    """A model with random weights, its canvas as long as the longest training row."""
+    import torch
+
+    from imadarem.refiner import ImplicitRefinementModel
+
+    model = dict(settings.model)
+    mode = model.setdefault("length_mode", "drawn" if is_molecular(data.tokenizer) else "eos")
+    # A canvas that ends where an EOS is written needs a place for it.
+    longest = int(data.train.lengths.max()) + (mode == "eos")
+    size = model.setdefault("max_seq_len", longest)
+    counts = data.train.no_longer_than(size).length_counts()
+    config = ImplicitRefinementConfig(vocab_size=len(data.tokenizer), length_counts=counts, **model)
+    torch.manual_seed(settings.training["seed"])
+    return ImplicitRefinementModel(config, tokenizer=data.tokenizer)
+
+
+def same_model(saved: ImplicitRefinementModel, data: PreparedData) -> ImplicitRefinementModel:
+    """The resumed model, if the data still has the tokens that it was trained on.
+
+    Raises:
+        DataError: The data gives another vocabulary than when the run began.
+    """
+    ours, theirs = (
+        list(t.convert_ids_to_tokens(range(saved.config.vocab_size)))
+        if len(t) == saved.config.vocab_size
+        else None
+        for t in (saved.tokenizer, data.tokenizer)
+    )
+    if ours is None or ours != theirs:
+        raise DataError(
+            "the data has other tokens than when the run began, so the run cannot go on with "
+            "it. Put the data back as it was, or start a new run with --init."
+        )
+    return saved
+
+
+def initial_model(
+    saved: ImplicitRefinementModel, settings: RunSettings, data: PreparedData
+) -> ImplicitRefinementModel:
+    """The weights of ``init`` under the settings of this run and the lengths of this data.
+
+    Raises:
+        ConfigError: A setting would change the architecture.
+    """
+    changed = {k: v for k, v in settings.model.items() if getattr(saved.config, k) != v}
+    for name in ARCHITECTURE:
+        if name in changed:
+            raise ConfigError(
+                f"{name} = {changed[name]!r} was given, but the model to start from has "
+                f"{getattr(saved.config, name)!r}, and --init keeps the architecture. Leave "
+                "one of the two out."
+            )
+    counts = data.train.no_longer_than(saved.config.max_seq_len).length_counts()
+    config = replace(saved.config, length_counts=counts, **changed)
+    model = type(saved)(config, tokenizer=saved.tokenizer)
+    weights = saved.state_dict()
+    model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("teacher.")})
+    return model
+
+
+@contextmanager
+def _first_process_first(device: str) -> Iterator[None]:
+    """Of several processes the first one fills the cache that the others read."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState(cpu=device == "cpu").main_process_first():
+        yield

@@ -1,0 +1,287 @@
+"""``imadarem train``: train a model on molecules or text, and come back to it later."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from imadarem.cli.console import heading, json_line, note, out, stages
+from imadarem.cli.models import Switch, device_named, is_molecular
+from imadarem.cli.settings import (
+    DataFlags,
+    ModelFlags,
+    RunSettings,
+    TrainingFlags,
+    given,
+    read_settings,
+)
+from imadarem.cli.start import (
+    initial_model,
+    new_model,
+    prepared_data,
+    same_model,
+    saved_model,
+)
+from imadarem.cli.training_view import TrainingView
+from imadarem.errors import CheckpointError, ConfigError, ImadaremError
+from imadarem.training.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from imadarem.data.prepare import PreparedData
+    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.training.trainer import Trainer, TrainingResult
+
+__all__ = ["train"]
+
+SETTINGS = "settings.toml"
+INTERRUPTED = 130
+REASONS_SHOWN = 3
+_DATA, _MODEL, _TRAINING = DataFlags(), ModelFlags(), TrainingFlags()
+
+
+def train(
+    *,
+    out: Path | None = None,
+    resume: Switch = False,
+    config: Path | None = None,
+    print_config: Switch = False,
+    device: str | None = None,
+    processes: int | None = None,
+    json: Switch = False,
+    data: DataFlags = _DATA,
+    model: ModelFlags = _MODEL,  # type: ignore[valid-type]
+    training: TrainingFlags = _TRAINING,  # type: ignore[valid-type]
+) -> int:
+    """Train a model on molecules or on lines of text.
+
+    **Examples**
+
+    ```
+    imadarem train --data moses-sample --out runs/first --steps 2000
+    imadarem train --data mine.csv --column SMILES --init default --out runs/mine
+    imadarem train --data words.txt --tokenizer char --out runs/words
+    imadarem train --out runs/first --resume
+    imadarem train --config run.toml --learning-rate 5e-4 --print-config
+    python -m torch.distributed.run --nproc_per_node 2 -m imadarem train --data moses
+    ```
+
+    Ctrl-C saves and stops; a second one stops at once. All settings can stand in a TOML
+    file (`--print-config` writes one); flags win over it.
+
+    Args:
+        out: The run's folder; default is runs/ and the name of the data.
+        resume: Go on with the run in that folder, with its settings.
+        config: A TOML file of settings.
+        print_config: Print the settings as TOML and stop.
+        device: cpu or cuda; default is cuda where there is one.
+        processes: Worker processes that encode the data; default is one for each core.
+        json: Print every record as JSON Lines.
+    """
+    flags = RunSettings(data=given(data), model=given(model), training=given(training))
+    lower = read_settings(config) if config is not None else RunSettings()
+    if resume:
+        folder = _folder(out, lower.under(flags))
+        settings = _saved_settings(folder, lower.under(flags)).resolved()
+    else:
+        settings = lower.under(flags).resolved()
+        folder = _folder(out, settings)
+    if print_config:
+        _print(settings.to_toml())
+        return 0
+    if not resume:
+        _refuse_old_run(folder)
+    return _train(settings, folder, resume, device, processes, json)
+
+
+def _train(
+    settings: RunSettings,
+    folder: Path,
+    resume: bool,
+    device: str | None,
+    processes: int | None,
+    json: bool,
+) -> int:
+    from imadarem.training.trainer import Trainer
+
+    device = device_named(device)
+    # 1. The model that the run starts from, if it starts from one, and the data.
+    before = saved_model(settings, folder if resume else None)
+    with stages() as progress:
+        data = prepared_data(settings, before, device, processes, progress)
+    _report_rejected(data)
+    # 2. The model to train.
+    if before is None:
+        network = new_model(settings, data)
+    elif resume:
+        network = same_model(before, data)
+    else:
+        network = initial_model(before, settings, data)
+    _report_lengths(network, data)
+    # 3. The run.
+    config = TrainingConfig(**settings.training)
+    with TrainingView(config, molecular=is_molecular(data.tokenizer), json=json) as view:
+        trainer = Trainer(
+            network, data.train, data.valid, config, folder, device=device, on_event=view
+        )
+        if resume:
+            _resume(trainer, folder)
+        _keep_settings(settings, folder)
+        with _stopping(trainer):
+            result = trainer.run()
+    return _finish(result, folder, json)
+
+
+# --- settings and folders
+
+
+def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
+    if given_folder is not None:
+        return given_folder
+    source = settings.data.get("data")
+    if source is None:
+        raise ConfigError("nothing to train on: give --data moses, moses-sample or FILE.")
+    return Path("runs") / Path(source).name.split(".")[0]
+
+
+def _refuse_old_run(folder: Path) -> None:
+    from imadarem.training.trainer import latest_checkpoint
+
+    if latest_checkpoint(folder) is not None:
+        raise ConfigError(
+            f"{folder} already holds a run. Go on with it by --resume, or choose another --out."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder} is a file; give a folder.")
+
+
+def _saved_settings(folder: Path, upper: RunSettings) -> RunSettings:
+    """The settings that a run was started with, under those given now.
+
+    Raises:
+        CheckpointError: There is no run of this command in the folder.
+        ConfigError: A setting was given that a run cannot change on the way.
+    """
+    if not (folder / SETTINGS).is_file():
+        raise CheckpointError(
+            f"{folder} holds no run to resume: it has no {SETTINGS}. Start without --resume."
+        )
+    saved = read_settings(folder / SETTINGS)
+    for was, now in ((saved.data, upper.data), (saved.model, upper.model)):
+        for name, value in now.items():
+            if was.get(name) != value:
+                raise ConfigError(
+                    f"{name} = {value!r} was given, but the run in {folder} has "
+                    f"{was.get(name)!r}, and data and model stay as they are on --resume. "
+                    "Leave it out, or start another run with --init."
+                )
+    return saved.under(upper)
+
+
+def _keep_settings(settings: RunSettings, folder: Path) -> None:
+    if int(os.environ.get("RANK", "0")) == 0:
+        from imadarem.checkpoint import write_text
+
+        write_text(settings.to_toml(), folder / SETTINGS)
+
+
+# --- what is said before the run
+
+
+def _report_rejected(data: PreparedData) -> None:
+    note(
+        f"{len(data.train):,} rows to train on, {len(data.valid):,} held out, "
+        f"{len(data.tokenizer)} tokens in the vocabulary"
+    )
+    if data.rejected:
+        note(f"{len(data.rejected):,} lines were kept out:", style="yellow")
+        for line in data.rejected[:REASONS_SHOWN]:
+            place = f"line {line.line}: " if line.line else ""
+            note(f"  {place}{line.text[:50]!r}: {line.reason[:150]}", style="yellow")
+        if len(data.rejected) > REASONS_SHOWN:
+            note("  … (imadarem data inspect FILE shows more)", style="yellow")
+
+
+def _report_lengths(model: ImplicitRefinementModel, data: PreparedData) -> None:
+    size = model.config.max_seq_len - (model.config.length_mode == "eos")
+    longer = int((data.train.lengths > size).sum())
+    if longer:
+        note(f"{longer:,} rows are longer than {size} tokens and are left out", style="yellow")
+
+
+# --- running
+
+
+def _resume(trainer: Trainer, folder: Path) -> None:
+    step = trainer.resume()
+    if step >= trainer.config.steps:
+        raise ConfigError(
+            f"the run in {folder} is finished: it did all {step:,} steps. Give a larger --steps "
+            "to go on."
+        )
+    note(f"resuming {folder} at step {step:,}")
+
+
+@contextmanager
+def _stopping(trainer: Trainer) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the trainer to save and stop; the second kills."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: Any) -> None:
+        trainer.request_stop()
+        signal.signal(number, signal.SIG_DFL)
+        note("\nsaving and stopping; once more stops at once", style="yellow")
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finish(result: TrainingResult, folder: Path, json: bool) -> int:
+    if int(os.environ.get("RANK", "0")) > 0:
+        return 0 if result.finished else INTERRUPTED
+    command = f"imadarem train --out {shlex.quote(str(folder))} --resume"
+    if not result.finished:
+        note(f"stopped at step {result.step:,}; everything is saved", style="bold")
+        # Alone on its line, so that it can be copied.
+        note(f"go on with: {command}", style="bold")
+        return INTERRUPTED
+    _draw(folder)
+    if json:
+        json_line({"kind": "result", **asdict(result), "model_dir": str(result.model_dir)})
+        return 0
+    model = shlex.quote(str(result.model_dir))
+    heading(f"done: {result.step:,} steps")
+    _print(f"held-out loss {result.first.loss:.3f} → {result.last.loss:.3f} nats per token")
+    if result.skipped:
+        _print(f"{result.skipped} steps were skipped because a gradient was not finite")
+    _print(f"model: {result.model_dir}\nrecords: {folder / 'metrics.jsonl'}, curve.png")
+    heading("next")
+    for line in ("sample", "trace", "evaluate -n 1000"):
+        name, *rest = line.split(" ", 1)
+        _print(" ".join(["  imadarem", name, "--model", model, *rest]))
+    return 0
+
+
+def _draw(folder: Path) -> None:
+    from imadarem.training.curves import draw_curve
+
+    try:
+        draw_curve(folder / "metrics.jsonl", folder / "curve.png")
+    except ImadaremError as error:  # the run is whole without its picture
+        note(f"no curve.png: {error}", style="yellow")
+
+
+def _print(text: str) -> None:
+    out().print(Text(text))

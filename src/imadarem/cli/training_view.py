@@ -1,0 +1,113 @@
+"""What a person sees while a model trains: a bar, and a line at each validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from imadarem.cli.console import err, json_line, speaks
+from imadarem.cli.results import share
+from imadarem.training.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from imadarem.training import trainer
+
+__all__ = ["TrainingView"]
+
+SAMPLES_SHOWN = 3
+
+
+class TrainingView:
+    """Called with each event of a trainer; a context manager, for the bar's sake.
+
+    Args:
+        config: Of the run.
+        molecular: Whether samples are molecules, whose validity is shown.
+        json: Write every event to stdout as JSON Lines instead.
+    """
+
+    def __init__(self, config: TrainingConfig, *, molecular: bool, json: bool) -> None:
+        self.config, self.molecular, self.json = config, molecular, json
+        self._console = err()
+        self._start = (time.perf_counter(), None)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._console.is_terminal or not speaks(),
+            transient=True,
+        )
+        self._task = self._bar.add_task("train", total=config.steps, figures="first validation")
+
+    def __enter__(self) -> TrainingView:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: trainer.Progress | trainer.Evaluated) -> None:
+        """Show one event."""
+        from imadarem.training.trainer import Evaluated
+
+        if isinstance(event, Evaluated):
+            self._evaluated(event)
+        else:
+            self._progress(event)
+
+    def _progress(self, event: trainer.Progress) -> None:
+        if self.json:
+            json_line({"kind": "train", **_finite(asdict(event))})
+        figures = f"loss {event.token_loss:.3f}  {event.tokens_per_second:,.0f} tokens/s"
+        if event.skipped:
+            figures += f"  {event.skipped} skipped"
+        self._bar.update(self._task, completed=event.step, figures=figures)
+        if self._bar.disable and not self.json:
+            self._console.print(Text(f"step {event.step:,}/{event.steps:,}  {figures}"))
+
+    def _evaluated(self, event: trainer.Evaluated) -> None:
+        figures = event.figures
+        if self.json:
+            record = {"kind": "valid", "step": event.step, **figures.to_dict()}
+            json_line({**record, **self._shares(event.samples), "samples": event.samples})
+            return
+        parts = [f"step {event.step:,}", f"held-out loss {figures.loss:.3f}"]
+        if not math.isnan(figures.gate_auroc):
+            parts.append(f"gate AUROC {figures.gate_auroc:.2f}, ECE {figures.gate_ece:.2f}")
+        parts += [f"{name} {share(value)}" for name, value in self._shares(event.samples).items()]
+        self._console.print(Text("  ".join(parts), style="bold"))
+        for text in event.samples[:SAMPLES_SHOWN]:
+            self._console.print(Text(f"    {text}", style="dim"))
+
+    def _shares(self, samples: list[str]) -> dict[str, float]:
+        """Shares of valid and unique molecules, or of unique texts."""
+        if not samples:
+            return {}
+        if not self.molecular:
+            return {"unique": len(set(samples)) / len(samples)}
+        from imadarem.data.molecules import canonical
+
+        valid = [form for form in map(canonical, samples) if form is not None]
+        shares = {"valid": len(valid) / len(samples)}
+        if valid:
+            shares["unique"] = len(set(valid)) / len(valid)
+        return shares
+
+
+def _finite(record: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: what is not finite becomes null."""
+    return {name: value if math.isfinite(value) else None for name, value in record.items()}
