@@ -1,0 +1,124 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imadarem.checkpoint import (
+    load_json,
+    load_state,
+    load_tensors,
+    save_json,
+    save_state,
+    save_tensors,
+    write_atomically,
+    write_text,
+)
+from imadarem.errors import CheckpointError
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(-9.0, 9.0),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(state=plain)
+def test_nested_state_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, state: object
+) -> None:
+    stem = tmp_path_factory.mktemp("state") / "optimizer"
+    save_state(state, stem)
+    assert load_state(stem) == state
+
+
+def test_an_optimisers_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.randn(3, 2))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.grad = torch.randn(3, 2)
+    optimizer.step()
+    save_state(optimizer.state_dict(), tmp_path / "o")
+    loaded = load_state(tmp_path / "o")
+    for key, value in optimizer.state_dict()["state"][0].items():
+        assert torch.equal(loaded["state"][0][key], value)
+        assert loaded["state"][0][key].dtype == value.dtype
+    assert loaded["param_groups"] == optimizer.state_dict()["param_groups"]
+
+
+def test_state_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"state.a.0 is a set"):
+        save_state({"a": [{1}]}, tmp_path / "o")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    write_text("old", path)
+
+    def half(aside: Path) -> None:
+        aside.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left.*unchanged"):
+        write_atomically(path, half)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        write_text("x", tmp_path / "file" / "below" / "note.txt")
+
+
+@pytest.mark.parametrize("load", [load_json, load_tensors])
+def test_missing_and_damaged_files_are_refused(load: object, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no file"):
+        load(tmp_path / "none")  # type: ignore[operator]
+    (tmp_path / "bad").write_bytes(b"\x00\x01garbage")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(tmp_path / "bad")  # type: ignore[operator]
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    save_json([1], tmp_path / "a.json")
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.slow
+def test_killing_a_writer_never_leaves_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_tensors({"x": torch.zeros(10)}, path)
+    script = (
+        "import sys, torch; from imadarem.checkpoint import save_tensors\n"
+        "print('ready', flush=True); i = 0\n"
+        "while True: i += 1; save_tensors({'x': torch.full((200_000,), float(i))}, sys.argv[1])"
+    )
+    source = str(Path(__file__).parent.parent / "src")
+    writer = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": source},
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    time.sleep(0.3)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    values = load_tensors(path)["x"]
+    # One whole write or another, never a mixture.
+    assert len(values) == 200_000 and (values == values[0]).all()

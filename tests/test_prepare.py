@@ -1,0 +1,97 @@
+"""From a file to token sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes import MOLECULES
+
+from imadarem.data.prepare import prepare, read_texts
+from imadarem.errors import ConfigError, DataError
+from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
+
+
+def table(tmp_path: Path, lines: list[str], name: str = "mine.csv") -> Path:
+    path = tmp_path / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_users_table_becomes_two_corpora(tmp_path: Path) -> None:
+    path = table(tmp_path, ["id,SMILES", *(f"{i},{s}" for i, s in enumerate(MOLECULES))])
+    data = prepare(path, valid_fraction=0.3)
+    assert len(data.train) + len(data.valid) == len(MOLECULES)
+    decoded = {data.tokenizer.decode(row) for part in (data.train, data.valid) for row in part}
+    assert len(decoded) == len(MOLECULES)
+    assert data.rejected == []
+
+
+def test_broken_lines_are_kept_out_and_told(tmp_path: Path) -> None:
+    path = table(tmp_path, ["SMILES", *MOLECULES, "C1CC", "not a molecule"])
+    data = prepare(path, valid_fraction=0.3)
+    assert [r.line for r in data.rejected] == [len(MOLECULES) + 2, len(MOLECULES) + 3]
+    assert all(r.reason for r in data.rejected)
+
+
+def test_copies_never_straddle_the_split(tmp_path: Path) -> None:
+    # The same molecules written twice, the second time from the other end.
+    path = table(tmp_path, ["SMILES", *MOLECULES, "OCC", "NCC", "OC(C)C", "ClCC"])
+    texts = read_texts(path, valid_fraction=0.4)
+    for one, other in (("CCO", "OCC"), ("CCN", "NCC"), ("CC(C)O", "OC(C)C"), ("CCCl", "ClCC")):
+        assert (one in texts.train) == (other in texts.train)
+
+
+def test_the_shipped_sample_is_a_data_set(tmp_path: Path) -> None:
+    texts = read_texts("moses-sample", rows=100, seed=3)
+    assert len(texts.train) == 100 and len(texts.valid) == 1500
+    assert not set(texts.train) & set(texts.valid)
+    assert read_texts("moses-sample", rows=100, seed=3).train == texts.train
+    assert read_texts("moses-sample", rows=100, seed=4).train != texts.train
+
+
+def test_processes_change_nothing(tmp_path: Path) -> None:
+    path = table(tmp_path, ["SMILES", *MOLECULES * 10])
+    alone, shared = (prepare(path, valid_fraction=0.3, processes=n) for n in (1, 2))
+    assert [r.tolist() for r in alone.train] == [r.tolist() for r in shared.train]
+
+
+def test_lines_of_text_need_no_chemistry(tmp_path: Path) -> None:
+    path = table(tmp_path, ["to be", "or not", "", "to be", "that is"], "lines.txt")
+    data = prepare(path, tokenizer="char", valid_fraction=0.4)
+    assert isinstance(data.tokenizer, CharTokenizer)
+    # Three different lines, one of them held out; the doubled one stays on one side.
+    decoded = [[data.tokenizer.decode(row) for row in part] for part in (data.train, data.valid)]
+    assert len(set(decoded[1])) == 1 and not set(decoded[0]) & set(decoded[1])
+
+
+def test_a_known_tokenizer_is_kept_and_reports_what_it_cannot_say(tmp_path: Path) -> None:
+    tokenizer = SelfiesTokenizer.from_corpus(MOLECULES)
+    path = table(tmp_path, ["SMILES", *MOLECULES, "CCBr"])
+    data = prepare(path, tokenizer=tokenizer, valid_fraction=0.3)
+    assert data.tokenizer is tokenizer
+    assert [r.text for r in data.rejected] == ["CCBr"]
+    assert "[Br]" in data.rejected[0].reason
+
+
+def test_a_tokenizer_folder_is_loaded(tmp_path: Path) -> None:
+    SelfiesTokenizer.from_corpus(MOLECULES).save_pretrained(tmp_path / "tokenizer")
+    path = table(tmp_path, ["SMILES", *MOLECULES])
+    data = prepare(path, tokenizer=str(tmp_path / "tokenizer"), valid_fraction=0.3)
+    assert isinstance(data.tokenizer, SelfiesTokenizer)
+
+
+def test_too_little_to_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="validate on"):
+        prepare(table(tmp_path, ["SMILES", "CCO"]))
+
+
+def test_an_unknown_notation_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="selfies"):
+        prepare(table(tmp_path, ["SMILES", *MOLECULES]), tokenizer="selfie")
+
+
+def test_nothing_that_can_be_said_is_an_error(tmp_path: Path) -> None:
+    tokenizer = SelfiesTokenizer.from_corpus(["[Na+]"])
+    with pytest.raises(DataError, match="none of the"):
+        prepare(table(tmp_path, ["SMILES", *MOLECULES]), tokenizer=tokenizer, valid_fraction=0.4)

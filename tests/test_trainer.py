@@ -1,0 +1,241 @@
+"""The training loop: it learns, it resumes exactly, and nothing poisons it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import MOLECULES, tiny_model
+
+from imadarem.checkpoint import load_state
+from imadarem.data.corpus import TokenCorpus
+from imadarem.errors import CheckpointError, ConfigError, DataError, TrainingError
+from imadarem.refiner import ImplicitRefinementModel
+from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
+from imadarem.training.trainer import (
+    Evaluated,
+    Progress,
+    Trainer,
+    TrainingConfig,
+    latest_checkpoint,
+)
+
+
+def corpus(copies: int = 6) -> TokenCorpus:
+    tokenizer = tiny_model().tokenizer
+    return TokenCorpus.from_rows([tokenizer.encode(s) for s in MOLECULES * copies], 256)
+
+
+def settings(**given: object) -> TrainingConfig:
+    base: dict[str, object] = {
+        "steps": 8,
+        "batch_size": 12,
+        "warmup_steps": 2,
+        "gate_warmup": 0.25,
+        "log_every": 2,
+        "eval_every": 4,
+        "save_every": 4,
+        "sample_count": 2,
+        "learning_rate": 3e-3,
+    }
+    return TrainingConfig(**{**base, **given})  # type: ignore[arg-type]
+
+
+def trainer(run: Path, config: TrainingConfig | None = None, **more: object) -> Trainer:
+    model = tiny_model(length_mode="drawn", length_counts=corpus().length_counts(), dropout=0.1)
+    return Trainer(
+        model, corpus(), corpus(1), config or settings(), run, device="cpu", **more  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def weights(t: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in t.model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "ranger21"])
+def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
+    tmp_path: Path, optimizer: str
+) -> None:
+    straight = trainer(tmp_path / "straight", settings(optimizer=optimizer))
+    assert straight.run().finished
+
+    stopped = trainer(tmp_path / "parts", settings(optimizer=optimizer))
+    stopped.on_event = lambda e: stopped.request_stop() if e.step == 4 else None
+    result = stopped.run()
+    assert (result.step, result.finished) == (4, False)
+
+    resumed = trainer(tmp_path / "parts", settings(optimizer=optimizer))
+    assert resumed.resume() == 4
+    assert resumed.run().finished
+    # Student, teacher and optimiser alike.
+    assert_same(weights(straight), weights(resumed))
+    states = [
+        load_state(tmp_path / run / "checkpoints" / "step-00000008" / "optimizer")
+        for run in ("straight", "parts")
+    ]
+    assert repr(states[0]) == repr(states[1])
+
+
+def test_training_learns_and_leaves_a_model_that_samples(tmp_path: Path) -> None:
+    events: list[object] = []
+    result = trainer(
+        tmp_path, settings(steps=150, eval_every=75, save_every=150), on_event=events.append
+    ).run()
+    assert result.last.loss < 0.7 * result.first.loss
+    model = ImplicitRefinementModel.from_pretrained(result.model_dir)
+    assert len(model.sample(3, seed=0).texts) == 3
+    assert model.teacher is None  # the averaged weights are the model
+    evaluations = [e for e in events if isinstance(e, Evaluated)]
+    assert [e.step for e in evaluations] == [0, 75, 150]
+    assert all(len(e.samples) == 2 for e in evaluations)
+    assert sum(isinstance(e, Progress) for e in events) == 75
+
+
+def test_a_run_folder_tells_what_was_done(tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["training"]["steps"] == 8
+    assert run["versions"]["torch"] == torch.__version__
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if x["kind"] == "valid"] == [0, 4, 8]
+    assert [x["step"] for x in lines if x["kind"] == "train"] == [2, 4, 6, 8]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer(tmp_path, settings(save_every=2)).run()
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000006", "step-00000008"]
+
+
+def poison(t: Trainer, steps: set[int]) -> None:
+    """Turn the gradient of the named steps into NaN on its way to the weights."""
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("nan") if t.step in steps else gradient
+
+    t.model.to_logits.weight.register_hook(hook)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(tmp_path: Path) -> None:
+    t = trainer(tmp_path, settings(steps=5, save_every=1))
+    poison(t, {3})
+    before: list[dict[str, torch.Tensor]] = []
+    original = t._skip
+
+    def watched() -> None:
+        before.append(weights(t))
+        original()
+
+    t._skip = watched  # type: ignore[method-assign]
+    result = t.run()
+    assert result.skipped == 1
+    after = ImplicitRefinementModel.from_pretrained(tmp_path / "checkpoints" / "step-00000004")
+    assert_same(before[0], after.state_dict())
+    assert all(torch.isfinite(value).all() for value in weights(t).values())
+
+
+def test_training_gives_up_after_many_bad_steps_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    t = trainer(tmp_path, settings(steps=60))
+    poison(t, set(range(4, 60)))
+    with pytest.raises(TrainingError, match="20 steps in a row.*step-00000020"):
+        t.run()
+    kept = latest_checkpoint(tmp_path)
+    assert kept is not None
+    ImplicitRefinementModel.from_pretrained(kept)
+
+
+def test_a_crash_while_saving_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t = trainer(tmp_path, settings(save_every=2, steps=6))
+
+    def crash(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    t.on_event = lambda e: (
+        e.step == 4 and monkeypatch.setattr("imadarem.training.trainer.save_state", crash)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        t.run()
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None and newest.name == "step-00000002"
+    assert trainer(tmp_path).resume() == 2
+
+
+def test_resuming_nothing_or_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        trainer(tmp_path).resume()
+    trainer(tmp_path, settings(steps=1)).run()
+    other = Trainer(
+        tiny_model(hidden_size=32, length_mode="drawn"),
+        corpus(), corpus(1), settings(), tmp_path, device="cpu",
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="does not fit"):
+        other.resume()
+
+
+def test_rows_that_are_too_long_are_left_out_or_refused(tmp_path: Path) -> None:
+    rows = TokenCorpus.from_rows([[5] * 40] * 3, 256)
+    with pytest.raises(DataError, match="longer than max_seq_len=12"):
+        Trainer(tiny_model(length_mode="drawn"), rows, rows, settings(), tmp_path, device="cpu")
+    # A canvas that ends by EOS needs room for it: 12 tokens do not fit into 12.
+    rows = TokenCorpus.from_rows([[5] * 12, [5] * 11], 256)
+    t = Trainer(tiny_model(length_mode="eos"), rows, rows, settings(), tmp_path, device="cpu")
+    assert t.train.lengths.tolist() == [11]
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    cosine = [learning_rate_factor(s, 100, 10, "cosine") for s in range(100)]
+    assert cosine[0] == pytest.approx(0.1) and cosine[9] == pytest.approx(1.0)
+    assert cosine[55] == pytest.approx(0.02 + 0.98 / 2, abs=0.01)  # half way down
+    assert cosine[10:] == sorted(cosine[10:], reverse=True) and cosine[-1] < 0.03
+    stable = [learning_rate_factor(s, 100, 10, "wsd") for s in range(100)]
+    assert stable[10:80] == [1.0] * 70
+    assert stable[90] == pytest.approx(0.5)
+    with pytest.raises(ConfigError, match='did you mean "cosine"'):
+        learning_rate_factor(0, 1, 0, "cosin")
+
+
+def test_every_weight_is_trained_once_and_the_gate_at_its_own_rate() -> None:
+    model = tiny_model(conv_kernel_size=3)
+    model.init_teacher()
+    groups = parameter_groups(model, 1e-3, 0.1, gate_lr_scale=5.0)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.student_parameters())
+    rates = {group["role"]: (group["lr"], group["weight_decay"]) for group in groups}
+    assert rates == {"matrix": (1e-3, 0.1), "other": (1e-3, 0.0), "gate": (5e-3, 0.0)}
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='did you mean "ranger21"'):
+        build_optimizer("rangr21", parameter_groups(tiny_model(), 1e-3, 0.0, 1.0), steps=1)
+    with pytest.raises(ConfigError, match='did you mean "batch_size"'):
+        TrainingConfig.from_dict({"batch_sise": 3})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"steps": 0}, {"learning_rate": 0.0}, {"gate_warmup": 1.2}, {"seed": -1},
+        {"mixed_precision": "int4"}, {"schedule": "line"}, {"learning_rate": float("nan")},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        settings(**setting)
+
+
+def test_validation_rows_are_capped(tmp_path: Path) -> None:
+    t = trainer(tmp_path, settings(valid_rows=5))
+    assert len(t.valid) == 5
+    assert np.array_equal(t.valid[0], corpus(1)[0])
