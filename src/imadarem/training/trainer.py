@@ -218,7 +218,7 @@ class Trainer:
         last, last_at = self._first, self.step
         with torch.random.fork_rng(devices=[]):
             clock, tokens = time.perf_counter(), 0
-            while self.step < self.config.steps and not self._stop:
+            while self.step < self.config.steps and not self._asked_to_stop():
                 # 1. The rows of this step, and all of its randomness.
                 ids, inside, generator = self._batch(self.step)
                 # 2. Loss, gradient, and one guarded optimiser step.
@@ -242,6 +242,13 @@ class Trainer:
         finished = self.step >= self.config.steps
         model_dir = self.run_dir / "model"
         return TrainingResult(self.step, finished, model_dir, self._first, last, self.skipped)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was: they leave the loop together, or wait for each other."""
+        if self.accelerator.num_processes == 1:
+            return self._stop
+        asked = torch.tensor(float(self._stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
 
     def save(self) -> None:
         """Write a checkpoint and the averaged model; the old checkpoint stays until then."""
