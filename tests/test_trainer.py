@@ -239,3 +239,16 @@ def test_validation_rows_are_capped(tmp_path: Path) -> None:
     t = trainer(tmp_path, settings(valid_rows=5))
     assert len(t.valid) == 5
     assert np.array_equal(t.valid[0], corpus(1)[0])
+
+
+def test_a_run_without_a_gate_saves_the_figures_that_it_has(tmp_path: Path) -> None:
+    def gateless() -> Trainer:
+        model = tiny_model(use_refine_gate=False)
+        return Trainer(model, corpus(), corpus(1), settings(steps=2), tmp_path, device="cpu")
+
+    first = gateless().run().first
+    assert np.isfinite(first.loss) and np.isnan(first.gate_auroc)
+    resumed = gateless()
+    assert resumed.resume() == 2
+    again = resumed.run().first
+    assert again.loss == first.loss and np.isnan(again.gate_auroc)

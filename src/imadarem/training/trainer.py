@@ -200,7 +200,7 @@ class Trainer:
             ) from None
         self.step, self.skipped = state["step"], state["skipped"]
         if state["first"] is not None:
-            self._first = Validation(**state["first"])
+            self._first = Validation.from_dict(state["first"])
         return self.step
 
     # The loop
@@ -374,7 +374,7 @@ class Trainer:
         shutil.rmtree(aside, ignore_errors=True)
         self.model.save_pretrained(aside)
         save_state(self.optimizer.state_dict(), aside / "optimizer")
-        first = None if self._first is None else asdict(self._first)
+        first = None if self._first is None else self._first.to_dict()
         state = {"step": self.step, "skipped": self.skipped, "first": first}
         save_json(state, aside / "trainer.json")
         if final.exists():

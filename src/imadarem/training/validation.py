@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -36,6 +37,11 @@ class Validation:
     def to_dict(self) -> dict[str, float | None]:
         """The figures as JSON values, NaN as None."""
         return {k: None if math.isnan(v) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, float | None]) -> Validation:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{k: math.nan if v is None else v for k, v in figures.items()})
 
 
 @torch.no_grad()
