@@ -258,6 +258,13 @@ class Trainer:
             self.model.averaged().save_pretrained(self.run_dir / "model")
         self.accelerator.wait_for_everyone()
 
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was: all must leave the loop after the same step."""
+        if self.accelerator.num_processes == 1:
+            return self._stop
+        asked = torch.tensor([float(self._stop)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, reduction="sum").item() > 0)
+
     def _optimise(
         self, ids: Tensor, inside: Tensor, generator: torch.Generator
     ) -> tuple[LossTerms, float, float]:
