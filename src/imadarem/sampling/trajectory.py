@@ -110,7 +110,8 @@ class RowTrajectory:
             lines.append((f"t={step.step}: ", step.tokens))
             lines.append(("", [ARROW if written else "" for written in step.refined]))
             lines.append((f"{self.judge} " if any(scores) else "", scores))
-        return lines
+        # A canvas is cropped behind its EOS, so a later step may have fewer positions.
+        return [(label, cells + [""] * (len(self.start) - len(cells))) for label, cells in lines]
 
     def _summary(self) -> str:
         lines = []
