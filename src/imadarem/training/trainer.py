@@ -243,6 +243,21 @@ class Trainer:
         model_dir = self.run_dir / "model"
         return TrainingResult(self.step, finished, model_dir, self._first, last, self.skipped)
 
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was: they leave the loop together, or wait for each other."""
+        if self.accelerator.num_processes == 1:
+            return self._stop
+        asked = torch.tensor(float(self._stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    def save(self) -> None:
+        """Write a checkpoint and the averaged model; the old checkpoint stays until then."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._save_checkpoint()
+            self.model.averaged().save_pretrained(self.run_dir / "model")
+        self.accelerator.wait_for_everyone()
+
     def _optimise(
         self, ids: Tensor, inside: Tensor, generator: torch.Generator
     ) -> tuple[LossTerms, float, float]:
