@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from imadarem import __version__
-from imadarem.cli.console import complain, note
+from imadarem.cli.console import complain, help_console, note
 from imadarem.cli.data import inspect, moses
 from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
@@ -36,6 +36,7 @@ app = App(
     help_format="markdown",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    console=help_console(),
 )
 app.command(demo)
 app.command(sample)

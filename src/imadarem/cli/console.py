@@ -27,6 +27,7 @@ __all__ = [
     "err",
     "grid",
     "heading",
+    "help_console",
     "json_line",
     "note",
     "out",
@@ -54,6 +55,11 @@ def out() -> Console:
     """Results, on stdout; a file or a pipe gets unwrapped lines without colours."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNWRAPPED
     return _Console(width=width, highlight=False, quiet=not speaks())
+
+
+def help_console() -> Console:
+    """What the help is printed on: as wide as the terminal, or 80 columns."""
+    return _Console(highlight=False)
 
 
 def err() -> Console:
@@ -90,7 +96,8 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int 
     Cells are literal text; a :class:`rich.text.Text` keeps its style. Long words fold
     instead of being cut, so that a molecule can always be copied whole.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    named = any(columns)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=named)
     for number, name in enumerate(columns):
         if number < left:
             table.add_column(name, overflow="fold")

@@ -15,11 +15,13 @@ from imadarem.cli.trace import painted
 from imadarem.errors import ImadaremError
 
 if TYPE_CHECKING:
-    from imadarem.refiner import ImplicitRefinementModel, Samples
+    from imadarem.refiner import ImplicitRefinementModel
 
 __all__ = ["demo"]
 
 SAMPLES, PASSES, SEED = 16, 6, 0
+#: Tokens of the molecule whose making is shown.
+TRACED = 16
 NEXT = (
     ("more molecules, into a file", "imadarem sample -n 1000 --out molecules.smi"),
     ("watch one being written", "imadarem trace --seed 7"),
@@ -41,15 +43,15 @@ def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
 
         network = ImplicitRefinementModel.from_pretrained(model).to(device_named(None))
     start = time.perf_counter()
-    drawn = network.sample(SAMPLES, steps=PASSES, seed=SEED, return_trajectory=True)
+    drawn = network.sample(SAMPLES, steps=PASSES, seed=SEED)
     outcome = judge(drawn, network.tokenizer, time.perf_counter() - start)
     _introduce(network)
-    _show_trajectory(drawn)
+    _show_trajectory(network)
     heading(f"{SAMPLES} molecules, at most {PASSES} forward passes each")
     outcome.show()
     _show_novelty(outcome)
     _draw(outcome, out)
-    _say_next(network, model)
+    _say_next()
 
 
 def _introduce(network: ImplicitRefinementModel) -> None:
@@ -62,12 +64,12 @@ def _introduce(network: ImplicitRefinementModel) -> None:
     )
 
 
-def _show_trajectory(drawn: Samples) -> None:
-    """The shortest sample: it fits on a screen."""
-    assert drawn.trajectory is not None
-    row = min(drawn.trajectory, key=lambda row: len(row.start))
-    heading("how one of them was written (↑ written in this step, gate: chance that it is wrong)")
-    out().print(painted(row, out().width))
+def _show_trajectory(network: ImplicitRefinementModel) -> None:
+    """A short canvas, which fits on a screen."""
+    length = min(TRACED, network.config.max_seq_len)
+    trajectory = network.analyze_refinement_trajectory(length=length, steps=PASSES, seed=SEED)
+    heading(f"one of {length} tokens: ↑ written in this step; gate, the chance that it is wrong")
+    out().print(painted(trajectory[0], out().width))
 
 
 def _show_novelty(outcome: Outcome) -> None:
@@ -96,10 +98,11 @@ def _draw(outcome: Outcome, folder: Path) -> None:
     except ImadaremError as error:
         note(f"no PNG: {error}")
         return
+    note(f"and into {folder / 'molecules.png'}")
     write_atomically(folder / "molecules.png", lambda aside: aside.write_bytes(picture))
 
 
-def _say_next(network: ImplicitRefinementModel, model: str) -> None:
+def _say_next() -> None:
     heading("next")
     for purpose, command in NEXT:
         out().print(Text.assemble(("  " + purpose.ljust(30), "dim"), (command, "cyan")))

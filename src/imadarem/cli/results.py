@@ -103,6 +103,11 @@ class SampleRow:
     forward_passes: int
     stopping_reason: str
 
+    @property
+    def best_text(self) -> str:
+        """Canonical SMILES of a valid molecule, else what the model wrote."""
+        return self.text if self.canonical is None else self.canonical
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -167,10 +172,13 @@ class Outcome:
         json_line({"kind": "summary", **self.summary()})
 
     def write(self, path: Path) -> None:
-        """Every sample, broken ones included, in the format of the file's ending."""
+        """Every sample, broken ones included, in the format of the file's ending.
+
+        Valid molecules are written as canonical SMILES.
+        """
         from imadarem.checkpoint import write_text
 
-        lines = [row.text for row in self.rows]
+        lines = [row.best_text for row in self.rows]
         if path.suffix == ".selfies":
             lines = [row.notation or "" for row in self.rows]
         text = "".join(f"{line}\n" for line in lines)
@@ -185,15 +193,15 @@ class Outcome:
         for row in self.rows:
             valid = "" if row.valid is None else int(row.valid)
             told = (row.steps, row.forward_passes, row.stopping_reason)
-            writer.writerow([row.text, valid, *told])
+            writer.writerow([row.best_text, valid, *told])
         return buffer.getvalue()
 
     def _table(self) -> Any:
         listed = self.rows[:LISTED]
         if not self.are_molecules:
-            cells = [(r.text, r.stopping_reason, r.steps, r.forward_passes) for r in listed]
-            return grid(("sample", "stopped", "steps", "passes"), cells)
-        names = ("molecule", "valid", "QED", "SA", "weight", "stopped", "steps", "passes")
+            cells = [(r.text, r.stopping_reason, _passes(r)) for r in listed]
+            return grid(("sample", "stopped", "passes"), cells)
+        names = ("molecule", "valid", "QED", "SA", "weight", "stopped", "passes")
         return grid(names, [_molecule_cells(row) for row in listed])
 
 
@@ -254,14 +262,21 @@ def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
 
 
 def _molecule_cells(row: SampleRow) -> tuple[object, ...]:
-    told = (row.stopping_reason, row.steps, row.forward_passes)
+    told = (row.stopping_reason, _passes(row))
     if row.canonical is None:
         return (Text(row.text, "red"), Text("no", "red"), "", "", "", *told)
     from imadarem.evaluation.chemistry import describe
 
     found = describe(row.canonical, filters=False)
     values = (f"{found.qed:.2f}", f"{found.sa:.1f}", f"{found.weight:.0f}") if found else ("",) * 3
-    return (row.text, Text("yes", "green"), *values, *told)
+    return (row.canonical, Text("yes", "green"), *values, *told)
+
+
+def _passes(row: SampleRow) -> str:
+    """``6``, or ``12 in 6 steps`` where a teacher or a gate round took passes of its own."""
+    if row.steps == row.forward_passes:
+        return str(row.steps)
+    return f"{row.forward_passes} in {row.steps} steps"
 
 
 def _parser() -> Any | None:

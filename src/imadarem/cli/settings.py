@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ DECIDED_BY_DATA = (
 )
 #: Where the command line departs from the defaults of the configuration.
 MODEL_DEFAULTS: dict[str, Any] = {"conv_kernel_size": 5, "self_conditioning": False}
+#: Data sets, notations and models that go by a name, even beside a file of that name.
+NAMED = ("moses", "moses-sample", "selfies", "smiles", "char", "default")
 DEFERRED = {
     "max_seq_len": "the longest training row",
     "length_mode": "drawn for molecules, else eos",
@@ -123,6 +126,14 @@ class RunSettings:
             model={**self.model, **upper.model},
             training={**self.training, **upper.training},
         )
+
+    def anchored(self) -> RunSettings:
+        """With absolute paths, so that a run can be resumed from another directory."""
+        data = dict(self.data)
+        for name in ("data", "tokenizer", "init"):
+            if name in data and Path(data[name]).exists() and data[name] not in NAMED:
+                data[name] = os.path.abspath(data[name])
+        return RunSettings(data=data, model=self.model, training=self.training)
 
     def resolved(self) -> RunSettings:
         """With every default filled in that does not depend on the data.

@@ -87,12 +87,11 @@ def train(
     """
     flags = RunSettings(data=given(data), model=given(model), training=given(training))
     lower = read_settings(config) if config is not None else RunSettings()
+    settings = lower.under(flags).anchored()
+    folder = _folder(out, settings)
     if resume:
-        folder = _folder(out, lower.under(flags))
-        settings = _saved_settings(folder, lower.under(flags)).resolved()
-    else:
-        settings = lower.under(flags).resolved()
-        folder = _folder(out, settings)
+        settings = _saved_settings(folder, settings)
+    settings = settings.resolved()
     if print_config:
         _print(settings.to_toml())
         return 0
