@@ -35,7 +35,7 @@ from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import LossTerms, Objective
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.settings import TrainingConfig
-from imadarem.training.validation import Validation, validate
+from imadarem.training.validation import Validation, fit_gate_temperature, validate
 
 __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
 
@@ -153,8 +153,7 @@ class Trainer:
         self.accelerator = _accelerator(config.mixed_precision, device)
         limit = _longest_row(model.config, model.special)
         self.train, self.valid = train.no_longer_than(limit), valid.no_longer_than(limit)
-        if len(self.valid) > config.valid_rows:
-            self.valid = self.valid.subset(np.arange(config.valid_rows))
+        self.valid, self.calibration = _shared(self.valid, config.valid_rows)
         self.config, self.run_dir, self.on_event = config, Path(run_dir), on_event
         self.model = model.to(self.accelerator.device)
         if self.model.teacher is None:
@@ -169,6 +168,7 @@ class Trainer:
         self.step = 0
         self.skipped = 0
         self._skipped_in_a_row = 0
+        self._gate_temperature = 1.0
         self._stop = False
         self._first: Validation | None = None
         self._log = _RunLog(self.run_dir, enabled=self.accelerator.is_main_process)
@@ -215,7 +215,6 @@ class Trainer:
         self._log.start(self._description())
         if self._first is None:
             self._first = self._evaluate()
-        last, last_at = self._first, self.step
         with torch.random.fork_rng(devices=[]):
             clock, tokens = time.perf_counter(), 0
             while self.step < self.config.steps and not self._asked_to_stop():
@@ -230,13 +229,14 @@ class Trainer:
                     now = time.perf_counter()
                     self._report(terms, norm, rate, tokens / (now - clock))
                     clock, tokens = now, 0
-                if self.step % self.config.eval_every == 0:
-                    last, last_at = self._evaluate(), self.step
+                if self.step % self.config.eval_every == 0 and self.step < self.config.steps:
+                    self._evaluate()
                     clock, tokens = time.perf_counter(), 0
                 if self.step % self.config.save_every == 0:
                     self.save()
-        if last_at != self.step:
-            last = self._evaluate()
+        # 4. Calibrate the gate on rows of its own, and say what the model is worth.
+        self._calibrate()
+        last = self._evaluate()
         self.save()
         self._log.close()
         finished = self.step >= self.config.steps
@@ -255,7 +255,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self._save_checkpoint()
-            self.model.averaged().save_pretrained(self.run_dir / "model")
+            self._averaged().save_pretrained(self.run_dir / "model")
         self.accelerator.wait_for_everyone()
 
     def _optimise(
@@ -338,8 +338,22 @@ class Trainer:
         self._log.write("train", self.step, asdict(progress))
         self._tell(progress)
 
-    def _evaluate(self) -> Validation:
+    def _averaged(self) -> Any:
+        """The averaged model with the gate's fitted temperature."""
         averaged = self.model.averaged()
+        averaged.config.gate_temperature = self._gate_temperature
+        return averaged
+
+    def _calibrate(self) -> None:
+        """Fit the gate's temperature, where there is a trained gate."""
+        if not self.model.config.use_refine_gate or self.config.on_policy_share == 0:
+            return
+        averaged = self._averaged()
+        objective = Objective(config=averaged.config, special=averaged.special)
+        self._gate_temperature = fit_gate_temperature(averaged, objective, self.calibration)
+
+    def _evaluate(self) -> Validation:
+        averaged = self._averaged()
         objective = Objective(config=averaged.config, special=averaged.special)
         figures = validate(averaged, objective, self.valid)
         samples: list[str] = []
@@ -434,6 +448,15 @@ def _accelerator(mixed_precision: str, device: str | None) -> Any:
     return Accelerator(
         mixed_precision=mixed_precision, cpu=device == "cpu", kwargs_handlers=[unused]
     )
+
+
+def _shared(held_out: TokenCorpus, rows: int) -> tuple[TokenCorpus, TokenCorpus]:
+    """Rows to validate on, and as many others to calibrate on; the same where there are few."""
+    order = np.arange(len(held_out))
+    if len(held_out) < 2 * rows:
+        first = held_out if len(held_out) <= rows else held_out.subset(order[:rows])
+        return first, first
+    return held_out.subset(order[:rows]), held_out.subset(order[rows : 2 * rows])
 
 
 def _longest_row(config: ImplicitRefinementConfig, special: SpecialIds) -> int:
