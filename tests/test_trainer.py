@@ -15,12 +15,12 @@ from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import CheckpointError, ConfigError, DataError, TrainingError
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
+from imadarem.training.run_folder import latest_checkpoint
 from imadarem.training.trainer import (
     Evaluated,
     Progress,
     Trainer,
     TrainingConfig,
-    latest_checkpoint,
 )
 
 
@@ -163,7 +163,7 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint(
         raise KeyboardInterrupt
 
     t.on_event = lambda e: (
-        e.step == 4 and monkeypatch.setattr("imadarem.training.trainer.save_state", crash)
+        e.step == 4 and monkeypatch.setattr("imadarem.training.run_folder.save_state", crash)
     )
     with pytest.raises(KeyboardInterrupt):
         t.run()

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from imadarem.config import FOREIGN_KEYS, MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from imadarem.refiner import TEACHER_PREFIX, WEIGHTS, ImplicitRefinementModel, Samples
+from imadarem.refiner import TEACHER_PREFIX, WEIGHTS, ImplicitRefinementModel
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step
+from imadarem.sampling.samples import Samples
 from imadarem.tokenizers import load_tokenizer, special_ids
 
 try:

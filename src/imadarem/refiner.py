@@ -18,15 +18,16 @@ from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_tex
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError
 from imadarem.nn import EmaTeacher, RefinementTransformer
-from imadarem.sampling.engine import Refined, SamplingSettings, refine_all
+from imadarem.sampling.engine import SamplingSettings, refine_all
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import Policy, policy_from_name
 from imadarem.sampling.refine import Step
+from imadarem.sampling.samples import Samples
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
-from imadarem.tokenizers import CorpusTokenizer, SpecialIds, Tokenizer, load_tokenizer, special_ids
+from imadarem.tokenizers import CorpusTokenizer, SpecialIds, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
 
-__all__ = ["ImplicitRefinementModel", "Samples"]
+__all__ = ["ImplicitRefinementModel"]
 
 StepObserver = Callable[[Tensor, Step], None]
 
@@ -36,59 +37,6 @@ CARD = "README.md"
 TEACHER_PREFIX = "teacher.network."
 #: Models that come with the package, by the name that from_pretrained takes.
 SHIPPED = {"default": Path(__file__).parent / "shipped" / "molecules"}
-
-
-class Samples(Sequence[str]):
-    """Finished samples: a sequence of texts that also says how they came about.
-
-    Attributes:
-        rows: Token ids, stopping reason, steps and forward passes of each sample.
-        trajectory: The records of every step where it was asked for, else None.
-    """
-
-    def __init__(
-        self, rows: list[Refined], tokenizer: Tokenizer | None, trajectory: Trajectory | None
-    ) -> None:
-        self.rows = rows
-        self.trajectory = trajectory
-        self._tokenizer = tokenizer
-        self._texts: list[str] | None = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The decoded samples, such as SMILES; decoded when first asked for.
-
-        Raises:
-            ConfigError: The model has no tokenizer that can decode; use ``rows[i].ids``.
-        """
-        if self._texts is None:
-            decode = getattr(self._tokenizer, "decode", None)
-            if decode is None:
-                raise ConfigError(
-                    "this model's tokenizer cannot decode. Read the token ids from "
-                    "samples.rows[i].ids, or give the model a tokenizer with decode()."
-                )
-            self._texts = [decode(row.ids.tolist()) for row in self.rows]
-        return self._texts
-
-    @property
-    def forward_passes(self) -> list[int]:
-        """Forward passes that each sample cost, the teacher's included."""
-        return [row.forward_passes for row in self.rows]
-
-    @property
-    def stopping_reasons(self) -> list[str]:
-        """Why each sample took no further step."""
-        return [row.reason.label for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.texts[index]
-
-    def __repr__(self) -> str:
-        return f"Samples({len(self)} rows)"
 
 
 class ImplicitRefinementModel(

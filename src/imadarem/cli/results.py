@@ -18,7 +18,7 @@ from imadarem.cli.models import Switch, is_molecular
 from imadarem.errors import ConfigError, MissingExtraError, MissingLibraryError
 
 if TYPE_CHECKING:
-    from imadarem.refiner import Samples
+    from imadarem.sampling.samples import Samples
 
 __all__ = [
     "OUTPUT",

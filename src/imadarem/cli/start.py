@@ -43,7 +43,7 @@ def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefineme
         CheckpointError: The run has no checkpoint, or there is no such model.
     """
     from imadarem.refiner import ImplicitRefinementModel
-    from imadarem.training.trainer import latest_checkpoint
+    from imadarem.training.run_folder import latest_checkpoint
 
     if resumed is not None:
         checkpoint = latest_checkpoint(resumed)

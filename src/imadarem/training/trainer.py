@@ -7,13 +7,9 @@ weights, teacher, optimiser and the step number, and continues bit for bit on a 
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem.checkpoint import load_json, load_state, load_tensors, save_json, save_state
+from imadarem.checkpoint import load_json, load_state, load_tensors
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
 from imadarem.errors import (
@@ -34,6 +30,7 @@ from imadarem.nn import EmaTeacher
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import LossTerms, Objective
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
+from imadarem.training.run_folder import RunLog, latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig
 from imadarem.training.validation import Validation, fit_gate_temperature, validate
 
@@ -41,8 +38,6 @@ __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "T
 
 #: Non-finite steps in a row after which training gives up.
 MAX_SKIPPED_IN_A_ROW = 20
-#: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
-KEPT_CHECKPOINTS = 2
 
 
 class Trainable(Protocol):
@@ -171,7 +166,7 @@ class Trainer:
         self._gate_temperature = 1.0
         self._stop = False
         self._first: Validation | None = None
-        self._log = _RunLog(self.run_dir, enabled=self.accelerator.is_main_process)
+        self._log = RunLog(self.run_dir, enabled=self.accelerator.is_main_process)
 
     # Control
 
@@ -254,7 +249,9 @@ class Trainer:
         """Write a checkpoint and the averaged model; the old checkpoint stays until then."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._save_checkpoint()
+            first = None if self._first is None else self._first.to_dict()
+            state = {"step": self.step, "skipped": self.skipped, "first": first}
+            save_checkpoint(self.run_dir, self.model, self.optimizer, state)
             self._averaged().save_pretrained(self.run_dir / "model")
         self.accelerator.wait_for_everyone()
 
@@ -368,7 +365,6 @@ class Trainer:
             self.on_event(event)
 
     def _description(self) -> dict[str, Any]:
-        names = ("imadarem", "torch", "accelerate", "numpy", "safetensors")
         return {
             "training": asdict(self.config),
             "model": self.model.config.to_dict(),
@@ -376,65 +372,7 @@ class Trainer:
             "rows": {"train": len(self.train), "valid": len(self.valid)},
             "processes": self.accelerator.num_processes,
             "device": str(self.accelerator.device),
-            "threads": torch.get_num_threads(),
-            "versions": {name: _version(name) for name in names},
-            "python": platform.python_version(),
         }
-
-    def _save_checkpoint(self) -> None:
-        root = self.run_dir / "checkpoints"
-        final = root / f"step-{self.step:08d}"
-        aside = root / f".step-{self.step:08d}"
-        shutil.rmtree(aside, ignore_errors=True)
-        self.model.save_pretrained(aside)
-        save_state(self.optimizer.state_dict(), aside / "optimizer")
-        first = None if self._first is None else self._first.to_dict()
-        state = {"step": self.step, "skipped": self.skipped, "first": first}
-        save_json(state, aside / "trainer.json")
-        if final.exists():
-            shutil.rmtree(final)
-        aside.rename(final)
-        for old in sorted(root.glob("step-*"))[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
-
-
-def latest_checkpoint(run_dir: str | Path) -> Path | None:
-    """The newest complete checkpoint of a run folder."""
-    complete = sorted(Path(run_dir).glob("checkpoints/step-*/trainer.json"))
-    return complete[-1].parent if complete else None
-
-
-class _RunLog:
-    """Writes ``run.json``, ``metrics.jsonl`` and TensorBoard events, on one process."""
-
-    def __init__(self, run_dir: Path, *, enabled: bool) -> None:
-        self.run_dir, self.enabled = run_dir, enabled
-        self._board: Any = None
-
-    def start(self, description: dict[str, Any]) -> None:
-        if not self.enabled:
-            return
-        save_json(description, self.run_dir / "run.json")
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:  # tensorboard is a convenience; metrics.jsonl has it all
-            return
-        self._board = SummaryWriter(str(self.run_dir / "tensorboard"))
-
-    def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
-        if not self.enabled:
-            return
-        line = json.dumps({"kind": kind, "time": time.time(), "step": step, **record})
-        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        if self._board is not None:
-            for name, value in record.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
-
-    def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
 
 
 def _accelerator(mixed_precision: str, device: str | None) -> Any:
@@ -468,10 +406,3 @@ def _longest_row(config: ImplicitRefinementConfig, special: SpecialIds) -> int:
 def _warm_decay(decay: float, step: int) -> float:
     """A shorter average while the run is young, or it would remember the random start."""
     return min(decay, (1 + step) / (10 + step))
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -1,0 +1,100 @@
+"""A run folder: its records, its checkpoints, and which of them is the newest whole one."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imadarem.checkpoint import save_json, save_state
+
+__all__ = ["RunLog", "latest_checkpoint", "save_checkpoint"]
+
+#: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
+KEPT_CHECKPOINTS = 2
+PACKAGES = ("imadarem", "torch", "accelerate", "numpy", "safetensors")
+
+
+def latest_checkpoint(run_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run folder."""
+    complete = sorted(Path(run_dir).glob("checkpoints/step-*/trainer.json"))
+    return complete[-1].parent if complete else None
+
+
+def save_checkpoint(
+    run_dir: Path, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write a checkpoint aside, move it into place, and drop all but the newest two.
+
+    Args:
+        run_dir: The run folder.
+        model: Has ``save_pretrained``; its teacher is saved with it.
+        optimizer: Its state goes into safetensors and JSON.
+        state: Plain values, ``step`` among them; written last, they mark it as complete.
+    """
+    root = run_dir / "checkpoints"
+    name = f"step-{state['step']:08d}"
+    final, aside = root / name, root / f".{name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    save_state(optimizer.state_dict(), aside / "optimizer")
+    save_json(state, aside / "trainer.json")
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    for old in sorted(root.glob("step-*"))[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+
+
+class RunLog:
+    """Writes ``run.json``, ``metrics.jsonl`` and TensorBoard events, on one process."""
+
+    def __init__(self, run_dir: Path, *, enabled: bool) -> None:
+        self.run_dir, self.enabled = run_dir, enabled
+        self._board: Any = None
+
+    def start(self, description: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        save_json({**description, **_surroundings()}, self.run_dir / "run.json")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:  # tensorboard is a convenience; metrics.jsonl has it all
+            return
+        self._board = SummaryWriter(str(self.run_dir / "tensorboard"))
+
+    def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        if not self.enabled:
+            return
+        line = json.dumps({"kind": kind, "time": time.time(), "step": step, **record})
+        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self._board is not None:
+            for name, value in record.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _surroundings() -> dict[str, Any]:
+    """What a figure depends on besides the settings."""
+    return {
+        "threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
