@@ -58,7 +58,7 @@ def _introduce(network: ImplicitRefinementModel) -> None:
     parameters = sum(p.numel() for p in network.student_parameters())
     out().print(
         Text(
-            f"A transformer of {parameters / 1e6:.2f} million parameters fills blanks in "
+            f"A transformer of {parameters:,} parameters fills blanks in "
             "parallel;\nits gate says which tokens to predict again."
         )
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -44,6 +46,8 @@ __all__ = ["train"]
 SETTINGS = "settings.toml"
 INTERRUPTED = 130
 REASONS_SHOWN = 3
+#: Seconds in which a second signal is taken for an echo of the first.
+SAME_SIGNAL = 1.0
 _DATA, _MODEL, _TRAINING = DataFlags(), ModelFlags(), TrainingFlags()
 
 
@@ -151,7 +155,7 @@ def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
 
 
 def _refuse_old_run(folder: Path) -> None:
-    from imadarem.training.trainer import latest_checkpoint
+    from imadarem.training.run_folder import latest_checkpoint
 
     if latest_checkpoint(folder) is not None:
         raise ConfigError(
@@ -232,11 +236,19 @@ def _resume(trainer: Trainer, folder: Path) -> None:
 def _stopping(trainer: Trainer) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks the trainer to save and stop; the second kills."""
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    asked = -math.inf
 
     def stop(number: int, frame: Any) -> None:
-        trainer.request_stop()
-        signal.signal(number, signal.SIG_DFL)
-        note("\nsaving and stopping; once more stops at once", style="yellow")
+        nonlocal asked
+        now = time.monotonic()
+        if asked == -math.inf:
+            asked = now
+            trainer.request_stop()
+            note("\nsaving and stopping; once more stops at once", style="yellow")
+        # torchrun passes Ctrl-C on to processes that already had it from the terminal.
+        elif now - asked > SAME_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, stop)
