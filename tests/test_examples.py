@@ -1,0 +1,106 @@
+"""The examples and benchmarks, run as they stand, on tiny sizes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from fakes import tiny_model
+
+from imadarem.data.moses import load_moses_sample
+from imadarem.refiner import ImplicitRefinementModel
+from imadarem.tokenizers import SelfiesTokenizer
+
+ROOT = Path(__file__).parent.parent
+MOLECULES = load_moses_sample("train")[:60]
+
+
+def script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by its name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """An untrained model that knows the tokens of the examples' prompts."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = SelfiesTokenizer.from_corpus(MOLECULES)
+    config = tiny_model(max_seq_len=24).config
+    config.vocab_size = len(tokenizer)
+    ImplicitRefinementModel(config, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_quickstart_draws_shows_and_fills(model_folder, capsys):
+    script("examples/quickstart.py").main(model_folder)
+    printed = capsys.readouterr().out
+    assert printed.count("forward passes)") == 6  # five samples and the trajectory's summary
+    assert "t=0: [MASK]" in printed and "t=1:" in printed
+
+
+def test_a_scaffold_is_completed_in_as_many_ways_as_asked(model_folder, capsys):
+    script("examples/infill.py").main(model_folder, ways=7)
+    printed = capsys.readouterr().out.splitlines()
+    counts = [int(line.split()[0]) for line in printed if " of 7 " in line]
+    assert sum(counts) == 7
+    # The ring's eight tokens are given, and the blanks behind it are not.
+    assert sum(line.endswith("given") for line in printed) == 8
+
+
+@pytest.mark.slow
+def test_a_file_of_molecules_is_trained_on_and_resumed(tmp_path, capsys):
+    file, run = tmp_path / "molecules.smi", tmp_path / "run"
+    file.write_text("\n".join([*MOLECULES, "no molecule"]) + "\n")
+    arguments = [str(file), str(run), "--hidden-size", "16"]
+    example = script("examples/train_your_file.py")
+    example.main([*arguments, "--steps", "4"])
+    printed = capsys.readouterr().out
+    assert "left out, line 61" in printed
+    assert printed.count("nats per token") == 5  # before the first of four steps and after each
+    assert len(printed.splitlines()) == 1 + 5 + 10
+    example.main([*arguments, "--steps", "6", "--resume"])
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["step"] == 6
+
+
+@pytest.mark.slow
+def test_text_is_written_and_filled_by_any_tokenizer(tmp_path, capsys):
+    file = tmp_path / "lines.txt"
+    names = ("earth", "sea", "light", "day", "night", "grass", "tree", "fruit", "stars", "fish")
+    lines = [f"{verb} the {name}." for verb in ("And God saw", "In") for name in names]
+    file.write_text("\n".join(lines) + "\n")
+    script("examples/text_with_any_tokenizer.py").main(
+        [str(file), str(tmp_path / "run"), "--steps", "3", "--hidden-size", "16"]
+    )
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("held out: ")
+    assert printed[-1].startswith("In the ") and "<mask>" not in printed[-1]
+
+
+@pytest.mark.slow
+def test_the_throughput_benchmark_measures_all_contenders(tmp_path, capsys):
+    threads, out = torch.get_num_threads(), tmp_path / "figures.json"
+    sizes = {"rounds": 1, "passes": 2, "batch": 4, "molecules": 4, "singles": 1, "steps": 1}
+    arguments = [text for name, n in sizes.items() for text in (f"--{name}", str(n))]
+    try:
+        script("benchmarks/throughput.py").main([*arguments, "--rows", "40", "--json", str(out)])
+    finally:
+        torch.set_num_threads(threads)
+    result = json.loads(out.read_text())
+    refiner, gpt2 = result["parameters"].values()
+    assert abs(refiner - gpt2) < 0.05 * gpt2
+    tasks = [figures["task"] for figures in result["figures"]]
+    assert (
+        tasks == ["sampling, batch 1"] * 3 + ["sampling, batch 4"] * 3 + ["training, batch 4"] * 3
+    )
+    assert all(figures["per_cpu_second"][0] > 0 for figures in result["figures"])
+    assert capsys.readouterr().out.count("| refiner |") == 2
