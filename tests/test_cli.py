@@ -164,6 +164,7 @@ def test_every_setting_has_a_flag_and_an_explanation(said):
         ("evaluate x.smi --model {molecules}", "one of the two"),
         ("evaluate x.smi", "there is no file x.smi"),
         ("evaluate x.smi --fcd", "--reference"),
+        ("evaluate x.smi --steps 3", "--steps is of sampling"),
         ("evaluate --model {words}", "writes texts"),
         ("evaluate --model {molecules} --column c", "--column"),
         ("data moses --tokens selfie", 'did you mean "selfies"?'),

@@ -97,7 +97,13 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int 
     instead of being cut, so that a molecule can always be copied whole.
     """
     named = any(columns)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=named)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        show_header=named,
+        collapse_padding=True,
+    )
     for number, name in enumerate(columns):
         if number < left:
             table.add_column(name, overflow="fold")

@@ -23,11 +23,11 @@ SAMPLES, PASSES, SEED = 16, 6, 0
 #: Tokens of the molecule whose making is shown.
 TRACED = 16
 NEXT = (
-    ("more molecules, into a file", "imadarem sample -n 1000 --out molecules.smi"),
-    ("watch one being written", "imadarem trace --seed 7"),
-    ("fill the holes of a molecule", 'imadarem infill "[C][C]<mask><mask><mask>[O]" -n 8'),
+    ("sample more", "imadarem sample -n 1000 --out molecules.smi"),
+    ("watch one", "imadarem trace --seed 7"),
+    ("fill holes", 'imadarem infill "[C][C]<mask><mask><mask>[O]" -n 8'),
     ("score the model", "imadarem evaluate --model default -n 1000 --steps 6 --seed 0"),
-    ("train on your own file", "imadarem train --data yours.csv --out runs/yours"),
+    ("train your own", "imadarem train --data yours.csv --out runs/yours"),
 )
 
 
@@ -42,11 +42,11 @@ def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
         from imadarem.refiner import ImplicitRefinementModel
 
         network = ImplicitRefinementModel.from_pretrained(model).to(device_named(None))
+    _introduce(network)
+    _show_trajectory(network)
     start = time.perf_counter()
     drawn = network.sample(SAMPLES, steps=PASSES, seed=SEED)
     outcome = judge(drawn, network.tokenizer, time.perf_counter() - start)
-    _introduce(network)
-    _show_trajectory(network)
     heading(f"{SAMPLES} molecules, at most {PASSES} forward passes each")
     outcome.show()
     _show_novelty(outcome)
@@ -79,12 +79,8 @@ def _show_novelty(outcome: Outcome) -> None:
     distinct = set(outcome.valid)
     if distinct:
         novel = len(distinct - known) / len(distinct)
-        out().print(
-            Text(
-                f"{share(novel)} of the distinct ones are not in the shipped sample of "
-                f"{len(known):,} training molecules"
-            )
-        )
+        against = f"against the shipped sample of {len(known):,} training molecules"
+        out().print(Text(f"{share(novel)} novel, {against}"))
 
 
 def _draw(outcome: Outcome, folder: Path) -> None:
@@ -105,4 +101,4 @@ def _draw(outcome: Outcome, folder: Path) -> None:
 def _say_next() -> None:
     heading("next")
     for purpose, command in NEXT:
-        out().print(Text.assemble(("  " + purpose.ljust(30), "dim"), (command, "cyan")))
+        out().print(Text.assemble(("  " + purpose.ljust(16), "dim"), (command, "cyan")))

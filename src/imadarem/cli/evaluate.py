@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+#: Samples that are scored sooner than worker processes have started.
+FEW = 500
 #: Field of a report → what a table calls it; shares are shown in per cent.
 SHARES = {
     "valid": "valid",
@@ -65,7 +67,8 @@ class ComparisonFlags:
         reference: Held-out molecules for SNN, Frag, Scaf and the distances of the
             properties: moses-sample (5,000, shipped), moses or a file.
         fcd: Also measure FCD to the reference; takes longest.
-        processes: Worker processes; default is one for each core.
+        processes: Worker processes; default is one for each core, or one where there is little
+            to do.
     """
 
     train: str = "moses-sample"
@@ -116,9 +119,13 @@ def evaluate(
         json: Print JSON Lines instead of a table.
     """
     _check(file, model, column, comparison)
-    settings = {"steps": steps, "temperature": temperature, "policy": policy, "seed": seed}
+    settings: dict[str, Any] = {"steps": steps, "temperature": temperature, "policy": policy}
+    idle = [k for k, v in {**settings, "count": count, "device": device}.items() if v is not None]
+    if file is not None and idle:
+        raise ConfigError(f"--{idle[0]} is of sampling; it has no effect on the file {file}.")
     told: dict[str, Any] = {}
     if model is not None:
+        settings["seed"] = seed
         samples, told = _sampled(model, 1000 if count is None else count, device, settings)
     else:
         assert file is not None
@@ -196,9 +203,10 @@ def _compared(
     """The report of the samples, and that of as many real training molecules."""
     from imadarem.evaluation.molecules import evaluate_molecules, reference_row
 
-    processes = flags.processes or os.cpu_count()
     with err().status("reading the training molecules"):
         train, canonical = _molecules(flags.train, "train")
+    few = len(samples) <= FEW and canonical and flags.reference is None
+    processes = flags.processes or (1 if few else os.cpu_count())
     with stages() as progress:
         reference = _reference(flags, processes, progress)
         shared: dict[str, Any] = {

@@ -68,6 +68,7 @@ def prepared_data(
 
     Raises:
         DataError: The data cannot be read, or not one row can be encoded.
+        ConfigError: A column was named, and lines of text have none.
     """
     from imadarem.data.prepare import prepare
 
@@ -76,7 +77,7 @@ def prepared_data(
         assert saved is not None
         tokenizer = saved.tokenizer
     with _first_process_first(device):
-        return prepare(
+        data = prepare(
             settings.data["data"],
             tokenizer=tokenizer,
             column=settings.data.get("column"),
@@ -86,6 +87,12 @@ def prepared_data(
             processes=processes or os.cpu_count(),
             progress=progress,
         )
+    if "column" in settings.data and not is_molecular(data.tokenizer):
+        raise ConfigError(
+            "--column is of a table of molecules, and this tokenizer reads lines of text. Leave "
+            "it out, or use --tokenizer selfies or smiles."
+        )
+    return data
 
 
 def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementModel:
