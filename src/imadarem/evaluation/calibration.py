@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-__all__ = ["area_under_roc", "expected_calibration_error"]
+__all__ = ["ReliabilityBin", "area_under_roc", "expected_calibration_error", "reliability"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The probabilities that fell into ``[low, high)``; the last bin holds 1 too.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        count: How many, at least 1.
+        stated: Their mean.
+        observed: Share of them whose label is positive.
+    """
+
+    low: float
+    high: float
+    count: int
+    stated: float
+    observed: float
 
 
 def area_under_roc(scores: Tensor, labels: Tensor) -> float:
@@ -40,7 +61,24 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
         labels: ``(N,)`` bool.
         bins: Number of bins over [0, 1].
     """
+    found = reliability(probs, labels, bins)
+    return sum(bin.count * abs(bin.stated - bin.observed) for bin in found) / max(len(probs), 1)
+
+
+def reliability(probs: Tensor, labels: Tensor, bins: int = 15) -> list[ReliabilityBin]:
+    """The reliability diagram: equal-width bins from low to high, without empty ones.
+
+    Args:
+        probs: ``(N,)`` in [0, 1].
+        labels: ``(N,)`` bool.
+        bins: Number of bins over [0, 1].
+    """
     index = (probs.double() * bins).long().clamp(max=bins - 1)
-    gap = torch.zeros(bins, dtype=torch.float64)
-    gap.index_add_(0, index, probs.double() - labels.double())
-    return (gap.abs().sum() / max(len(probs), 1)).item()
+    counts = torch.bincount(index, minlength=bins)
+    stated = torch.bincount(index, probs.double(), minlength=bins) / counts
+    observed = torch.bincount(index, labels.double(), minlength=bins) / counts
+    return [
+        ReliabilityBin(n / bins, (n + 1) / bins, count, stated[n].item(), observed[n].item())
+        for n, count in enumerate(counts.tolist())
+        if count
+    ]
