@@ -35,6 +35,9 @@ from imadarem.tokenizers import SpecialIds
 
 __all__ = ["GateFigures", "GateReport", "draw_reliability", "gate_report"]
 
+#: Steps in a picture; more could not be told apart.
+LINES = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class GateFigures:
@@ -166,7 +169,8 @@ def gate_report(
 def draw_reliability(report: GateReport, path: str | Path) -> None:
     """Draw stated against observed frequency, one line per step, into a PNG file.
 
-    Below them stands how the gate's probabilities are spread over all steps.
+    Below them stands how the gate's probabilities are spread over all steps. Of many steps
+    a few are drawn, evenly chosen.
 
     Args:
         report: What to draw.
@@ -184,8 +188,9 @@ def draw_reliability(report: GateReport, path: str | Path) -> None:
     figure = Figure(figsize=(6, 7), layout="constrained")
     lines, spread = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     lines.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    shades = colormaps["viridis"].resampled(len(report.steps) + 1)
-    for number, figures in enumerate(report.steps):
+    drawn = report.steps[:: math.ceil(len(report.steps) / LINES)]
+    shades = colormaps["viridis"].resampled(len(drawn) + 1)
+    for number, figures in enumerate(drawn):
         _reliability_line(lines, figures, f"step {figures.step}", color=shades(number), alpha=0.7)
     _reliability_line(lines, report.pooled, "all steps", color="black", linewidth=2)
     lines.set_ylabel("share of tokens that are wrong")
