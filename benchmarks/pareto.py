@@ -148,8 +148,7 @@ def main() -> None:
     for passes in options.passes:
         for name in options.policies:
             rows = [
-                measure(model, name, passes, seed, options, target)
-                for seed in range(options.seeds)
+                measure(model, name, passes, seed, options, target) for seed in range(options.seeds)
             ]
             print(line(rows), flush=True)
             if options.json:

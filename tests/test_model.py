@@ -372,3 +372,13 @@ def test_a_full_disk_leaves_the_old_model_whole(
     with pytest.raises(CheckpointError, match="No space left"):
         shaken(model).save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["./none", "nowhere", "a/b/c", "runs/typo", "~/none"])
+def test_a_mistyped_folder_is_not_looked_up_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        ImplicitRefinementModel.from_pretrained(name)

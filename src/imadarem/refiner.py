@@ -458,6 +458,19 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
 
 def _download(name: str, kwargs: dict[str, Any]) -> Path:
     known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+    path = Path(name)
+    # "runs/model" could be a name on the hub; where runs/ exists it is a mistyped folder.
+    if (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or name.count("/") != 1
+        or (path.parent.is_dir())
+    ):
+        raise CheckpointError(
+            f"there is no folder {name!r}. Name a folder that save_pretrained() or a training "
+            f"run wrote, {' or '.join(map(repr, SHIPPED))} for the model in the package, or "
+            "'user/name' on the hub."
+        )
     try:
         return Path(snapshot_download(name, **{k: v for k, v in kwargs.items() if k in known}))
     except Exception as error:  # the hub's client raises a dozen kinds

@@ -15,6 +15,8 @@ __all__ = ["RowStep", "RowTrajectory", "Trajectory", "TrajectoryRecorder"]
 
 SCHEMA = "imadarem.trajectory/1"
 ARROW = "↑"
+#: Fields of a record that have one value per position.
+PER_POSITION = ("refined", "remasked", "changed", "gate", "entropy", "confidence")
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,11 @@ class RowTrajectory:
         for start, stop in _spans(widths, width - label_width):
             lines = [
                 label.rjust(label_width)
-                + " ".join(map(str.center, cells[start:stop], widths[start:stop]))
+                + " ".join(map(str.center, cells[start:stop], widths[start:stop])).rstrip()
                 for label, cells in table
+                if any(cells[start:stop])
             ]
-            parts.append("\n".join(line.rstrip() for line in lines if line.strip()))
+            parts.append("\n".join(lines))
         return "\n\n".join([*parts, self._summary()])
 
     def _lines(self) -> list[tuple[str, list[str]]]:
@@ -109,7 +112,7 @@ class RowTrajectory:
             scores = ["" if value is None else f"{value:.2f}" for value in values]
             lines.append((f"t={step.step}: ", step.tokens))
             lines.append(("", [ARROW if written else "" for written in step.refined]))
-            lines.append((f"{self.judge} " if any(scores) else "", scores))
+            lines.append((f"{self.judge} ", scores))
         # A canvas is cropped behind its EOS, so a later step may have fewer positions.
         return [(label, cells + [""] * (len(self.start) - len(cells))) for label, cells in lines]
 
@@ -185,41 +188,36 @@ class TrajectoryRecorder:
         """Take one record; ``numbers`` are the batch's rows in the whole run."""
         sequences = step.canvas.sequences()
         columns = {
-            name: getattr(step, name).cpu()
-            for name in ("rows", "refined", "remasked", "changed", "gate", "entropy", "confidence")
+            "ids": step.canvas.ids.tolist(),
+            "states": step.canvas.state.tolist(),
+            "changed_fraction": step.changed_fraction.tolist(),
+            "stopping_reason": step.reasons.tolist(),
+            **{name: getattr(step, name).tolist() for name in PER_POSITION},
         }
-        states = step.canvas.state.cpu()
-        reasons = step.reasons.tolist()
-        fractions = step.changed_fraction.tolist()
-        for i, row in enumerate(columns["rows"].tolist()):
+        for i, row in enumerate(step.rows.tolist()):
             number = int(numbers[row])
-            length = len(self._rows[number].start)
-            values = {
-                name: column[i][:length].tolist()
-                for name, column in columns.items()
-                if name != "rows"
-            }
-            before = self._rows[number].steps
-            judged = [s == "WRITTEN" for s in before[-1].states] if before else []
-            values["gate"] = [
-                gate if position < len(judged) and judged[position] else None
-                for position, gate in enumerate(values["gate"])
-            ]
-            ids = step.canvas.ids[i][:length].tolist()
-            reason = StoppingReason(reasons[i])
-            self._rows[number].steps.append(
-                RowStep(
-                    step=step.step,
-                    ids=ids,
-                    tokens=self._strings(ids),
-                    states=[State(s).name for s in states[i][:length].tolist()],
-                    changed_fraction=fractions[i],
-                    forward_passes=step.forward_passes,
-                    stopping_reason=None if reason == 0 else reason.label,
-                    **values,
-                )
-            )
+            values = {name: column[i] for name, column in columns.items()}
+            self._rows[number].steps.append(self._row_step(self._rows[number], step, values))
             self._last[number] = sequences[i]
+
+    def _row_step(self, row: RowTrajectory, step: Step, values: dict[str, Any]) -> RowStep:
+        """One row of a record, cut to the row's own length."""
+        length = len(row.start)
+        values = {k: v[:length] if isinstance(v, list) else v for k, v in values.items()}
+        written = [s == "WRITTEN" for s in row.steps[-1].states] if row.steps else [False] * length
+        values["gate"] = [
+            gate if model_wrote else None
+            for gate, model_wrote in zip(values["gate"], written, strict=False)
+        ]
+        values["states"] = [State(state).name for state in values["states"]]
+        reason = StoppingReason(values.pop("stopping_reason"))
+        return RowStep(
+            step=step.step,
+            tokens=self._strings(values["ids"]),
+            forward_passes=step.forward_passes,
+            stopping_reason=None if reason == 0 else reason.label,
+            **values,
+        )
 
     def trajectory(self) -> Trajectory:
         """What was recorded, with the decoded results."""
