@@ -1,4 +1,4 @@
-"""``imadarem evaluate``: score a file of molecules, or samples of a model."""
+"""``imadarem evaluate``: score molecules, samples of a model, or a model on held-out data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, out, progress_bar, stages
+from imadarem.cli.held_out import HELD_OUT, HeldOutFlags, evaluate_held_out
 from imadarem.cli.models import Count, Switch, device_named, is_molecular
 from imadarem.cli.results import share
 from imadarem.errors import ConfigError, DataError
@@ -94,8 +95,11 @@ def evaluate(
     device: str | None = None,
     json: Switch = False,
     comparison: ComparisonFlags = COMPARISON,
+    held_out: HeldOutFlags = HELD_OUT,
 ) -> None:
     """Score a file of molecules, or samples of a model, beside as many real molecules.
+
+    With --calibration or --likelihood: measure a model on held-out data instead.
 
     **Examples**
 
@@ -103,6 +107,7 @@ def evaluate(
     imadarem evaluate molecules.smi
     imadarem evaluate molecules.csv --train train.csv --reference test.csv --fcd
     imadarem evaluate --model default -n 1000 --steps 6 --seed 0
+    imadarem evaluate --model default --calibration --likelihood --plot gate.png
     ```
 
     Args:
@@ -114,12 +119,25 @@ def evaluate(
         steps: Most refinement passes of the model.
         temperature: Of the sampling.
         policy: Of the sampling; see imadarem sample --help.
-        seed: Of the sampling, and of the draw of real molecules.
+        seed: Of the sampling, and of the draw of real molecules or held-out rows.
         device: cpu or cuda, for the sampling.
         json: Print JSON Lines instead of a table.
     """
-    _check(file, model, column, comparison)
     settings: dict[str, Any] = {"steps": steps, "temperature": temperature, "policy": policy}
+    held_out.check()
+    if held_out.asked:
+        name = _held_out_model(file, model, count, settings, comparison, held_out)
+        evaluate_held_out(
+            name,
+            held_out,
+            column=column,
+            device=device,
+            seed=seed,
+            sampling=settings,
+            json=json,
+        )
+        return
+    _check(file, model, column, comparison)
     idle = [k for k, v in {**settings, "count": count, "device": device}.items() if v is not None]
     if file is not None and idle:
         raise ConfigError(f"--{idle[0]} is of sampling; it has no effect on the file {file}.")
@@ -137,6 +155,30 @@ def evaluate(
         json_line({"kind": "real", "name": comparison.train, **real.to_dict()})
     else:
         _show(name, ours, real, told, comparison)
+
+
+def _held_out_model(
+    file: Path | None,
+    model: str | None,
+    count: int | None,
+    sampling: dict[str, Any],
+    comparison: ComparisonFlags,
+    held_out: HeldOutFlags,
+) -> str:
+    """The model to measure on held-out rows; refuses settings that have no effect there."""
+    if model is None or file is not None:
+        raise ConfigError(
+            "--calibration and --likelihood measure a model: give --model NAME, and held-out rows "
+            "by --data FILE."
+        )
+    idle = ["count"] if count is not None else []
+    idle += [k for k, v in vars(comparison).items() if v != getattr(COMPARISON, k)]
+    if idle:
+        raise ConfigError(f"--{idle[0]} has no effect on --calibration and --likelihood.")
+    given = [k for k, v in sampling.items() if v is not None]
+    if given and not held_out.calibration:
+        raise ConfigError(f"--{given[0]} is of sampling; it has no effect on --likelihood.")
+    return model
 
 
 def _check(

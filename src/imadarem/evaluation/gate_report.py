@@ -8,7 +8,7 @@ probability is held against "this token is not the one of the data".
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from imadarem.evaluation.calibration import (
     expected_calibration_error,
     reliability,
 )
-from imadarem.evaluation.held_out import HeldOut, device_of
+from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
 from imadarem.nn import EmaTeacher
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import Policy
@@ -98,7 +98,7 @@ class GateReport:
 
 def gate_report(
     network: nn.Module,
-    rows: Sequence[Any],
+    rows: TokenRows,
     special: SpecialIds,
     *,
     policy: Policy,

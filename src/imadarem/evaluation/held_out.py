@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas, State
+from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import DataError
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["HeldOut", "device_of"]
+__all__ = ["HeldOut", "TokenRows", "device_of"]
+
+#: Token ids of each row.
+TokenRows = Sequence[Sequence[int]] | TokenCorpus
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class HeldOut:
 
     @classmethod
     def from_rows(
-        cls, rows: Sequence[Any], special: SpecialIds, canvas_length: int | None = None
+        cls, rows: TokenRows, special: SpecialIds, canvas_length: int | None = None
     ) -> HeldOut:
         """Lay out rows of token ids.
 
         Args:
-            rows: Token ids of each row, without special tokens; a ``TokenCorpus`` will do.
+            rows: Token ids of each row, without special tokens.
             special: The tokenizer's special ids.
             canvas_length: None where the model is told a row's length. Otherwise a canvas
                 has so many positions, and behind its text a row is filled up with EOS, as

@@ -17,16 +17,15 @@ of which these figures are no likelihood.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError, nearest
-from imadarem.evaluation.held_out import HeldOut, device_of
+from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
 from imadarem.nn import RefinementOutput
 from imadarem.sampling.draw import forbid, normalized_entropy
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
@@ -95,7 +94,7 @@ class LikelihoodBound:
 
 def likelihood_bound(
     network: nn.Module,
-    rows: Sequence[Any],
+    rows: TokenRows,
     special: SpecialIds,
     *,
     canvases: int = 8,
@@ -121,7 +120,7 @@ def likelihood_bound(
 
 def row_bounds(
     network: nn.Module,
-    rows: Sequence[Any],
+    rows: TokenRows,
     special: SpecialIds,
     *,
     canvases: int = 8,
@@ -170,7 +169,7 @@ def row_bounds(
 @torch.no_grad()
 def ordered_log_likelihood(
     network: nn.Module,
-    rows: Sequence[Any],
+    rows: TokenRows,
     special: SpecialIds,
     order: str = "confidence",
     *,

@@ -1,0 +1,313 @@
+"""``imadarem evaluate --calibration`` and ``--likelihood``: a model on held-out rows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from imadarem.cli.console import err, grid, heading, json_line, note, out, progress_bar
+from imadarem.cli.models import Switch, is_molecular, load_model
+from imadarem.cli.results import share
+from imadarem.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from imadarem.data.corpus import TokenCorpus
+    from imadarem.evaluation.gate_report import GateFigures, GateReport
+    from imadarem.evaluation.likelihood import LikelihoodBound
+    from imadarem.refiner import ImplicitRefinementModel
+
+__all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
+
+ROWS, CANVASES = 500, 8
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HeldOutFlags:
+    """What to measure of a model on held-out data.
+
+    Attributes:
+        calibration: Is the gate right about the model's own tokens? AUROC and calibration
+            error at every step, with the --steps, --temperature and --policy of sampling.
+        likelihood: The masked-diffusion bound, in nats and bits per token.
+        data: Held-out rows: moses-sample (5,000 test molecules, shipped; the default for a
+            model of molecules), moses (the test split) or a file.
+        rows: Rows drawn from them; default 500.
+        canvases: Canvases drawn for each row, of the likelihood; default 8.
+        plot: Also draw the reliability diagram of the gate into this .png file.
+    """
+
+    calibration: Switch = False
+    likelihood: Switch = False
+    data: str | None = None
+    rows: int | None = None
+    canvases: int | None = None
+    plot: Path | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is to be measured on held-out rows."""
+        return self.calibration or self.likelihood
+
+    def check(self) -> None:
+        """Refuse what has no effect or could not be done, before any work is done.
+
+        Raises:
+            ConfigError: A setting has no effect, or is out of range.
+        """
+        names = ("data", "rows", "canvases", "plot")
+        idle = [name for name in names if getattr(self, name) is not None]
+        if idle and not self.asked:
+            raise ConfigError(f"--{idle[0]} has no effect without --calibration or --likelihood.")
+        if self.canvases is not None and not self.likelihood:
+            raise ConfigError("--canvases has no effect without --likelihood.")
+        if self.plot is not None and not self.calibration:
+            raise ConfigError("--plot draws the gate's calibration; add --calibration.")
+        if self.plot is not None and self.plot.suffix != ".png":
+            raise ConfigError(f"--plot {self.plot} must end in .png.")
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"--rows is {self.rows}; give at least 1.")
+
+
+HELD_OUT = HeldOutFlags()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows and what was kept out.
+
+    Attributes:
+        corpus: Token ids.
+        source: What they were drawn from.
+        left_out: Reason → how many of the rows drawn it kept out.
+    """
+
+    corpus: TokenCorpus
+    source: str
+    left_out: dict[str, int]
+
+
+def evaluate_held_out(
+    name: str,
+    flags: HeldOutFlags,
+    *,
+    column: str | None,
+    device: str | None,
+    seed: int,
+    sampling: dict[str, Any],
+    json: bool,
+) -> None:
+    """Measure a model on held-out rows and print what was found.
+
+    Args:
+        name: The model.
+        flags: What to measure, checked.
+        column: Of a table in ``flags.data``.
+        device: cpu or cuda.
+        seed: Of the rows, the masks and the draws.
+        sampling: ``steps``, ``temperature`` and ``policy``, None where the model decides.
+        json: Print JSON Lines instead of tables.
+
+    Raises:
+        ConfigError: The model has no gate to judge, or no data are named.
+        DataError: The data cannot be read, or no row can be encoded.
+    """
+    network = load_model(name, device)
+    if flags.calibration and not network.config.use_refine_gate:
+        raise ConfigError(
+            f"the model {name} was trained without a gate (use_refine_gate is false), so there "
+            "is no gate to calibrate."
+        )
+    rows = _rows(network, name, flags, column, seed)
+    _tell_left_out(rows)
+    if flags.calibration:
+        report, how = _calibration(network, rows, seed, sampling)
+        if flags.plot is not None:
+            _plot(report, flags.plot)
+        if json:
+            told = {"name": name, "data": rows.source, "left_out": rows.left_out, **how}
+            json_line({"kind": "calibration", **told, **report.to_dict()})
+        else:
+            _show_calibration(report, rows, how)
+    if flags.likelihood:
+        bound = _likelihood(network, rows, flags.canvases, seed)
+        if json:
+            told = {"name": name, "data": rows.source, "left_out": rows.left_out, "seed": seed}
+            json_line({"kind": "likelihood", **told, **bound.to_dict()})
+        else:
+            _show_likelihood(bound, rows)
+
+
+def _rows(
+    network: ImplicitRefinementModel,
+    name: str,
+    flags: HeldOutFlags,
+    column: str | None,
+    seed: int,
+) -> Rows:
+    from imadarem.data.prepare import encode_texts
+    from imadarem.workers import Workers
+
+    molecules = is_molecular(network.tokenizer)
+    if flags.data is None and not molecules:
+        raise ConfigError(f"the model {name} writes texts; name held-out ones with --data FILE.")
+    source = flags.data or "moses-sample"
+    with err().status(f"reading {source}"):
+        texts, rejected = _texts(source, molecules, column)
+        drawn = random.Random(seed).sample(texts, min(flags.rows or ROWS, len(texts)))
+        with Workers() as workers:
+            corpus, unread = encode_texts(drawn, network.tokenizer, workers)
+    longest = network.config.max_seq_len
+    fitting = corpus.no_longer_than(longest)
+    left_out = {
+        "no molecule": rejected,
+        "cannot be encoded": len(unread),
+        f"longer than {longest} tokens": len(corpus) - len(fitting),
+    }
+    return Rows(fitting, source, {reason: n for reason, n in left_out.items() if n})
+
+
+def _texts(source: str, molecules: bool, column: str | None) -> tuple[list[str], int]:
+    """Texts of a named set or a file, and how many lines were no molecule."""
+    from imadarem.data.molecules import read_smiles
+    from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
+    from imadarem.data.text import read_lines
+
+    named = source in ("moses-sample", "moses")
+    if column is not None and (named or not molecules):
+        raise ConfigError("--column is of a table of molecules in a file; it has no effect here.")
+    if source == "moses-sample":
+        return load_moses_sample("test"), 0
+    if source == "moses":
+        return load_split(fetch_moses(), "test"), 0
+    if not molecules:
+        return read_lines(source), 0
+    found = read_smiles(source, column=column)
+    return found.smiles, len(found.rejected)
+
+
+def _canvas_length(network: ImplicitRefinementModel) -> int | None:
+    config = network.config
+    return config.max_seq_len if config.length_mode == "eos" else None
+
+
+def _calibration(
+    network: ImplicitRefinementModel, rows: Rows, seed: int, sampling: dict[str, Any]
+) -> tuple[GateReport, dict[str, Any]]:
+    """The report, and the settings that it was made with."""
+    from imadarem.evaluation.gate_report import gate_report
+    from imadarem.sampling.policies import policy_from_name
+
+    config = network.config
+    defaults = {"steps": config.max_refinement_steps, "temperature": config.sampling_temperature}
+    given = {**defaults, **{k: v for k, v in sampling.items() if v is not None}}
+    policy = given.pop("policy", "gate")
+    # The temperature is checked where the config checks its own.
+    replace(config, sampling_temperature=given["temperature"])
+    with progress_bar("calibration", len(rows.corpus)) as advance:
+        report = gate_report(
+            network,
+            rows.corpus,
+            network.special,
+            policy=policy_from_name(policy, config),
+            stop_threshold=config.stop_threshold,
+            canvas_length=_canvas_length(network),
+            teacher=network.teacher,
+            seed=seed,
+            on_rows=advance,
+            **given,
+        )
+    how = {"policy": policy, "max_steps": given["steps"], "temperature": given["temperature"]}
+    return report, {**how, "seed": seed}
+
+
+def _likelihood(
+    network: ImplicitRefinementModel, rows: Rows, canvases: int | None, seed: int
+) -> LikelihoodBound:
+    from imadarem.evaluation.likelihood import likelihood_bound
+
+    with progress_bar("likelihood", len(rows.corpus)) as advance:
+        return likelihood_bound(
+            network,
+            rows.corpus,
+            network.special,
+            canvases=CANVASES if canvases is None else canvases,
+            canvas_length=_canvas_length(network),
+            seed=seed,
+            on_rows=advance,
+        )
+
+
+def _tell_left_out(rows: Rows) -> None:
+    if rows.left_out:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
+        note(f"kept out of {rows.source}: {reasons}", style="yellow")
+
+
+def _plot(report: GateReport, path: Path) -> None:
+    from imadarem.evaluation.gate_report import draw_reliability
+
+    try:
+        draw_reliability(report, path)
+    except MissingExtraError as error:
+        note(f"no picture: {error}", style="yellow")
+        return
+    note(f"drew the reliability diagram into {path}")
+
+
+def _show_calibration(report: GateReport, rows: Rows, how: dict[str, Any]) -> None:
+    heading("the gate on the model's own tokens")
+    columns = ("step", "judged", "AUROC", "ECE", "mean gate", "wrong", "flagged")
+    out().print(grid(columns, [_cells(f) for f in [*report.steps, report.pooled]]))
+    line = (
+        f"{report.rows:,} rows of {rows.source}, partly masked and filled in by {how['policy']} in "
+        f"at most {how['max_steps']} steps at temperature {how['temperature']:g}; each step judges "
+        "the tokens it reads, a wrong one differs from the data"
+    )
+    out().print(Text(line, "dim"))
+
+
+def _cells(figures: GateFigures) -> Sequence[object]:
+    shares = [share(figures.wrong), share(figures.flagged)]
+    auroc = "–" if figures.auroc != figures.auroc else f"{figures.auroc:.3f}"
+    step = "all" if figures.step is None else figures.step
+    return (
+        step,
+        f"{figures.judged:,}",
+        auroc,
+        f"{figures.ece:.3f}",
+        f"{figures.mean_gate:.3f}",
+        *shares,
+    )
+
+
+def _show_likelihood(bound: LikelihoodBound, rows: Rows) -> None:
+    heading("likelihood (upper bound on the negative logarithm)")
+    figures = bound.to_dict()
+    interval = "–"
+    if figures["interval_95"] is not None:
+        low, high = bound.interval
+        interval = f"{low:.4f} to {high:.4f}"
+    out().print(
+        grid(
+            ("", ""),
+            [
+                ("nats per token", f"{bound.nats_per_token:.4f}"),
+                ("95 % interval", interval),
+                ("bits per token", f"{bound.bits_per_token:.4f}"),
+                ("perplexity", f"{bound.perplexity:.3f}"),
+                ("nats per row", f"{bound.nats_per_row:.2f}"),
+            ],
+        )
+    )
+    line = (
+        f"{bound.rows:,} rows of {rows.source}, {bound.tokens:,} tokens, {bound.canvases} canvases "
+        "each; all nats ÷ all tokens, one token per pass in random order"
+    )
+    out().print(Text(line, "dim"))

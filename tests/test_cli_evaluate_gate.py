@@ -1,0 +1,216 @@
+"""``imadarem evaluate --calibration`` and ``--likelihood`` on tiny models."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from imadarem.cli import run
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.data.corpus import TokenCorpus
+from imadarem.data.moses import load_moses_sample
+from imadarem.evaluation.gate_report import gate_report
+from imadarem.evaluation.likelihood import likelihood_bound
+from imadarem.refiner import ImplicitRefinementModel
+from imadarem.sampling.policies import policy_from_name
+from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
+
+SIXTY = load_moses_sample("train")[:60]
+WORDS = ["the cat sat", "a dog ran"]
+
+
+def saved_model(folder, tokenizer, texts, **settings):
+    """The folder of a model with random weights."""
+    rows = TokenCorpus.from_rows(map(tokenizer.encode, texts), len(tokenizer))
+    counts = rows.length_counts()
+    given = {"length_mode": "drawn", "length_counts": counts, "max_seq_len": len(counts) - 1}
+    config = ImplicitRefinementConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        **{**given, **settings},
+    )
+    torch.manual_seed(0)
+    ImplicitRefinementModel(config, tokenizer=tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def molecules(tmp_path_factory):
+    """The folder of a model that writes SELFIES."""
+    folder = tmp_path_factory.mktemp("selfies")
+    return saved_model(folder, SelfiesTokenizer.from_corpus(SIXTY), SIXTY)
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory):
+    """The folder of a model that writes text and decides where it ends."""
+    folder = tmp_path_factory.mktemp("char")
+    settings = {"length_mode": "eos", "length_counts": None, "max_seq_len": 14}
+    return saved_model(folder, CharTokenizer.from_corpus(WORDS), WORDS, **settings)
+
+
+@pytest.fixture
+def said(capsys):
+    """Run a command line; its exit code, stdout and stderr."""
+
+    def call(*tokens):
+        code = run([str(token) for token in tokens])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Work in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_gate_is_reported_step_by_step(said, molecules):
+    line = ("evaluate", "--model", molecules, "--calibration", "--rows", 30, "--steps", 4)
+    code, out, _ = said(*line)
+    assert code == 0
+    header, _, *table = out.splitlines()[2:]
+    assert header.split() == "step judged AUROC ECE mean gate wrong flagged".split()
+    assert [row.split()[0] for row in table[:4]] == ["2", "3", "4", "all"]
+    assert "at most 4 steps" in out
+    code, out, _ = said(*line, "--json")
+    (record,) = records(out)
+    assert code == 0
+    assert (record["kind"], record["data"], record["max_steps"]) == (
+        "calibration",
+        "moses-sample",
+        4,
+    )
+    assert [step["step"] for step in record["steps"]] == [2, 3, 4]
+    judged = [step["judged"] for step in record["steps"]]
+    assert record["pooled"]["judged"] == sum(judged) > 0
+
+
+def test_the_defaults_are_the_models_own_settings(said, molecules):
+    Path("held.smi").write_text("\n".join(SIXTY))
+    line = ("evaluate", "--model", molecules, "--calibration", "--likelihood", "--data", "held.smi")
+    code, out, _ = said(*line, "--rows", 60, "--json")
+    calibration, likelihood = records(out)
+    assert code == 0
+    model = ImplicitRefinementModel.from_pretrained(molecules)
+    config = model.config
+    texts = random.Random(0).sample(SIXTY, 60)
+    rows = [model.tokenizer.encode(text) for text in texts]
+    report = gate_report(
+        model,
+        rows,
+        model.special,
+        policy=policy_from_name(None, config),
+        steps=config.max_refinement_steps,
+        temperature=config.sampling_temperature,
+        stop_threshold=config.stop_threshold,
+    )
+    assert calibration["pooled"] == report.to_dict()["pooled"]
+    bound = likelihood_bound(model, rows, model.special)
+    assert likelihood["nats_per_token"] == pytest.approx(bound.nats_per_token, rel=1e-6)
+    assert likelihood["canvases"] == 8
+
+
+def test_a_likelihood_has_an_interval_and_says_what_is_averaged(said, molecules):
+    line = ("evaluate", "--model", molecules, "--likelihood", "--rows", 20, "--canvases", 2)
+    code, out, _ = said(*line)
+    assert code == 0
+    nats = float(re.search(r"^nats per token +(\d\.\d+)$", out, re.MULTILINE)[1])
+    low, high = map(
+        float, re.search(r"^95 % interval +(\S+) to (\S+)$", out, re.MULTILINE).groups()
+    )
+    assert low < nats < high
+    assert "20 rows" in out and "all nats ÷ all tokens" in out
+    _, out, _ = said(*line, "--json")
+    (record,) = records(out)
+    assert record["nats_per_token"] == pytest.approx(nats, abs=1e-4)
+    assert (record["kind"], record["rows"], record["canvases"]) == ("likelihood", 20, 2)
+
+
+def test_rows_that_cannot_be_used_are_counted_and_told(said, molecules):
+    # Uranium is no token of this model; a chain of 90 carbons is too long; C1CC is none.
+    Path("some.smi").write_text("CCO\nCCN\n[U]\n" + "C" * 90 + "\nC1CC\n")
+    line = ("evaluate", "--model", molecules, "--likelihood", "--data", "some.smi")
+    code, out, err = said(*line, "--json")
+    (record,) = records(out)
+    assert code == 0
+    assert record["rows"] == 2
+    assert [record["left_out"][reason] for reason in ("no molecule", "cannot be encoded")] == [1, 1]
+    assert sum(record["left_out"].values()) == 3
+    assert re.search(r"kept out of some.smi: 1 no molecule, 1 cannot be encoded, 1 longer", err)
+
+
+def test_texts_of_open_length_are_measured_with_their_ends(said, words):
+    Path("held.txt").write_text("the dog sat\na cat ran\n")
+    line = ("evaluate", "--model", words, "--data", "held.txt", "--json")
+    code, out, _ = said(*line, "--likelihood", "--calibration", "--steps", 5)
+    calibration, likelihood = records(out)
+    assert code == 0
+    assert likelihood["tokens"] == (11 + 1) + (9 + 1)
+    assert calibration["rows"] == 2
+    code, _, err = said("evaluate", "--model", words, "--likelihood")
+    assert code == 2
+    assert "--data FILE" in err
+
+
+@pytest.mark.slow
+def test_the_reliability_diagram_is_drawn(said, molecules):
+    line = ("evaluate", "--model", molecules, "--calibration", "--rows", 10)
+    code, _, err = said(*line, "--plot", "gate.png")
+    assert code == 0
+    assert Path("gate.png").read_bytes().startswith(b"\x89PNG")
+    assert "drew the reliability diagram into gate.png" in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        (("--rows", "5"), "--rows has no effect without --calibration"),
+        (("--calibration", "--canvases", "4"), "--canvases has no effect without --likelihood"),
+        (("--likelihood", "--canvases", "0"), "canvases=0 must be at least 1"),
+        (("--likelihood", "--plot", "a.png"), "add --calibration"),
+        (("--calibration", "--plot", "a.jpg"), "must end in .png"),
+        (("--calibration", "--rows", "0"), "--rows is 0"),
+        (("--calibration", "--steps", "1"), "steps=1"),
+        (("--calibration", "--temperature", "-1"), "sampling_temperature=-1"),
+        (("--calibration", "-n", "5"), "--count has no effect"),
+        (("--calibration", "--fcd"), "--fcd has no effect"),
+        (("--likelihood", "--policy", "margin"), "--policy is of sampling"),
+        (("--likelihood", "--column", "x"), "--column"),
+        (("--calibration", "--policy", "gat"), 'did you mean "gate"'),
+    ],
+)
+def test_settings_without_effect_or_out_of_range_are_refused(said, molecules, tokens, reason):
+    code, out, err = said("evaluate", "--model", molecules, *tokens)
+    assert (code, out) == (2, "")
+    assert reason in err
+
+
+def test_a_file_has_no_gate(said):
+    Path("a.smi").write_text("CCO\n")
+    code, _, err = said("evaluate", "a.smi", "--calibration")
+    assert code == 2
+    assert "give --model NAME" in err
+
+
+def test_a_model_without_a_gate_is_not_judged_by_it(said, tmp_path):
+    model = saved_model(
+        tmp_path / "m", SelfiesTokenizer.from_corpus(SIXTY), SIXTY, use_refine_gate=False
+    )
+    code, _, err = said("evaluate", "--model", model, "--calibration")
+    assert code == 2
+    assert "trained without a gate" in err
+    assert said("evaluate", "--model", model, "--likelihood", "--rows", 5)[0] == 0
