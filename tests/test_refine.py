@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
-from imadarem.nn import EmaTeacher
+from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
@@ -211,3 +211,26 @@ def test_more_than_one_reason_never_leaves_a_row_running(name: str) -> None:
     records = run(alternating(), Canvas.blank([4, 2, 3], SPECIAL), POLICIES[name](), steps=5)
     done = torch.cat([step.rows[step.reasons != 0] for step in records])
     assert sorted(done.tolist()) == [0, 1, 2]
+
+
+def test_beliefs_are_passed_on_for_blanks_only_and_follow_their_rows() -> None:
+    seen: list[Tensor | None] = []
+
+    class Listening(Scripted):
+        def forward(
+            self,
+            ids: Tensor,
+            attention_mask: Tensor | None = None,
+            prev_probs: Tensor | None = None,
+        ) -> RefinementOutput:
+            seen.append(prev_probs)
+            return super().forward(ids, attention_mask, prev_probs)
+
+    # Row 0 leaves after the first pass; row 1 has a given token in the middle.
+    network = Listening(always(5).answer)
+    run(network, Canvas.with_holes([[1, 4, 4], [1, 4, 1]], SPECIAL), Ancestral(), steps=2)
+    assert seen[0] is None
+    assert seen[1] is not None and seen[1].shape == (1, 3, V)
+    # Certain of token 5 where it was blank, nothing where it was given.
+    assert seen[1][0, :, 5].tolist() == pytest.approx([1.0, 0.0, 1.0])
+    assert seen[1][0, 1].sum() == 0

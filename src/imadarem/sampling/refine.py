@@ -167,7 +167,9 @@ def refine(
         going = reasons == 0
         canvas = edited.rows(going)
         rows, seeds = rows[going], seeds[going]
-        prev_probs = log_probs[going, : canvas.ids.shape[1]].exp()
+        # Beliefs about blanks only: what a written token's logits say is not trained.
+        beliefs = log_probs.exp() * view.open[..., None]
+        prev_probs = beliefs[going, : canvas.ids.shape[1]]
 
 
 def _reasons(
