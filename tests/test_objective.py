@@ -143,9 +143,22 @@ def test_only_tokens_of_the_model_are_judged() -> None:
     # Half of the rows at most are touched, the others stay as they were.
     touched = (after.canvas.ids != before.canvas.ids).any(dim=1)
     assert 0 < touched.sum() <= 8
-    # Some canvases are full and some are filled in part.
-    blanks = after.canvas.open.any(dim=1)[touched]
-    assert blanks.any() and not blanks.all()
+    # The data stands where it stood: the model fills in, it does not rewrite.
+    shown = before.canvas.written
+    assert torch.equal(after.canvas.ids[shown], before.canvas.ids[shown])
+    # Nothing tells the network afterwards which tokens are the model's.
+    states = set(after.canvas.state.unique().tolist())
+    assert states <= {State.OPEN, State.WRITTEN, State.FROZEN}
+
+
+@pytest.mark.parametrize("refine_fraction", [0.5, 1.0])
+def test_canvases_are_filled_in_part_and_whole(refine_fraction: float) -> None:
+    loss = replace(objective(refine_fraction=refine_fraction), on_policy_share=1.0)
+    full = []
+    for seed in range(6):
+        batch = loss.corrupt(some_ids(8, seed=seed), None, rng(seed))
+        full += (~loss.fill(batch, MODEL, rng(seed)).canvas.open.any(dim=1)).tolist()
+    assert 0.1 < sum(full) / len(full) < 0.9
 
 
 def test_a_gradient_reaches_every_weight_of_gate_and_trunk() -> None:

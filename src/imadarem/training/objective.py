@@ -32,7 +32,7 @@ from imadarem.corruption import (
 )
 from imadarem.errors import ConfigError, DataError
 from imadarem.nn import RefinementOutput
-from imadarem.sampling.policies import Ancestral
+from imadarem.sampling.policies import Ancestral, Policy, policy_from_name
 from imadarem.sampling.refine import refine
 from imadarem.tokenizers import SpecialIds
 
@@ -157,16 +157,19 @@ class Objective:
     ) -> TrainingCanvas:
         """Let the model fill blanks of ``on_policy_share`` of the rows.
 
-        Of these rows a half is filled in part, a quarter at once and a quarter in two steps.
+        Half of these rows are filled in one pass, and a random share of what was written is
+        blanked again. The other half goes through the sampler's own policy for the first 1
+        to ``K`` of its ``K`` steps: the canvases that the gate will read when it is used.
         """
         count = round(self.on_policy_share * len(batch.targets))
         chosen = torch.randperm(len(batch.targets), generator=generator)[:count]
-        two_step, one_step = chosen[: count // 4], chosen[count // 4 :]
-        partial = one_step[: count // 2]
-        filled = self._roll_out(batch.canvas, one_step, network, 1, generator)
-        filled = self._roll_out(filled, two_step, network, 2, generator)
-        blank_again = self._some_of(filled.written & batch.canvas.open, partial, generator)
+        at_once, by_policy = chosen[: count // 2], chosen[count // 2 :]
+        policy, steps = policy_from_name(None, self.config), self.config.max_refinement_steps
+        stop = int(torch.randint(1, steps + 1, (), generator=generator))
+        filled = self._roll_out(batch.canvas, at_once, network, Ancestral(), 1, 1, generator)
+        blank_again = self._some_of(filled.written & batch.canvas.open, at_once, generator)
         filled = filled.remask(blank_again)
+        filled = self._roll_out(filled, by_policy, network, policy, steps, stop, generator)
         judged = batch.canvas.open & filled.written
         return replace(batch, canvas=filled, judged=judged)
 
@@ -212,24 +215,28 @@ class Objective:
         canvas: Canvas,
         rows: Tensor,
         network: nn.Module,
+        policy: Policy,
         steps: int,
+        stop: int,
         generator: torch.Generator,
     ) -> Canvas:
-        """Fill the blanks of some rows in ``steps`` steps of ancestral sampling."""
+        """Fill blanks of some rows by the first ``stop`` of ``steps`` refinement steps."""
         if len(rows) == 0:
             return canvas
         device = canvas.ids.device
         seeds = torch.randint(2**62, (len(rows),), generator=generator).to(device)
         rows = rows.to(device)
         ids, state = canvas.ids.clone(), canvas.state.clone()
-        part = replace(canvas, ids=ids[rows], state=state[rows])
+        # The data is given while the model fills in, and anonymous again afterwards.
+        prompt = state[rows].masked_fill(canvas.written[rows], State.GIVEN)
+        part = replace(canvas, ids=ids[rows], state=prompt)
         training = network.training
         network.eval()
         # The loop drops rows without blanks at once, so a row's last record is its result.
         for step in refine(
             network,
             part,
-            policy=Ancestral(),
+            policy=policy,
             steps=steps,
             seeds=seeds,
             may_end=self.config.length_mode == "eos",
@@ -237,7 +244,10 @@ class Objective:
             width = step.canvas.ids.shape[1]
             target = rows[step.rows]
             ids[target, :width] = step.canvas.ids
-            state[target, :width] = step.canvas.state
+            reached = step.canvas.state
+            state[target, :width] = reached.masked_fill(reached == State.GIVEN, State.WRITTEN)
+            if step.step == stop:
+                break
         network.train(training)
         return replace(canvas, ids=ids, state=state)
 
