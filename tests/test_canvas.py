@@ -59,9 +59,9 @@ def test_an_eos_in_the_prompt_freezes_nothing() -> None:
 
 
 def test_an_eos_may_stand_behind_the_last_given_token_only_and_never_first() -> None:
-    canvas = Canvas.with_holes([[1, 5, 1, 1], [1, 1, 1, 1]], SPECIAL)
+    canvas = Canvas.with_holes([[1, 1, 5, 1], [1, 1, 1, 1]], SPECIAL)
     assert canvas.ending_allowed().tolist() == [
-        [False, False, True, True],
+        [False, False, False, True],
         [False, True, True, True],
     ]
 
