@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 # Before torch: its spinning threads slow down whatever shares the cores, other tests included.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # Examples are the same on every run and on every machine; speed is no reason to fail.
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 # HYPOTHESIS_PROFILE=default looks for other examples.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; its exit code, stdout and stderr."""
+    from imadarem.cli import run
+
+    def call(*tokens: object) -> tuple[int, str, str]:
+        code = run([str(token) for token in tokens])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty directory."""
+    monkeypatch.chdir(tmp_path)

@@ -13,79 +13,36 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from cli_parts import SIXTY, WORDS, records, saved_model
 
 from imadarem import __version__
 from imadarem.cli import run
 from imadarem.cli.app import app
 from imadarem.cli.settings import DECIDED_BY_DATA, ModelFlags, TrainingFlags, read_settings
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.data.corpus import TokenCorpus
-from imadarem.data.moses import load_moses_sample
-from imadarem.refiner import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 from imadarem.training.curves import draw_curve, read_metrics
 from imadarem.training.settings import TrainingConfig
 
 SOURCE = Path(__file__).parent.parent / "src"
-SIXTY = load_moses_sample("train")[:60]
 TINY = "--hidden-size 16 --num-layers 1 --num-heads 2 --batch-size 8 --processes 1 --device cpu"
 OFTEN = "--log-every 5 --eval-every 10 --save-every 10 --sample-count 4"
-
-
-def tiny_model(folder, tokenizer, texts):
-    """A model with random weights whose canvases are as long as ``texts``."""
-    rows = TokenCorpus.from_rows(map(tokenizer.encode, texts), len(tokenizer))
-    counts = rows.length_counts()
-    config = ImplicitRefinementConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        max_seq_len=len(counts) - 1,
-        length_mode="drawn",
-        length_counts=counts,
-    )
-    torch.manual_seed(0)
-    ImplicitRefinementModel(config, tokenizer=tokenizer).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="session")
 def molecules(tmp_path_factory):
     """The folder of a model that writes SELFIES."""
     tokenizer = SelfiesTokenizer.from_corpus(SIXTY)
-    return tiny_model(tmp_path_factory.mktemp("selfies"), tokenizer, SIXTY)
+    return saved_model(tmp_path_factory.mktemp("selfies"), tokenizer, SIXTY)
 
 
 @pytest.fixture(scope="session")
 def words(tmp_path_factory):
     """The folder of a model that writes text."""
-    texts = ["the cat sat", "a dog ran"]
-    return tiny_model(tmp_path_factory.mktemp("char"), CharTokenizer.from_corpus(texts), texts)
+    return saved_model(tmp_path_factory.mktemp("char"), CharTokenizer.from_corpus(WORDS), WORDS)
 
 
-@pytest.fixture
-def said(capsys):
-    """Run a command line; its exit code, stdout and stderr."""
-
-    def call(*tokens):
-        code = run([str(token) for token in tokens])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Work in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-
-def records(text):
-    """The objects of JSON Lines; fails on a line that is none."""
-    return [json.loads(line) for line in text.splitlines()]
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # --- help, version, start

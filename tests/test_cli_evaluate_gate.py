@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from pathlib import Path
 
 import pytest
-import torch
+from cli_parts import SIXTY, WORDS, records, saved_model
 
-from imadarem.cli import run
-from imadarem.config import ImplicitRefinementConfig
-from imadarem.data.corpus import TokenCorpus
-from imadarem.data.moses import load_moses_sample
 from imadarem.evaluation.gate_report import gate_report
 from imadarem.evaluation.likelihood import likelihood_bound
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.sampling.policies import policy_from_name
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
-
-SIXTY = load_moses_sample("train")[:60]
-WORDS = ["the cat sat", "a dog ran"]
-
-
-def saved_model(folder, tokenizer, texts, **settings):
-    """The folder of a model with random weights."""
-    rows = TokenCorpus.from_rows(map(tokenizer.encode, texts), len(tokenizer))
-    counts = rows.length_counts()
-    given = {"length_mode": "drawn", "length_counts": counts, "max_seq_len": len(counts) - 1}
-    config = ImplicitRefinementConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        **{**given, **settings},
-    )
-    torch.manual_seed(0)
-    ImplicitRefinementModel(config, tokenizer=tokenizer).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -56,26 +31,7 @@ def words(tmp_path_factory):
     return saved_model(folder, CharTokenizer.from_corpus(WORDS), WORDS, **settings)
 
 
-@pytest.fixture
-def said(capsys):
-    """Run a command line; its exit code, stdout and stderr."""
-
-    def call(*tokens):
-        code = run([str(token) for token in tokens])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Work in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-
-def records(text):
-    return [json.loads(line) for line in text.splitlines()]
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_the_gate_is_reported_step_by_step(said, molecules):

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,7 +269,7 @@ def _finish(result: TrainingResult, folder: Path, json: bool) -> int:
         return INTERRUPTED
     _draw(folder)
     if json:
-        json_line({"kind": "result", **asdict(result), "model_dir": str(result.model_dir)})
+        json_line({"kind": "result", **result.to_dict()})
         return 0
     model = shlex.quote(str(result.model_dir))
     heading(f"done: {result.step:,} steps")

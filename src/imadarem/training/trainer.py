@@ -108,6 +108,11 @@ class TrainingResult:
     last: Validation
     skipped: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        figures = {"first": self.first.to_dict(), "last": self.last.to_dict()}
+        return {**asdict(self), **figures, "model_dir": str(self.model_dir)}
+
 
 class Trainer:
     """Trains a refiner and keeps a run folder.
