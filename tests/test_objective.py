@@ -101,12 +101,12 @@ def test_the_token_term_is_the_mean_over_rows_of_the_mean_over_blanks() -> None:
 def test_signs_of_the_terms() -> None:
     ids = some_ids(4, 6)
     blank = torch.zeros(4, 6, dtype=torch.bool)
-    blank[:, :2] = True
+    blank[:2, :2] = True  # rows of data teach the tokens
     state = torch.where(blank, State.OPEN, State.WRITTEN).to(torch.uint8)
     judged = torch.zeros_like(blank)
-    judged[:, 2:4] = True  # column 2 stands as in the data, column 3 does not
+    judged[2:, 2:4] = True  # column 2 stands as in the data, column 3 does not
     shown = ids.clone()
-    shown[:, 3] = torch.where(ids[:, 3] == 3, 4, 3)
+    shown[2:, 3] = torch.where(ids[2:, 3] == 3, 4, 3)
     batch = TrainingCanvas(Canvas(shown.masked_fill(blank, 1), state, MODEL.special), ids, judged)
     score = objective(diversity_weight=0.1).score
 
@@ -124,6 +124,21 @@ def test_signs_of_the_terms() -> None:
 
     assert gate_term(-4.0, 4.0) < gate_term(0.0, 0.0) == pytest.approx(math.log(2))
     assert gate_term(4.0, -4.0) > gate_term(0.0, 0.0)
+
+
+def test_a_canvas_with_tokens_of_the_model_teaches_the_gate_alone() -> None:
+    # Two rows alike but for one judged token in the second: its blanks must not count.
+    ids = some_ids(2, 4)
+    state = torch.tensor([[1, 2, 2, 2], [1, 2, 2, 2]], dtype=torch.uint8)
+    canvas = Canvas(ids.masked_fill(state == 1, 1), state, MODEL.special)
+    judged = torch.zeros(2, 4, dtype=torch.bool)
+    judged[1, 2] = True
+    logits = torch.zeros(2, 4, MODEL.config.vocab_size)
+    logits[1, 0, ids[1, 0]] = -30.0  # badly wrong, and not asked about
+    terms = objective().score(
+        RefinementOutput(logits, torch.zeros(2, 4)), TrainingCanvas(canvas, ids, judged)
+    )
+    assert terms.token.item() == pytest.approx(math.log(MODEL.config.vocab_size))
 
 
 def test_the_total_is_the_weighted_sum() -> None:

@@ -171,8 +171,9 @@ def prepare(
         DataError: See :func:`read_texts` and :func:`encode_texts`.
     """
     cache = _cache_folder(source, tokenizer, rows, seed)
-    if cache is not None and (cache / "prepared.json").is_file():
-        return _load(cache)
+    cached = _cached(source, tokenizer, rows, seed)
+    if cached is not None:
+        return cached
     named = isinstance(tokenizer, str) and not Path(tokenizer).is_dir()
     notation = tokenizer if named else getattr(tokenizer, "notation", "text")
     texts = read_texts(
@@ -242,6 +243,16 @@ def _learn(kind: type[CorpusTokenizer], texts: Texts, workers: Workers) -> Prepa
         for part in parts
     )
     return PreparedData(tokenizer, train, valid, rejected, texts.notes)
+
+
+def _cached(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> PreparedData | None:
+    """The data set from the cache, if it was made with this vocabulary."""
+    given = isinstance(tokenizer, CorpusTokenizer)
+    folder = _cache_folder(source, tokenizer.notation if given else tokenizer, rows, seed)
+    if folder is None or not (folder / "prepared.json").is_file():
+        return None
+    data = _load(folder)
+    return None if given and data.tokenizer.tokens != tokenizer.tokens else data
 
 
 def _cache_folder(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> Path | None:

@@ -3,7 +3,7 @@
 ``loss = token + diversity_weight · diversity + gate_weight · gate``
 
 - *token*: cross-entropy of the blanks, averaged over the ``m`` blanks of a row and then
-  over the rows. Mask rates are stratified over (0, 1], so its mean is the masked-diffusion
+  over the rows that show nothing but data. Mask rates are stratified over (0, 1], so its mean is the masked-diffusion
   bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with the linear schedule).
 - *diversity*: entropy floor ``relu(0.5 - H)``, ``H`` in nats, on the blanks.
 - *gate*: binary cross-entropy of "the token standing here is not the one of the data", on
@@ -175,7 +175,10 @@ class Objective:
 
     def score(self, output: RefinementOutput, batch: TrainingCanvas) -> LossTerms:
         """The loss terms of one pass over a training canvas."""
-        blanks, judged = batch.canvas.open, batch.judged
+        judged = batch.judged
+        # Rows with tokens of the model teach the gate alone. Asked for the data behind its own
+        # mistakes, the model learns to distrust what stands on a canvas, and samples fall apart.
+        blanks = batch.canvas.open & ~judged.any(dim=1, keepdim=True)
         token = diversity = gate = output.logits.sum() * 0.0
         if bool(blanks.any()):
             log_probs = output.logits[blanks].float().log_softmax(dim=-1)
