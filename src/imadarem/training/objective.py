@@ -3,13 +3,14 @@
 ``loss = token + diversity_weight · diversity + gate_weight · gate``
 
 - *token*: cross-entropy of the blanks, averaged over the ``m`` blanks of a row and then
-  over the rows that show nothing but data. Mask rates are stratified over (0, 1], so its mean is the masked-diffusion
-  bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with the linear schedule).
+  over the rows that show nothing but data. Mask rates are stratified over (0, 1], so its
+  mean is the masked-diffusion bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with
+  the linear schedule).
 - *diversity*: entropy floor ``relu(0.5 - H)``, ``H`` in nats, on the blanks.
 - *gate*: binary cross-entropy of "the token standing here is not the one of the data", on
-  tokens that the model itself wrote. Half of the rows are canvases tied to a real sequence:
-  part of it is masked, the model fills some or all of the blanks, and the gate judges
-  without being told which tokens were filled. The gate's gradient reaches the trunk too.
+  tokens that the model itself wrote. A share of the rows are canvases tied to a real
+  sequence: part of it is masked, the model fills some or all of the blanks, and the gate
+  judges without being told which tokens were filled. Its gradient reaches the trunk too.
   (PRISM, arXiv:2510.01384; RemeDi, arXiv:2509.23653.)
 """
 
