@@ -51,7 +51,8 @@ class HeldOut:
         Raises:
             DataError: There is no row; a row is empty, too long, or holds a special token.
         """
-        lengths = torch.tensor([len(row) for row in rows])
+        tokens = [[int(token) for token in row] for row in rows]
+        lengths = torch.tensor([len(row) for row in tokens])
         if len(lengths) == 0 or int(lengths.min()) == 0:
             raise DataError("there must be at least one row, and each needs at least one token.")
         ends = canvas_length is not None and special.eos is not None
@@ -63,8 +64,8 @@ class HeldOut:
             )
         width = canvas_length if ends and canvas_length is not None else width
         targets = torch.full((len(lengths), width), special.pad)
-        for target, row in zip(targets, rows, strict=True):
-            target[: len(row)] = torch.as_tensor([int(token) for token in row])
+        for target, row in zip(targets, tokens, strict=True):
+            target[: len(row)] = torch.tensor(row)
         inside = torch.arange(width) < lengths[:, None]
         _refuse_specials(targets, inside, special)
         if special.eos is not None and ends:
