@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from imadarem.config import FOREIGN_KEYS, MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from imadarem.refiner import TEACHER_PREFIX, WEIGHTS, ImplicitRefinementModel
+from imadarem.refiner import HUB_KEYS, TEACHER_PREFIX, WEIGHTS, ImplicitRefinementModel
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
@@ -56,7 +56,6 @@ THEIR_KEYS = (
 )
 #: Label that the loss leaves out, as everywhere in transformers.
 IGNORED = -100
-HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 class ImadaremConfig(PreTrainedConfig):

@@ -34,6 +34,8 @@ StepObserver = Callable[[Tensor, Step], None]
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
+#: Arguments of from_pretrained that are the hub's.
+HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 TEACHER_PREFIX = "teacher.network."
 #: Models that come with the package, by the name that from_pretrained takes.
 SHIPPED = {"default": Path(__file__).parent / "shipped" / "molecules"}
@@ -457,7 +459,6 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
 
 
 def _download(name: str, kwargs: dict[str, Any]) -> Path:
-    known = ("revision", "token", "cache_dir", "local_files_only", "force_download")
     path = Path(name)
     # "runs/model" could be a name on the hub; where runs/ exists it is a mistyped folder.
     if (
@@ -472,7 +473,7 @@ def _download(name: str, kwargs: dict[str, Any]) -> Path:
             "'user/name' on the hub."
         )
     try:
-        return Path(snapshot_download(name, **{k: v for k, v in kwargs.items() if k in known}))
+        return Path(snapshot_download(name, **{k: v for k, v in kwargs.items() if k in HUB_KEYS}))
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = str(error).split("\n")[0]
         raise CheckpointError(
