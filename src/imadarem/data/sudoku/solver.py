@@ -136,7 +136,9 @@ def complete(size: int, rng: random.Random) -> Grid:
 
 def _search(state: int, space: Candidates, rng: random.Random | None = None) -> Iterator[int]:
     """Depth first over the cells with fewest candidates; solved states as they are found."""
-    stack = [state]
+    stack, order = [state], list(range(space.cells))
+    if rng is not None:
+        rng.shuffle(order)
     while stack:
         reached = _propagate(stack.pop(), space)
         if reached is None:
@@ -144,7 +146,9 @@ def _search(state: int, space: Candidates, rng: random.Random | None = None) -> 
         if reached.bit_count() == space.cells:
             yield reached
             continue
-        choices = _fewest(reached, space, rng)
+        choices = list(_each(_fewest(reached, space, order)))
+        if rng is not None:
+            rng.shuffle(choices)
         stack.extend(reached & space.keep[bit] for bit in choices)
 
 
@@ -174,23 +178,17 @@ def _propagate(state: int, space: Candidates) -> int | None:
             return None
 
 
-def _fewest(state: int, space: Candidates, rng: random.Random | None) -> list[int]:
-    """The candidates of an open cell with as few as possible, in the order to be stacked."""
-    cells = list(range(space.cells))
-    if rng is not None:
-        rng.shuffle(cells)
+def _fewest(state: int, space: Candidates, order: Sequence[int]) -> int:
+    """The candidates of the first open cell, in ``order``, that has as few as any."""
     column, best, fewest = space.families[0].spread, 0, space.size + 1
-    for cell in cells:
+    for cell in order:
         here = state & column << cell
         count = here.bit_count()
         if 1 < count < fewest:
             best, fewest = here, count
             if count == 2:
                 break
-    bits = list(_each(best))
-    if rng is not None:
-        rng.shuffle(bits)
-    return bits
+    return best
 
 
 def _read(state: int, space: Candidates) -> Grid:
