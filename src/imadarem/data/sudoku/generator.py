@@ -12,7 +12,7 @@ from imadarem.data.sudoku.solver import candidates, complete, has_solution
 from imadarem.errors import ConfigError
 from imadarem.workers import Progress, Workers
 
-__all__ = ["TRIES", "Puzzle", "dig", "generate", "generate_many"]
+__all__ = ["TRIES", "Puzzle", "dig", "generate", "generate_kind", "generate_many"]
 
 TRIES = 50
 """Solved grids that are dug before a number of givens is called out of reach."""
@@ -62,6 +62,11 @@ def generate(size: int, givens: int | None = None, seed: int = 0) -> Puzzle:
         f"{givens} givens of {size}x{size} were not reached in {TRIES} tries: with fewer than "
         f"{fewest}, each had several solutions. Ask for {fewest} or more, or None for minimal."
     )
+
+
+def generate_kind(size: int, kind: tuple[int | None, int]) -> Puzzle:
+    """:func:`generate` of ``(givens, seed)``; a worker process that runs it needs no torch."""
+    return generate(size, *kind)
 
 
 def dig(solution: Sequence[int], givens: int | None, rng: random.Random) -> Grid:
@@ -120,6 +125,6 @@ def generate_many(
     Raises:
         ConfigError: See :func:`generate`.
     """
-    seeds = [(seed << 32) + number for number in range(count)]
+    kinds = [(givens, (seed << 32) + number) for number in range(count)]
     with Workers(processes, progress) as workers:
-        return workers.map(f"sudoku {size}x{size}", partial(generate, size, givens), seeds)
+        return workers.map(f"sudoku {size}x{size}", partial(generate_kind, size), kinds)

@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from imadarem.data.sudoku.grid import Grid, geometry, size_of
+from imadarem.data.sudoku.grid import Grid, check_grid, geometry, place, size_of
+from imadarem.errors import DataError
 
-__all__ = ["Candidates", "candidates", "complete", "has_solution", "solutions"]
+__all__ = ["Candidates", "candidates", "complete", "has_solution", "opening", "solutions", "solve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,25 @@ def solutions(grid: Sequence[int], limit: int = 2) -> list[Grid]:
     return found
 
 
+def solve(grid: Sequence[int]) -> Grid:
+    """The one solution of a puzzle.
+
+    Raises:
+        DataError: The givens contradict each other, there is no solution, or there are
+            several; the message shows where two of them differ.
+    """
+    check_grid(grid)
+    found = solutions(grid)
+    if not found:
+        raise DataError(
+            "the puzzle has no solution, although no row, column or box has a digit twice. "
+            "Compare the givens with where they were copied from."
+        )
+    if len(found) > 1:
+        raise DataError(_ambiguous(grid, *found))
+    return found[0]
+
+
 def has_solution(state: int, space: Candidates) -> bool:
     """Whether the candidates ``state`` still hold a solution."""
     return next(_search(state, space), None) is not None
@@ -196,6 +216,18 @@ def _read(state: int, space: Candidates) -> Grid:
     for bit in _each(state):
         grid[bit % space.cells] = bit // space.cells + 1
     return tuple(grid)
+
+
+def _ambiguous(grid: Sequence[int], one: Grid, other: Grid) -> str:
+    size, givens = size_of(grid), len(grid) - list(grid).count(0)
+    differ = [cell for cell, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+    shown = "; ".join(
+        f"{place(cell, size)} can be {one[cell]} or {other[cell]}" for cell in differ[:2]
+    )
+    return (
+        f"the puzzle has more than one solution ({givens} givens): {shown}. Add givens until "
+        "one solution is left."
+    )
 
 
 def _each(state: int) -> Iterator[int]:
