@@ -1,0 +1,1 @@
+"""Train many, infer few: unrolled training, halting, edits, memory and augmentation."""

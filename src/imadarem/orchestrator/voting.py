@@ -1,0 +1,183 @@
+"""One question asked in several forms, and the answer that most of them agree on.
+
+The label-preserving transforms of a task make other questions with the same answer in
+another form. All are asked at once; the answers are taken back by the inverse; equal
+answers are votes for each other.
+
+Sources: the ARC evaluation of HRM (arXiv:2506.21734) and TRM (arXiv:2510.04871) ranks
+the inverted answers of up to 1000 augmentations by count, then by the mean halting
+confidence; the ARC Prize 2024 entries voted over dihedral and colour transforms
+(Akyürek et al., arXiv:2411.07279; Franzen et al., arXiv:2505.07859). As there, an
+answer is a whole row: positions are not voted on one by one, since a mixture of two
+consistent answers is rarely a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from imadarem.errors import ConfigError, DataError, nearest
+from imadarem.orchestrator.augment import Augmenter
+
+__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "solve_with_voting", "vote"]
+
+RULES = ("count", "confidence")
+
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""``run(inputs)``: ``(N, L)`` questions → ``(N, L)`` answers and ``(N,)`` confidences."""
+
+
+class Vote(NamedTuple):
+    """The answer that won.
+
+    Attributes:
+        answer: ``(L,)``, or ``(B, L)`` for a batch.
+        votes: How many gave it, ``()`` or ``(B,)`` int64.
+    """
+
+    answer: Tensor
+    votes: Tensor
+
+
+class Voted(NamedTuple):
+    """Answers to a batch of questions.
+
+    Attributes:
+        answers: ``(B, L)`` int64.
+        votes: ``(B,)`` int64, forms of the question that gave this answer.
+        asked: ``(B,)`` int64, forms that were asked; small groups have few.
+    """
+
+    answers: Tensor
+    votes: Tensor
+    asked: Tensor
+
+
+def vote(answers: Tensor, confidence: Tensor, by: str = "count") -> Vote:
+    """The winning answer of ``A`` answers to one question, or to each of ``B``.
+
+    Args:
+        answers: ``(A, L)`` or ``(A, B, L)``.
+        confidence: ``(A,)`` or ``(A, B)``, higher is surer.
+        by: ``count``: the answer given most often, among equals the one with the highest
+            mean confidence. ``confidence``: the answer with the highest single
+            confidence, among equals the highest mean. Then the one that came first.
+
+    Raises:
+        ConfigError: ``by`` is no rule.
+        DataError: There is no answer, the shapes do not fit, or a confidence is NaN.
+    """
+    _refuse_votes(answers, confidence, by)
+    if answers.ndim == 2:
+        return rank(answers, confidence, by)[0]
+    winners = [rank(answers[:, row], confidence[:, row], by)[0] for row in range(answers.shape[1])]
+    return Vote(
+        torch.stack([winner.answer for winner in winners]),
+        torch.stack([winner.votes for winner in winners]),
+    )
+
+
+def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
+    """All different answers to one question, ``(A, L)``, best first; ARC counts the first two.
+
+    Arguments and errors are those of :func:`vote`.
+    """
+    _refuse_votes(answers, confidence, by)
+    sure = confidence.detach().double().cpu()
+    different, which = torch.unique(answers.cpu(), dim=0, return_inverse=True)
+    groups = [(which == group).nonzero().flatten() for group in range(len(different))]
+
+    def merit(members: Tensor) -> tuple[float, float, int]:
+        own = sure[members]
+        leading = float(len(members)) if by == "count" else float(own.max())
+        return (leading, float(own.mean()), -int(members[0]))
+
+    ranked = sorted(groups, key=merit, reverse=True)
+    return [
+        Vote(answers[int(members[0])], torch.tensor(len(members), device=answers.device))
+        for members in ranked
+    ]
+
+
+def solve_with_voting(
+    run: Run,
+    inputs: Tensor,
+    augmenter: Augmenter,
+    task_ids: Tensor | Sequence[int],
+    count: int = 8,
+    by: str = "count",
+) -> Voted:
+    """Ask each question in up to ``count`` forms, in one batch, and vote.
+
+    Args:
+        run: Answers a batch; given up to ``B * count`` rows at once.
+        inputs: ``(B, L)`` questions.
+        augmenter: Its :meth:`~imadarem.orchestrator.augment.Augmenter.transforms` make
+            the forms; the question itself is always one.
+        task_ids: ``(B,)``; the forms of a question follow from its number and the seed.
+        count: Forms of each question; 1 is no voting.
+        by: See :func:`vote`.
+
+    Raises:
+        ConfigError: ``by`` is no rule, or ``count`` is below 1.
+        DataError: The numbers of rows do not fit, or ``run`` returns other shapes.
+    """
+    _refuse_rule(by)
+    numbers = torch.as_tensor(task_ids).tolist()
+    if inputs.ndim != 2 or len(inputs) == 0 or len(numbers) != len(inputs):
+        raise DataError(
+            f"inputs {tuple(inputs.shape)} and {len(numbers)} task ids: give (B, L) questions "
+            "and one task id for each."
+        )
+    forms = [augmenter.transforms(*pair, count) for pair in zip(inputs, numbers, strict=True)]
+    asked = torch.tensor([len(own) for own in forms])
+    rows = inputs.cpu()
+    questions = [
+        element.apply(row) for row, own in zip(rows, forms, strict=True) for element in own
+    ]
+    answers, confidence = run(torch.stack(questions).to(inputs.device))
+    if answers.shape != (len(questions), inputs.shape[1]) or confidence.shape != answers.shape[:1]:
+        raise DataError(
+            f"run returned answers {tuple(answers.shape)} and confidence "
+            f"{tuple(confidence.shape)} for {len(questions)} questions of {inputs.shape[1]} "
+            "positions. It must return one answer and one number for each."
+        )
+    winners = []
+    parts = asked.tolist()
+    for own, theirs, sure in zip(
+        forms, answers.cpu().split(parts), confidence.cpu().split(parts), strict=True
+    ):
+        undone = [element.invert(answer) for element, answer in zip(own, theirs, strict=True)]
+        winners.append(vote(torch.stack(undone), sure, by))
+    return Voted(
+        torch.stack([winner.answer for winner in winners]).to(inputs.device),
+        torch.stack([winner.votes for winner in winners]).to(inputs.device),
+        asked.to(inputs.device),
+    )
+
+
+def _refuse_rule(by: str) -> None:
+    if by not in RULES:
+        raise ConfigError(
+            f"unknown rule by={by!r}{nearest(str(by), RULES)}. Choose one of {', '.join(RULES)}."
+        )
+
+
+def _refuse_votes(answers: Tensor, confidence: Tensor, by: str) -> None:
+    _refuse_rule(by)
+    if answers.ndim not in (2, 3) or len(answers) == 0:
+        raise DataError(
+            f"answers {tuple(answers.shape)} are no votes: give (A, L), or (A, B, L) for a batch, "
+            "with at least one answer."
+        )
+    if confidence.shape != answers.shape[:-1]:
+        raise DataError(
+            f"confidence {tuple(confidence.shape)} does not fit answers {tuple(answers.shape)}: "
+            f"give {tuple(answers.shape[:-1])}."
+        )
+    if bool(confidence.isnan().any()):
+        raise DataError("a confidence is NaN. Give a number for each answer.")
