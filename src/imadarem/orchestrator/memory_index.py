@@ -1,0 +1,235 @@
+"""Where a canvas lies in the memory bank, and which lie nearest to a question."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imadarem.errors import ConfigError, MissingExtraError, nearest
+from imadarem.sampling.noise import RowNoise, Stream, row_seeds
+
+__all__ = ["INDEXES", "ContentAddress", "ExactIndex", "FaissIndex", "Index", "new_index"]
+
+#: Keys lie on the grid of multiples of 1/2048. A product of two then is a multiple of 2^-22
+#: and a similarity stays below 2, so float32 adds them up without any rounding: similarities
+#: are the same in every batch and every index, and ties are true ties.
+GRID = 2048
+NOTHING = -torch.inf
+
+INDEXES = ("exact", "faiss", "faiss-flat")
+
+
+class ContentAddress:
+    """A fixed bag of random features: canvases that share tokens lie near each other.
+
+    A token is a vector of random signs, a position another one. A canvas is the sum of two
+    unit vectors, weighted by ``sqrt(1 - w)`` and ``sqrt(w)``: which tokens are known, and which
+    tokens are known *where* (token times position, sign by sign: the binding of
+    Multiply-Add-Permute, Gayler, arXiv:cs/0412059). The similarity of two canvases is thereby
+    about ``(1 - w)`` times their overlap as bags plus ``w`` times their overlap in place. Both
+    are needed: every solved sudoku is the same bag, and a shifted text agrees nowhere.
+
+    Each distinct token of a canvas weighs the same, however often it occurs, or the background
+    of a grid would drown what is drawn on it. Nothing is learned, so no key goes stale.
+
+    Args:
+        vocab_size: ``V``.
+        key_size: Length of a key. Unrelated canvases have similarities of about
+            ``± 1 / sqrt(key_size)``.
+        position_weight: ``w`` above, in [0, 1].
+        pad_token_id: Never part of an address.
+        seed: Draws the signs.
+    """
+
+    def __init__(
+        self, vocab_size: int, key_size: int, position_weight: float, pad_token_id: int, seed: int
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.key_size = key_size
+        self.position_weight = position_weight
+        self.pad_token_id = pad_token_id
+        self.seed = seed
+        self._tokens = self._signs(vocab_size, step=0)
+        self._positions = self._signs(0, step=1)
+
+    def __call__(self, ids: Tensor, known: Tensor) -> Tensor:
+        """``(B, L)`` ids and ``(B, L)`` bool → ``(B, key_size)`` unit vectors, float32, CPU.
+
+        Their length is 1 up to ``sqrt(key_size) / 4096``, by the grid they are rounded to. A
+        row in which nothing is known has the key 0, which is similar to nothing.
+        """
+        ids, known = ids.cpu(), known.cpu() & (ids.cpu() != self.pad_token_id)
+        counts = torch.zeros(len(ids), self.vocab_size, dtype=torch.float64)
+        counts.scatter_add_(1, ids, known.double())
+        often = counts.gather(1, ids).clamp(min=1)
+        tokens = self._tokens[ids].double() * known[..., None]
+        bag = (tokens / often[..., None]).sum(1)
+        placed = (tokens * self._places(ids.shape[1]) / often.sqrt()[..., None]).sum(1)
+        w = self.position_weight
+        key = _unit((1 - w) ** 0.5 * _unit(bag) + w**0.5 * _unit(placed))
+        return (key * GRID).round().float() / GRID
+
+    def _places(self, length: int) -> Tensor:
+        if length > len(self._positions):
+            self._positions = self._signs(length, step=1)
+        return self._positions[:length].double()
+
+    def _signs(self, count: int, step: int) -> Tensor:
+        """``(count, key_size)`` of ±1; a longer table begins with the shorter one."""
+        noise = RowNoise(row_seeds(count, self.seed), step)
+        signs = noise.uniform(Stream.TOKEN, self.key_size) < 0.5
+        return signs.to(torch.int8) * 2 - 1
+
+
+class Index(Protocol):
+    """Slots by the similarity of their keys."""
+
+    def put(self, slot: int, key: Tensor) -> None:
+        """Give a slot its key ``(key_size,)``, in place of the one it had."""
+        ...
+
+    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The nearest slots: similarity and slot, both ``(B, count)``, best first.
+
+        Of two slots that are as near, the one that was put later comes first. Where fewer
+        were found, the similarity is ``-inf``.
+        """
+        ...
+
+
+def new_index(name: str, size: int, key_size: int) -> Index:
+    """The index of that name: ``exact``, ``faiss`` (HNSW, approximate) or ``faiss-flat``.
+
+    Raises:
+        ConfigError: There is no index of that name.
+        MissingExtraError: It needs faiss, which is not installed.
+    """
+    if name == "exact":
+        return ExactIndex(size, key_size)
+    if name in INDEXES:
+        return FaissIndex(size, key_size, flat=name == "faiss-flat")
+    raise ConfigError(
+        f"index={name!r} is not one of {', '.join(INDEXES)}{nearest(str(name), INDEXES)}."
+    )
+
+
+class ExactIndex:
+    """One product with all keys."""
+
+    def __init__(self, size: int, key_size: int) -> None:
+        self._keys = torch.zeros(size, key_size)
+        self._turn = torch.zeros(size, dtype=torch.int64)
+        self._puts = 0
+        self._used = 0
+
+    def put(self, slot: int, key: Tensor) -> None:
+        self._puts += 1
+        self._used = max(self._used, slot + 1)
+        self._keys[slot] = key
+        self._turn[slot] = self._puts
+
+    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        similarity = queries @ self._keys[: self._used].T
+        # Whole numbers order by similarity, then by turn: topk leaves ties open.
+        span = len(self._keys) + 1
+        turn = (self._turn[: self._used] - (self._puts - span + 1)).clamp(min=0)
+        order = (similarity.double() * GRID**2).long() * span + turn
+        slots = order.topk(min(count, self._used), dim=1).indices
+        return _padded(similarity.gather(1, slots), slots, count)
+
+
+class FaissIndex:
+    """The inner-product indexes of faiss, which only grow: replaced keys are passed over.
+
+    Once two thirds of the rows are replaced ones it is built anew from the others.
+
+    Args:
+        size: Number of slots.
+        key_size: Length of a key.
+        flat: ``True`` compares with every key, with the very results of :class:`ExactIndex`;
+            ``False`` walks a graph (HNSW, arXiv:1603.09320), which misses a few per cent.
+
+    Raises:
+        MissingExtraError: faiss is not installed.
+    """
+
+    #: Neighbours of a node in the graph; faiss's own default.
+    LINKS = 32
+
+    def __init__(self, size: int, key_size: int, flat: bool = False) -> None:
+        try:
+            self._faiss: Any = importlib.import_module("faiss")
+        except ImportError:
+            raise MissingExtraError("faiss-cpu", "memory") from None
+        self.flat = flat
+        self._keys = np.zeros((size, key_size), dtype=np.float32)
+        self._row_of_slot = np.full(size, -1, dtype=np.int64)
+        self._slot_of_row = np.zeros(3 * size, dtype=np.int64)
+        self._rows = self._empty()
+
+    def put(self, slot: int, key: Tensor) -> None:
+        if self._rows.ntotal == len(self._slot_of_row):
+            self._rebuild()
+        self._append(slot, key.numpy())
+
+    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        total = self._rows.ntotal
+        fetch = count + 8
+        while True:
+            fetch = min(fetch, total)
+            similarity, slots, settled = self._look(queries.numpy(), fetch, count)
+            if settled or fetch == total:
+                return _padded(torch.from_numpy(similarity), torch.from_numpy(slots), count)
+            fetch *= 4
+
+    def _look(
+        self, queries: np.ndarray, fetch: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """The best of ``fetch`` rows, and whether more rows could not change them."""
+        if not self.flat:
+            self._rows.hnsw.efSearch = max(64, 2 * fetch)
+        similarity, rows = self._rows.search(queries, fetch)
+        last = similarity[:, -1:].copy()
+        slots = self._slot_of_row[rows]
+        live = (rows >= 0) & (self._row_of_slot[slots] == rows)
+        similarity[~live] = NOTHING
+        best = np.lexsort((-rows, -similarity))[:, :count]
+        similarity = np.take_along_axis(similarity, best, 1)
+        slots = np.take_along_axis(slots, best, 1)
+        # A tie with the last row fetched may go on behind it; a graph is not exact anyway.
+        settled = similarity[:, -1:] > last if self.flat else similarity[:, -1:] > NOTHING
+        return similarity, slots, similarity.shape[1] == count and bool(settled.all())
+
+    def _append(self, slot: int, key: np.ndarray) -> None:
+        row = self._rows.ntotal
+        self._keys[slot], self._row_of_slot[slot], self._slot_of_row[row] = key, row, slot
+        self._rows.add(key[None])
+
+    def _rebuild(self) -> None:
+        slots = np.argsort(self._row_of_slot, kind="stable")
+        slots = slots[self._row_of_slot[slots] >= 0]
+        self._rows = self._empty()
+        for slot in slots:
+            self._append(int(slot), self._keys[slot].copy())
+
+    def _empty(self) -> Any:
+        faiss, width = self._faiss, self._keys.shape[1]
+        if self.flat:
+            return faiss.IndexFlatIP(width)
+        return faiss.IndexHNSWFlat(width, self.LINKS, faiss.METRIC_INNER_PRODUCT)
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm = x.norm(dim=-1, keepdim=True)
+    return torch.where(norm > 0, x / norm.clamp(min=1e-12), 0.0)
+
+
+def _padded(similarity: Tensor, slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Both filled up to ``count`` columns."""
+    missing = (0, count - slots.shape[1])
+    pad = torch.nn.functional.pad
+    return pad(similarity, missing, value=NOTHING), pad(slots, missing)

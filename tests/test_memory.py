@@ -1,0 +1,456 @@
+"""The memory bank: what it keeps, what it finds, what it forgets, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from imadarem.checkpoint import load_state, save_state
+from imadarem.data.recall import RecallWorlds, recall_task
+from imadarem.errors import ConfigError, DataError, MissingExtraError
+from imadarem.orchestrator import memory_index
+from imadarem.orchestrator.memory import Memory, MemoryBank, Recall
+
+VOCAB = 20
+CERTAIN = math.log(VOCAB)  # a surprise of ln V weighs 1
+
+
+def rows(*lists: list[int]) -> Tensor:
+    return torch.tensor(lists)
+
+
+def write(
+    bank: Memory, ids: Tensor, surprise: float = CERTAIN, tasks: list[int] | None = None
+) -> list[bool]:
+    known = torch.ones_like(ids, dtype=torch.bool)
+    task_ids = torch.tensor(tasks or [0] * len(ids))
+    return bank.write(ids, known, torch.full((len(ids),), surprise), task_ids).tolist()
+
+
+def read(bank: Memory, ids: Tensor, known: Tensor | None = None, exclude: Tensor | None = None):
+    known = torch.ones_like(ids, dtype=torch.bool) if known is None else known
+    return bank.read(ids, known, exclude_task_ids=exclude)
+
+
+def random_rows(count: int, length: int = 12, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, VOCAB, (count, length), generator=generator)
+
+
+def same(a: Recall, b: Recall) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# ---------------------------------------------------------------- content addresses
+
+
+def test_an_address_is_a_pure_function_of_seed_and_known_tokens() -> None:
+    ids = random_rows(3)
+    known = torch.arange(12) < 7
+    other = torch.where(known, ids, 19)  # differs only where nothing is known
+    keys = MemoryBank(vocab_size=VOCAB).keys(ids, known.expand(3, -1))
+    assert torch.equal(MemoryBank(vocab_size=VOCAB).keys(other, known.expand(3, -1)), keys)
+    assert not torch.equal(MemoryBank(vocab_size=VOCAB, seed=1).keys(ids, known[None]), keys)
+    # A longer canvas elsewhere in the process, or a larger vocabulary, changes nothing.
+    large = MemoryBank(vocab_size=1000)
+    large.keys(random_rows(1, 300), torch.ones(1, 300, dtype=torch.bool))
+    assert torch.equal(large.keys(ids, known.expand(3, -1)), keys)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), batch=st.integers(1, 8))
+def test_an_address_is_a_unit_vector_whatever_its_batch(seed: int, batch: int) -> None:
+    ids = random_rows(batch, seed=seed)
+    known = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    known[:, 0] = True
+    address = MemoryBank(vocab_size=VOCAB).keys
+    keys = address(ids, known)
+    assert torch.allclose(keys.norm(dim=1), torch.ones(batch), atol=128**0.5 / 4096)
+    assert torch.equal(address(ids[-1:], known[-1:])[0], keys[-1])
+
+
+def test_padding_is_no_part_of_an_address() -> None:
+    address = MemoryBank(vocab_size=VOCAB, pad_token_id=0).keys
+    everything = torch.ones(1, 4, dtype=torch.bool)
+    short = address(rows([5, 6]), everything[:, :2])
+    assert torch.equal(address(rows([5, 6, 0, 0]), everything), short)
+
+
+def test_position_weight_chooses_between_bag_and_place() -> None:
+    a, shifted, relabelled = rows([3, 4, 5, 6]), rows([6, 3, 4, 5]), rows([3, 4, 5, 7])
+    everything = torch.ones(1, 4, dtype=torch.bool)
+
+    def cosine(weight: float, b: Tensor) -> float:
+        keys = MemoryBank(vocab_size=VOCAB, key_size=1024, position_weight=weight).keys
+        return float(keys(a, everything)[0] @ keys(b, everything)[0])
+
+    # The same four tokens in other places: a full overlap as bags, none in place. Three of
+    # four tokens alike: 3 / (2 · 2) either way. Noise is 1 / sqrt(1024) = 0.03.
+    assert cosine(0.0, shifted) == pytest.approx(1.0, abs=0.02)
+    assert cosine(1.0, shifted) == pytest.approx(0.0, abs=0.1)
+    assert cosine(0.5, shifted) == pytest.approx(0.5, abs=0.1)
+    for weight in (0.0, 0.5, 1.0):
+        assert cosine(weight, relabelled) == pytest.approx(0.75, abs=0.1)
+
+
+def test_a_repeated_token_weighs_no_more_than_a_single_one() -> None:
+    # Distinct tokens {3, 4} against {3, 5}: 1 / (sqrt 2 · sqrt 2), though 3 fills the canvas.
+    keys = MemoryBank(vocab_size=VOCAB, key_size=1024, position_weight=0.0).keys(
+        rows([3] * 11 + [4], [3] * 11 + [5]), torch.ones(2, 12, dtype=torch.bool)
+    )
+    assert float(keys[0] @ keys[1]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_same_episode_with_other_blanks_is_nearest() -> None:
+    ids = random_rows(500, 30)
+    bank = MemoryBank(vocab_size=VOCAB, top_k=1)
+    write(bank, ids)
+    known = torch.rand(ids.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    found = read(bank, ids, known).ids[:, 0]
+    assert (found == ids).all(dim=1).float().mean() >= 0.98
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_of_two_equal_rows_in_a_batch_one_is_kept() -> None:
+    bank = MemoryBank(vocab_size=VOCAB, threshold=0.0)
+    assert write(bank, rows([3, 4, 5], [3, 4, 5], [6, 7, 8])) == [True, False, True]
+    assert write(bank, rows([3, 4, 5])) == [False]
+    assert len(bank) == 2
+
+
+def test_the_score_is_surprise_times_novelty() -> None:
+    # Into an empty bank novelty is 1, so the score is the surprise over ln V.
+    for share, kept in ((0.29, False), (0.31, True)):
+        bank = MemoryBank(vocab_size=VOCAB, threshold=0.3)
+        assert write(bank, rows([3, 4, 5]), share * CERTAIN) == [kept]
+    # Three of four tokens in common: novelty 1 - 3/4, up to noise of 1 / sqrt(1024).
+    for threshold, kept in ((0.15, True), (0.35, False)):
+        bank = MemoryBank(vocab_size=VOCAB, threshold=threshold, key_size=1024)
+        assert write(bank, rows([3, 4, 5, 6], [3, 4, 5, 7])) == [True, kept]
+
+
+def test_surprise_above_ln_v_counts_as_ln_v_and_the_senseless_as_none() -> None:
+    bank = MemoryBank(vocab_size=VOCAB, threshold=1.0)
+    ids, known = rows([3], [4], [5], [6]), torch.ones(4, 1, dtype=torch.bool)
+    surprise = torch.tensor([math.nan, math.inf, -1.0, 50.0])
+    assert bank.write(ids, known, surprise, torch.arange(4)).tolist() == [False] * 3 + [True]
+
+
+def test_a_row_that_nothing_is_known_of_is_neither_kept_nor_found() -> None:
+    bank = MemoryBank(vocab_size=VOCAB)
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    assert bank.write(rows([3, 4, 5]), nothing, torch.ones(1), torch.zeros(1)).tolist() == [False]
+    write(bank, rows([3, 4, 5]))
+    assert read(bank, rows([3, 4, 5]), nothing).is_empty
+
+
+@pytest.mark.parametrize("index", memory_index.INDEXES)
+def test_a_full_bank_forgets_its_oldest_entry(index: str) -> None:
+    if index != "exact":
+        pytest.importorskip("faiss")
+    bank = MemoryBank(3, vocab_size=VOCAB, top_k=1, index=index)
+    ids = torch.arange(1, 19)[:, None].expand(-1, 2)
+    # One batch larger than the bank, so that rows evict their own batch-mates.
+    assert write(bank, ids) == [True] * 18
+    assert read(bank, ids[-3:]).ids[:, 0].tolist() == [[16, 16], [17, 17], [18, 18]]
+    assert (read(bank, ids[:15]).similarity < 0.9).all()
+    stats = bank.get_stats()
+    assert (stats["entries"], stats["written"], stats["evicted"]) == (3, 18, 15)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("bank", [MemoryBank(vocab_size=VOCAB)])
+def test_an_empty_bank_has_no_hits(bank: Memory) -> None:
+    recall = read(bank, random_rows(2))
+    assert recall.ids.shape == (2, 0, 0)
+    assert recall.valid.shape == recall.similarity.shape == (2, 0)
+    assert recall.is_empty
+
+
+def test_hits_come_best_first_with_their_contents() -> None:
+    bank = MemoryBank(vocab_size=VOCAB, key_size=1024, top_k=3)
+    write(bank, rows([3, 4, 9], [3, 4, 5], [7, 8, 9]))
+    recall = read(bank, rows([3, 4, 5]))
+    assert recall.ids[0, :2].tolist() == [[3, 4, 5], [3, 4, 9]]
+    # Two of three tokens alike: 2/3.
+    assert recall.similarity[0, :2].tolist() == pytest.approx([1.0, 2 / 3], abs=0.1)
+
+
+def test_canvases_of_several_lengths_share_a_bank() -> None:
+    bank = MemoryBank(vocab_size=VOCAB, top_k=1)
+    write(bank, rows([3, 4]))
+    write(bank, rows([5, 6, 7, 8]))
+    recall = read(bank, rows([3, 4], [7, 8]), torch.tensor([[True, True], [True, True]]))
+    assert recall.ids.tolist() == [[[3, 4, 0, 0]], [[5, 6, 7, 8]]]
+    assert recall.attended.tolist() == [[[True, True, False, False]], [[True] * 4]]
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss-flat"])
+def test_what_a_task_wrote_itself_is_no_hit_for_it(index: str) -> None:
+    if index != "exact":
+        pytest.importorskip("faiss")
+    bank = MemoryBank(vocab_size=VOCAB, top_k=2, index=index)
+    ids = rows([3, 4, 5], [3, 4, 6], [3, 4, 7], [9, 9, 9])
+    write(bank, ids, tasks=[1, 1, 2, 3])
+    open_recall = read(bank, ids[:1])
+    assert open_recall.ids[0].tolist()[0] == [3, 4, 5]
+    # Both entries of task 1 are struck out, and the row still gets its next best.
+    recall = read(bank, ids[:1].expand(2, -1), exclude=torch.tensor([1, 2]))
+    assert recall.ids[0, 0].tolist() == [3, 4, 7]
+    assert recall.ids[1].tolist() == [[3, 4, 5], [3, 4, 6]]
+
+
+def test_a_bank_of_nothing_but_the_tasks_own_has_no_hit() -> None:
+    bank = MemoryBank(vocab_size=VOCAB)
+    write(bank, rows([3, 4, 5]), tasks=[7])
+    recall = read(bank, rows([3, 4, 5]), exclude=torch.tensor([7]))
+    assert recall.is_empty and recall.similarity.tolist() == [[0.0]]
+    assert not recall.attended.any() and not recall.ids.any()
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss-flat"])
+def test_of_hits_as_near_as_each_other_the_later_one_comes_first(index: str) -> None:
+    if index != "exact":
+        pytest.importorskip("faiss")
+    bank = MemoryBank(vocab_size=VOCAB, top_k=2, index=index)
+    found = memory_index.new_index(index, 2, bank.key_size)
+    key = bank.keys(rows([3, 4]), rows([1, 1]).bool())[0]
+    for slot in (0, 1, 0):
+        found.put(slot, key)
+    assert found.search(key[None], 2)[1].tolist() == [[0, 1]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_a_recall_does_not_depend_on_its_batch(seed: int) -> None:
+    bank = MemoryBank(vocab_size=VOCAB, key_size=32)
+    write(bank, random_rows(60, 5, seed))
+    questions = random_rows(9, 5, seed + 1)
+    together = read(bank, questions)
+    for i in (0, 4, 8):
+        alone = read(bank, questions[i : i + 1])
+        assert all(torch.equal(x[i : i + 1], y) for x, y in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_flat_faiss_finds_exactly_what_torch_finds(exclude: bool) -> None:
+    pytest.importorskip("faiss")
+    # Few tokens, so that ties abound; a small bank, so that most rows are replaced ones.
+    exact = MemoryBank(40, vocab_size=VOCAB, threshold=0.01)
+    flat = MemoryBank(40, vocab_size=VOCAB, threshold=0.01, index="faiss-flat")
+    for seed in range(8):
+        ids = random_rows(30, 3, seed).clamp(max=7)
+        tasks = (ids[:, 0] % 3).tolist()
+        assert write(exact, ids, tasks=tasks) == write(flat, ids, tasks=tasks)
+        questions = random_rows(20, 3, 100 + seed).clamp(max=7)
+        own = questions[:, 0] % 3 if exclude else None
+        assert same(read(exact, questions, exclude=own), read(flat, questions, exclude=own))
+    assert exact.get_stats() == flat.get_stats()
+    assert exact.get_stats()["evicted"] > 40
+
+
+@pytest.mark.slow
+def test_the_graph_of_faiss_finds_nearly_everything() -> None:
+    pytest.importorskip("faiss")
+    exact, graph = (
+        MemoryBank(1000, vocab_size=VOCAB, index=index, threshold=0.0)
+        for index in ("exact", "faiss")
+    )
+    ids = random_rows(1500, 20)
+    write(exact, ids)
+    write(graph, ids)
+    questions = ids[-800:].clone()
+    questions[:, ::3] = 1
+    hits = (read(exact, questions).ids[:, 0] == read(graph, questions).ids[:, 0]).all(dim=1)
+    assert hits.float().mean() >= 0.95
+
+
+def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(memory_index.importlib, "import_module", missing)
+    with pytest.raises(MissingExtraError, match=r"faiss-cpu.*imadarem\[memory\]"):
+        MemoryBank(vocab_size=VOCAB, index="faiss")
+
+
+# ---------------------------------------------------------------- statistics, checkpoints, errors
+
+
+def test_statistics_count_what_happened() -> None:
+    bank = MemoryBank(5, vocab_size=VOCAB)
+    assert bank.get_stats()["hit_share"] is None
+    write(bank, rows([3, 4], [3, 4], [5, 6]))
+    read(bank, rows([3, 4], [5, 6]))
+    read(bank, rows([3, 4], [5, 6]), torch.zeros(2, 2, dtype=torch.bool))
+    stats = bank.get_stats()
+    assert stats["mean_similarity"] == pytest.approx(1.0, abs=0.01)
+    del stats["mean_similarity"]
+    assert stats == {
+        "entries": 2,
+        "capacity": 5,
+        "written": 2,
+        "refused": 1,
+        "evicted": 0,
+        "reads": 4,
+        "hit_share": 0.5,
+        # Two entries of two ids, 128 numbers of an address and a task id.
+        "bytes": 2 * (2 * 8 + 128 * 4 + 8),
+    }
+
+
+@pytest.mark.parametrize("index", ["exact", "faiss-flat"])
+@pytest.mark.parametrize("written", [0, 3, 30])
+def test_a_bank_goes_on_from_a_checkpoint_as_if_nothing_had_been(
+    index: str, written: int, tmp_path: Path
+) -> None:
+    if index != "exact":
+        pytest.importorskip("faiss")
+    straight = MemoryBank(8, vocab_size=VOCAB, index=index)
+    resumed = MemoryBank(8, vocab_size=VOCAB, index=index)
+    write(resumed, random_rows(5, seed=9))  # what it held before is forgotten
+    write(straight, random_rows(written, 6), tasks=list(range(written)))
+    read(straight, random_rows(4, 6))
+    save_state(straight.state_dict(), tmp_path / "memory")
+    resumed.load_state_dict(load_state(tmp_path / "memory"))
+    for seed in (1, 2):
+        more, questions = random_rows(5, 7, seed), random_rows(9, 7, seed + 10)
+        assert write(straight, more) == write(resumed, more)
+        assert same(read(straight, questions), read(resumed, questions))
+    assert straight.get_stats() == resumed.get_stats()
+    for key, value in straight.state_dict().items():
+        other = resumed.state_dict()[key]
+        assert torch.equal(value, other) if isinstance(value, Tensor) else value == other
+
+
+def test_a_bank_that_would_not_find_the_saved_contents_refuses_them() -> None:
+    state = MemoryBank(8, vocab_size=VOCAB).state_dict()
+    for other in ({"size": 9}, {"seed": 1}, {"key_size": 64}, {"position_weight": 0.25}):
+        (name,) = other
+        with pytest.raises(ConfigError, match=f"saved memory has {name}="):
+            MemoryBank(**{"size": 8, "vocab_size": VOCAB, **other}).load_state_dict(state)
+    with pytest.raises(ConfigError, match="format"):
+        MemoryBank(8, vocab_size=VOCAB).load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    "given_settings",
+    [
+        {"size": 0},
+        {"vocab_size": 1},
+        {"top_k": 1.5},
+        {"threshold": 1.1},
+        {"threshold": math.nan},
+        {"position_weight": -0.1},
+        {"min_similarity": 2.0},
+        {"index": "exakt"},
+    ],
+)
+def test_settings_out_of_range_are_refused(given_settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(given_settings))):
+        MemoryBank(**{"vocab_size": VOCAB, **given_settings})  # type: ignore[arg-type]
+
+
+def test_an_unknown_index_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='did you mean "exact"'):
+        MemoryBank(vocab_size=VOCAB, index="exakt")
+
+
+def test_tensors_that_do_not_belong_together_are_refused() -> None:
+    bank = MemoryBank(vocab_size=VOCAB)
+    ids, known = rows([3, 4]), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(DataError, match="known"):
+        bank.read(ids, known[:, :1])
+    with pytest.raises(DataError, match=r"torch\.int64"):
+        bank.read(ids, known.long())
+    with pytest.raises(DataError, match="surprise"):
+        bank.write(ids, known, torch.ones(2), torch.zeros(1))
+    with pytest.raises(DataError, match="exclude_task_ids"):
+        bank.read(ids, known, exclude_task_ids=torch.zeros(2))
+    with pytest.raises(DataError, match="0 to 19"):
+        bank.read(ids + VOCAB, known)
+
+
+# ---------------------------------------------------------------- the task that needs a memory
+
+
+def test_a_world_is_a_pure_function_of_its_seed_and_number() -> None:
+    worlds = RecallWorlds(seed=3)
+    assert torch.equal(worlds.values(5), RecallWorlds(seed=3).values(5))
+    assert not torch.equal(worlds.values(5), worlds.values(6))
+    assert not torch.equal(worlds.values(5), RecallWorlds(seed=4).values(5))
+
+
+def test_a_question_differs_from_its_answer_in_the_blank_alone() -> None:
+    worlds = RecallWorlds(n_keys=4, n_values=3)
+    episodes = worlds.episodes(42, visit=1)
+    blank = episodes.inputs == worlds.tokenizer.mask_token_id
+    assert blank.tolist() == [[False] * 4 + [True]] * 4
+    assert torch.equal(episodes.inputs[~blank], episodes.labels[~blank])
+    texts = sorted(worlds.tokenizer.decode(row.tolist()) for row in episodes.labels)
+    values = worlds.values(42).tolist()
+    assert texts == [f"042{key}{'ABC'[v]}" for key, v in zip("abcd", values, strict=True)]
+
+
+def test_no_two_episodes_of_any_visit_share_a_task_id() -> None:
+    worlds = RecallWorlds(n_keys=26)
+    ids = [worlds.episodes(w, v).task_ids for w in (0, 1, 999) for v in (0, 1, 2)]
+    assert len(torch.cat(ids).unique()) == 9 * 26
+
+
+def test_values_are_uniform_over_the_worlds() -> None:
+    worlds = RecallWorlds(n_keys=16, n_values=8)
+    drawn = torch.cat([worlds.values(w) for w in range(500)])
+    # 8,000 draws, 1,000 expected of each, standard deviation 29.6: six of them.
+    assert (drawn.bincount(minlength=8) - 1000).abs().max() < 180
+
+
+def test_a_bank_that_met_a_world_holds_its_answers() -> None:
+    worlds = RecallWorlds()
+    bank = MemoryBank(vocab_size=len(worlds.tokenizer), top_k=1)
+    for world in range(20):
+        write(bank, worlds.episodes(world, 0).labels)
+    asked = worlds.episodes(7, visit=1)
+    found = read(bank, asked.inputs, asked.inputs == asked.labels).ids[:, 0]
+    assert torch.equal(found, asked.labels)
+
+
+def test_held_out_worlds_do_not_occur_in_training() -> None:
+    task = recall_task(n_keys=4, n_values=3, n_worlds=10, held_out=2)
+    assert len(task.train) == 8 * 2 * 4 and len(task.valid) == 2 * 4
+
+    def names(ids: Tensor) -> set[str]:
+        return {task.tokenizer.decode(row[:3].tolist()) for row in ids}
+
+    assert names(task.train.inputs) == {f"00{i}" for i in range(8)}
+    assert names(task.valid.inputs) == {"008", "009"}
+    assert task.settings["valid_worlds"] == [8, 10]
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "named"),
+    [
+        ({"n_keys": 27}, "n_keys"),
+        ({"n_values": 1}, "n_values"),
+        ({"seed": -1}, "seed"),
+        ({"held_out": 200}, "held_out"),
+    ],
+)
+def test_a_task_out_of_range_is_refused(given_settings: dict[str, int], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        recall_task(**given_settings)  # type: ignore[arg-type]
+
+
+def test_a_world_out_of_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match="0 to 999"):
+        RecallWorlds().episodes(1000, 0)
