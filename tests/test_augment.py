@@ -23,7 +23,7 @@ from imadarem.data.text_formats import format_tables, token_texts
 from imadarem.errors import ConfigError, DataError
 from imadarem.orchestrator.augment import IDENTITY, Augmented, Augmenter
 from imadarem.orchestrator.strategies import STRATEGIES
-from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer, SmilesTokenizer
+from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer, SmilesTokenizer, special_ids
 
 PAD, MASK, EOS = SPECIAL.pad, SPECIAL.mask, SPECIAL.eos
 VOCAB = 12
@@ -508,6 +508,30 @@ def test_other_words_leave_every_given_token_equal_to_its_label(words, data, k):
     blank = drawn.inputs == MASK
     assert torch.equal(drawn.inputs[~blank], drawn.labels[~blank])
     assert bool((blank & (drawn.labels == PAD)).any()) is False
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:this tokenizer has no eos token")
+@pytest.mark.parametrize("kind", ["word_level", "bpe", "unigram", "word_piece", "byte_level_bpe"])
+def test_every_kind_of_tokenizer_exchanges_whole_words(kind):
+    import test_real_tokenizers
+
+    tokenizer = getattr(test_real_tokenizers, kind)()
+    special = special_ids(tokenizer, len(tokenizer))
+    # "and" and "God" are words of each vocabulary; "zebra" is unknown to the first, as most
+    # words of the text are, and must not be found in their place.
+    lexicon = {"and": ["God"], "earth": ["zebra"], "zebra": ["earth"], "eve": ["God"]}
+    draw = for_text(
+        ["paraphrase"], tokenizer, special=special, paraphrase=lexicon, intensity={"paraphrase": 1}
+    )
+    text = "God and the evening and the morning"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    labels = torch.tensor(ids + [special.pad] * 20)
+    drawn = draw(labels, labels, 0, 1)
+    words = tokenizer.decode(drawn.labels[drawn.labels != special.pad]).split()
+    before = tokenizer.decode(ids).split()
+    assert before.count("and") == 2
+    assert [w.lower() for w in words] == [w.lower() if w != "and" else "god" for w in before]
 
 
 def test_a_function_of_the_text_gives_paraphrases_whose_holes_are_drawn_again():

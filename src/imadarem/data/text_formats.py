@@ -73,7 +73,10 @@ def format_tables(
 
 
 def token_texts(tokenizer: Tokenizer, special: SpecialIds, vocab_size: int) -> list[str | None]:
-    """What each token spells; None for specials and for parts of a character."""
+    """What each token spells, the space before a word included.
+
+    None for specials and for parts of a character.
+    """
     known = min(vocab_size, len(tokenizer)) if isinstance(tokenizer, Sized) else vocab_size
     tokens: list[str | None] = list(tokenizer.convert_ids_to_tokens(list(range(known))))
     tokens += [None] * (vocab_size - known)
@@ -81,9 +84,20 @@ def token_texts(tokenizer: Tokenizer, special: SpecialIds, vocab_size: int) -> l
         tokens[index] = None  # type: ignore[index]
     if isinstance(tokenizer, CorpusTokenizer):
         return tokens
-    if any(token is not None and token.startswith("Ġ") for token in tokens):
-        return [None if token is None else _byte_text(token) for token in tokens]
-    return [None if token is None else token.replace("▁", " ") for token in tokens]
+    spell = _spelling([token for token in tokens if token is not None])
+    return [None if token is None else spell(token) for token in tokens]
+
+
+def _spelling(tokens: list[str]) -> Callable[[str], str | None]:
+    """How a vocabulary of Hugging Face writes spaces: in the token, or not at all."""
+    if any(token.startswith("Ġ") for token in tokens):
+        return _byte_text
+    if any("▁" in token for token in tokens):
+        return lambda token: token.replace("▁", " ")
+    if " " in tokens:  # single characters
+        return str
+    # WordPiece and WordLevel: a token begins a word, unless it says that it goes on with one.
+    return lambda token: token[2:] if token.startswith("##") else f" {token}"
 
 
 def _table(texts: list[str | None], ids: dict[str, int], change: Callable[[str], str]) -> Tensor:

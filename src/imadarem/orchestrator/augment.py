@@ -156,9 +156,8 @@ class Augmenter:
         if k == 0 or not self.available:
             _refuse_shapes(inputs, labels)
             return Augmented(inputs, labels, k, IDENTITY, None, {})
-        # Task by task another strategy comes first; over the elements they take turns.
-        offset = int(self._rng(task_id, 0, TRAINING).integers(len(self.available)))
-        name = self.available[(offset + k) % len(self.available)]
+        # They take turns over the elements, and another one comes first in the next task.
+        name = self.available[(task_id + k) % len(self.available)]
         return self.apply(name, inputs, labels, task_id, k)
 
     def apply(

@@ -64,7 +64,7 @@ class LexiconParaphrase:
         self.share = share
         self.texts = token_texts(tokenizer, special, vocab_size)
         self.specials = {*special.banned, special.mask, special.pad, special.eos}
-        self.synonyms = _compiled(lexicon, tokenizer)
+        self.synonyms = _compiled(lexicon, tokenizer, special)
         self.longest = max((len(word) for word in self.synonyms), default=0)
 
     def __call__(self, inputs: Tensor, labels: Tensor, rng: np.random.Generator) -> Change:
@@ -126,8 +126,8 @@ class LexiconParaphrase:
         if token in self.specials:
             return False
         text = self.texts[token]
-        # Part of a character is taken for part of a word; "##" goes on with one in WordPiece.
-        return not text or text[end].isalnum() or (end == 0 and text.startswith("##"))
+        # Part of a character is taken for part of a word.
+        return not text or text[end].isalnum()
 
 
 class TextParaphrase:
@@ -171,20 +171,19 @@ class TextParaphrase:
                 f"paraphrase({text[:40]!r}) returned {given!r:.60}. It must return a list of "
                 "texts, an empty one where it knows no other words."
             )
-        options = []
-        for other in given:
-            try:
-                new = self.tokenizer.encode(other, add_special_tokens=False)
-            except DataError:  # a letter outside the vocabulary
-                continue
-            if new and new != ids:
-                options.append(new)
-        return options
+        options = [_encoded(self.tokenizer, other, self.special) for other in given]
+        return [new for new in options if new and new != ids]
 
 
-def _compiled(lexicon: Lexicon, tokenizer: Tokenizer) -> dict[tuple[int, ...], list[list[int]]]:
+def _compiled(
+    lexicon: Lexicon, tokenizer: Tokenizer, special: SpecialIds
+) -> dict[tuple[int, ...], list[list[int]]]:
     """Tokens of a word → tokens of its synonyms, capitalised and behind a space as well."""
     found: dict[tuple[int, ...], list[list[int]]] = {}
+
+    def tokens_of(text: str) -> list[int]:
+        return _encoded(tokenizer, text, special)
+
     for word, synonyms in lexicon.items():
         if not word or isinstance(synonyms, str) or not all(synonyms) or not synonyms:
             raise ConfigError(
@@ -193,26 +192,25 @@ def _compiled(lexicon: Lexicon, tokenizer: Tokenizer) -> dict[tuple[int, ...], l
             )
         for form in (str, str.capitalize):
             for before in ("", " "):
-                tokens = _encoded(tokenizer, before + form(word))
+                tokens = tokens_of(before + form(word))
                 # A space that is a token of its own is no part of the word.
-                if before and tokens == _joined(tokenizer, before, form(word)):
+                if before and tokens == tokens_of(before) + tokens_of(form(word)):
                     continue
-                others = [_encoded(tokenizer, before + form(other)) for other in synonyms]
+                others = [tokens_of(before + form(other)) for other in synonyms]
                 known = [other for other in others if other and other != tokens]
                 if tokens and known:
                     found[tuple(tokens)] = known
     return found
 
 
-def _joined(tokenizer: Tokenizer, space: str, word: str) -> list[int]:
-    return _encoded(tokenizer, space) + _encoded(tokenizer, word)
-
-
-def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+def _encoded(tokenizer: Tokenizer, text: str, special: SpecialIds) -> list[int]:
+    """The tokens of a text; none where the vocabulary cannot spell it."""
     try:
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    except DataError:  # a letter outside the vocabulary
+        ids = list(tokenizer.encode(text, add_special_tokens=False))
+    except DataError:
         return []
+    # An unknown token would be found in place of every other unknown word.
+    return [] if set(ids) & {*special.banned, special.eos} else ids
 
 
 def _row(ids: list[int], width: int, pad: int) -> Tensor:
