@@ -40,6 +40,19 @@ class ImplicitRefinementConfig:
             head of every block (odd; ``0`` leaves it out).
         rotary: Turn queries and keys by their position (RoPE, arXiv:2104.09864), beside
             the positions added to the embedding.
+        positions: Tell the network where a token stands: positions added to the embedding,
+            and rotary ones where ``rotary``. Without them, ``relations`` are all it knows.
+        attention: Give every block self-attention. Without it a block hears other positions
+            through ``relations`` and the convolution alone.
+        relations: Positions that belong together, pooled in every block: for each canvas
+            length a list of partitions, a partition being one group number per position.
+            The layout whose length is the canvas's is used; canvases of other lengths are
+            refused. The number of partitions is the same in all layouts.
+        inner_steps: Times the stack of blocks runs, with gradient, within one forward pass;
+            the weights are shared and the input is added again each time.
+        carry: Hand the last state on to the next refinement step: a latent of ``(B, L, D)``
+            beside the tokens (arXiv:2510.19304, arXiv:2510.04871).
+        halting: Give the network a head that says whether its answer is entirely right.
         self_conditioning: Feed the previous step's probabilities for the positions that
             are still blank into the next step (arXiv:2208.04202).
         gradient_checkpointing: Recompute the blocks in the backward pass to save memory.
@@ -83,6 +96,12 @@ class ImplicitRefinementConfig:
     dropout: float = 0.1
     conv_kernel_size: int = 0
     rotary: bool = True
+    positions: bool = True
+    attention: bool = True
+    relations: list[list[list[int]]] | None = None
+    inner_steps: int = 1
+    carry: bool = False
+    halting: bool = False
     self_conditioning: bool = True
     gradient_checkpointing: bool = False
     use_refine_gate: bool = True
@@ -106,6 +125,7 @@ class ImplicitRefinementConfig:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
             self._check_int(name, 1)
         self._check_int("max_refinement_steps", 1)
+        self._check_int("inner_steps", 1)
         self._check_int("conv_kernel_size", 0)
         if self.intermediate_size is not None:
             self._check_int("intermediate_size", 1)
@@ -137,6 +157,7 @@ class ImplicitRefinementConfig:
                 f"{nearest(str(self.length_mode), LENGTH_MODES)}."
             )
         self._check_length_counts()
+        self._check_relations()
         for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < self.vocab_size:
@@ -144,6 +165,11 @@ class ImplicitRefinementConfig:
                     f"{name}={value} is no id of a vocabulary of vocab_size={self.vocab_size}: "
                     f"legal ids are 0 to {self.vocab_size - 1}."
                 )
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a state is added to the input: within a pass, or from the last step."""
+        return self.carry or self.inner_steps > 1
 
     @property
     def feed_forward_size(self) -> int:
@@ -216,3 +242,32 @@ class ImplicitRefinementConfig:
                 f"(at most {self.max_seq_len + 1} numbers here), one of them positive; "
                 f"{len(counts)} numbers were given."
             )
+
+    def _check_relations(self) -> None:
+        layouts = self.relations
+        if layouts is None:
+            if not self.attention and not self.conv_kernel_size:
+                raise ConfigError(
+                    "attention=False without relations or a convolution leaves every position "
+                    "alone. Give relations, or keep the attention."
+                )
+            return
+        counts = {len(layout) for layout in layouts}
+        if len(counts) != 1 or 0 in counts:
+            raise ConfigError(
+                f"relations has layouts of {sorted(counts) or 'no'} partitions; every layout must "
+                "have the same number of them, at least 1."
+            )
+        for layout in layouts:
+            lengths = {len(groups) for groups in layout}
+            if len(lengths) != 1 or not 1 <= min(lengths) <= self.max_seq_len:
+                raise ConfigError(
+                    f"a layout of relations covers {sorted(lengths)} positions; partitions must "
+                    f"cover the same positions, 1 to max_seq_len={self.max_seq_len}."
+                )
+            if any(
+                isinstance(n, bool) or not isinstance(n, int) or n < 0 for g in layout for n in g
+            ):
+                raise ConfigError("relations must hold group numbers: whole numbers from 0 on.")
+        if len({len(layout[0]) for layout in layouts}) != len(layouts):
+            raise ConfigError("relations has two layouts of one length; give one for each length.")

@@ -1,4 +1,4 @@
-"""One transformer block: neighbours, attention over the whole canvas, feed-forward."""
+"""One transformer block: neighbours, relations, attention over the canvas, feed-forward."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.nn.relations import RelationPooling
 
 __all__ = ["Block", "NeighbourConvolution", "SelfAttention"]
 
@@ -76,8 +77,12 @@ class Block(nn.Module):
             if config.conv_kernel_size
             else None
         )
-        self.attention_norm = nn.LayerNorm(width)
-        self.attention = SelfAttention(config)
+        self.relations_norm, self.relations = None, None
+        if config.relations is not None:
+            self.relations_norm = nn.LayerNorm(width)
+            self.relations = RelationPooling(width, len(config.relations[0]))
+        self.attention_norm = nn.LayerNorm(width) if config.attention else None
+        self.attention = SelfAttention(config) if config.attention else None
         self.feed_forward_norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, config.feed_forward_size)
         self.contract = nn.Linear(config.feed_forward_size, width)
@@ -85,10 +90,20 @@ class Block(nn.Module):
         nn.init.zeros_(self.contract.bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, attended: Tensor | None, rotation: Rotation | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        attended: Tensor | None,
+        rotation: Rotation | None,
+        members: Tensor | None = None,
+    ) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``; ``members`` as :class:`RelationPooling` takes them."""
         if self.neighbours is not None:
             x = x + self.neighbours(x, attended)
-        x = x + self.dropout(self.attention(self.attention_norm(x), attended, rotation))
+        if self.relations is not None and self.relations_norm is not None and members is not None:
+            x = x + self.dropout(self.relations(self.relations_norm(x), members))
+        if self.attention is not None and self.attention_norm is not None:
+            x = x + self.dropout(self.attention(self.attention_norm(x), attended, rotation))
         hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
         return x + self.dropout(self.contract(hidden))
 

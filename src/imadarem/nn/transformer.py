@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import DataError
+from imadarem.errors import ConfigError, DataError
 from imadarem.nn.blocks import Block
 from imadarem.nn.embeddings import (
     AdaptivePositionalEmbedding,
@@ -16,7 +16,8 @@ from imadarem.nn.embeddings import (
     TokenEmbedding,
     rotary_angles,
 )
-from imadarem.nn.heads import RefineGate
+from imadarem.nn.heads import HaltingHead, RefineGate
+from imadarem.nn.relations import Layouts
 
 __all__ = ["RefinementOutput", "RefinementTransformer"]
 
@@ -28,10 +29,16 @@ class RefinementOutput(NamedTuple):
         logits: ``(B, L, V)``, unnormalised log-probabilities of the token at each position.
         gate_logits: ``(B, L)``, logit that the token now standing there should be predicted
             again, divided by the fitted ``gate_temperature``.
+        halt_logits: ``(B,)``, logit that the likeliest tokens of this pass are an entirely
+            right answer; None without ``config.halting``.
+        carry: ``(B, L, D)``, the state to hand to the next step; None without
+            ``config.carry``.
     """
 
     logits: Tensor
     gate_logits: Tensor
+    halt_logits: Tensor | None = None
+    carry: Tensor | None = None
 
 
 class RefinementTransformer(nn.Module):
@@ -48,7 +55,9 @@ class RefinementTransformer(nn.Module):
         self.mask_token_id = mask_token_id
         width = config.hidden_size
         self.tokens = TokenEmbedding(config.vocab_size, width)
-        self.positions = AdaptivePositionalEmbedding(config.max_seq_len, width)
+        self.positions = (
+            AdaptivePositionalEmbedding(config.max_seq_len, width) if config.positions else None
+        )
         self.time = TimeEmbedding(width)
         self.self_condition = (
             nn.Linear(width, width, bias=False) if config.self_conditioning else None
@@ -58,6 +67,10 @@ class RefinementTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.to_logits = nn.Linear(width, config.vocab_size)
         self.gate = RefineGate(width, config.gate_bias_init)
+        # A state has unit scale after its norm; the input must not drown beside it.
+        self.inject = nn.LayerNorm(width) if config.recurrent else None
+        self.halt = HaltingHead(width) if config.halting else None
+        self.layouts = None if config.relations is None else Layouts(config.relations)
 
     def forward(
         self,
@@ -65,6 +78,7 @@ class RefinementTransformer(nn.Module):
         attention_mask: Tensor | None = None,
         time: Tensor | None = None,
         prev_probs: Tensor | None = None,
+        carry: Tensor | None = None,
     ) -> RefinementOutput:
         """One pass over a canvas.
 
@@ -77,9 +91,12 @@ class RefinementTransformer(nn.Module):
             prev_probs: ``(B, L, V)``, the previous pass's probabilities, used where the
                 canvas is still blank (a written token must not betray how it was drawn,
                 or the gate judges its odds instead of its fit).
+            carry: ``(B, L, D)``, the ``carry`` of the last step's output; None starts afresh.
 
         Raises:
-            DataError: The canvas is longer than ``max_seq_len``.
+            DataError: The canvas is longer than ``max_seq_len``, or its length has no layout
+                of relations.
+            ConfigError: A carry is given to a model without one.
         """
         length = input_ids.shape[1]
         if length > self.config.max_seq_len:
@@ -88,22 +105,40 @@ class RefinementTransformer(nn.Module):
                 f"max_seq_len={self.config.max_seq_len}. Shorten it, or train a model with "
                 "a larger max_seq_len."
             )
+        if carry is not None and not self.config.carry:
+            raise ConfigError("this model has no carry; build it with carry=True, or give none.")
         attended = None if attention_mask is None else attention_mask.bool()
         x = self._embed(input_ids, attended, time, prev_probs)
-        rotation = None
-        if self.config.rotary:
+        state = self._run_blocks(x, carry, attended)
+        halt = None if self.halt is None else self.halt(state, attended)
+        return RefinementOutput(
+            logits=self.to_logits(state),
+            gate_logits=self.gate(state) / self.config.gate_temperature,
+            halt_logits=halt,
+            carry=state if self.config.carry else None,
+        )
+
+    def _run_blocks(self, x: Tensor, state: Tensor | None, attended: Tensor | None) -> Tensor:
+        """``inner_steps`` runs of the stack: ``state ← norm(blocks(inject(x) + state))``."""
+        length = x.shape[1]
+        rotation = members = None
+        if self.config.rotary and self.config.positions:
             head_size = self.config.hidden_size // self.config.num_heads
             rotation = rotary_angles(length, head_size, x.device)
-        for block in self.blocks:
-            if self.config.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, attended, rotation, use_reentrant=False)
-            else:
-                x = block(x, attended, rotation)
-        x = self.norm(x)
-        return RefinementOutput(
-            logits=self.to_logits(x),
-            gate_logits=self.gate(x) / self.config.gate_temperature,
-        )
+        if self.layouts is not None:
+            members = self.layouts.members(length, attended, x)
+        if self.inject is not None:
+            x = self.inject(x)
+        for _ in range(self.config.inner_steps):
+            h = x if state is None else x + state
+            for block in self.blocks:
+                if self.config.gradient_checkpointing and self.training:
+                    h = checkpoint(block, h, attended, rotation, members, use_reentrant=False)
+                else:
+                    h = block(h, attended, rotation, members)
+            state = self.norm(h)
+        assert state is not None
+        return state
 
     def _embed(
         self,
@@ -115,7 +150,9 @@ class RefinementTransformer(nn.Module):
         blank = input_ids == self.mask_token_id
         if time is None:
             time = canvas_time(blank, attended)
-        x = self.tokens(input_ids) + self.positions(input_ids.shape[1]) + self.time(time)
+        x = self.tokens(input_ids) + self.time(time)
+        if self.positions is not None:
+            x = x + self.positions(input_ids.shape[1])
         if prev_probs is not None and self.self_condition is not None:
             belief = self.self_condition(self.tokens.expected(prev_probs))
             x = x + belief * blank[..., None]
