@@ -53,6 +53,7 @@ class ImplicitRefinementConfig:
         carry: Hand the last state on to the next refinement step: a latent of ``(B, L, D)``
             beside the tokens (arXiv:2510.19304, arXiv:2510.04871).
         halting: Give the network a head that says whether its answer is entirely right.
+        memory: Let the network look at earlier canvases through gated cross-attention.
         self_conditioning: Feed the previous step's probabilities for the positions that
             are still blank into the next step (arXiv:2208.04202).
         gradient_checkpointing: Recompute the blocks in the backward pass to save memory.
@@ -102,6 +103,7 @@ class ImplicitRefinementConfig:
     inner_steps: int = 1
     carry: bool = False
     halting: bool = False
+    memory: bool = False
     self_conditioning: bool = True
     gradient_checkpointing: bool = False
     use_refine_gate: bool = True

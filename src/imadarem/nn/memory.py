@@ -5,11 +5,32 @@ Shapes: k hits of L' tokens each for every canvas of L positions.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["GatedCrossAttention", "MemoryEmbedding"]
+__all__ = ["GatedCrossAttention", "MemoryEmbedding", "Retrieved"]
+
+
+class Retrieved(Protocol):
+    """What a memory answers for a batch: k hits of L' tokens for every canvas."""
+
+    @property
+    def ids(self) -> Tensor:
+        """``(B, k, L')`` token ids."""
+        ...
+
+    @property
+    def similarity(self) -> Tensor:
+        """``(B, k)`` cosines of question and hit."""
+        ...
+
+    @property
+    def attended(self) -> Tensor:
+        """``(B, k, L')`` bool, tokens of hits that count."""
+        ...
 
 
 class MemoryEmbedding(nn.Module):

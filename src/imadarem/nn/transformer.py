@@ -17,6 +17,7 @@ from imadarem.nn.embeddings import (
     rotary_angles,
 )
 from imadarem.nn.heads import HaltingHead, RefineGate
+from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
 from imadarem.nn.relations import Layouts
 
 __all__ = ["RefinementOutput", "RefinementTransformer"]
@@ -70,6 +71,8 @@ class RefinementTransformer(nn.Module):
         # A state has unit scale after its norm; the input must not drown beside it.
         self.inject = nn.LayerNorm(width) if config.recurrent else None
         self.halt = HaltingHead(width) if config.halting else None
+        self.memory_embedding = MemoryEmbedding(width) if config.memory else None
+        self.memory = GatedCrossAttention(width, config.num_heads) if config.memory else None
         self.layouts = None if config.relations is None else Layouts(config.relations)
 
     def forward(
@@ -79,6 +82,7 @@ class RefinementTransformer(nn.Module):
         time: Tensor | None = None,
         prev_probs: Tensor | None = None,
         carry: Tensor | None = None,
+        memory: Retrieved | None = None,
     ) -> RefinementOutput:
         """One pass over a canvas.
 
@@ -92,11 +96,12 @@ class RefinementTransformer(nn.Module):
                 canvas is still blank (a written token must not betray how it was drawn,
                 or the gate judges its odds instead of its fit).
             carry: ``(B, L, D)``, the ``carry`` of the last step's output; None starts afresh.
+            memory: Earlier canvases to look at; None, or none for a row, changes nothing.
 
         Raises:
             DataError: The canvas is longer than ``max_seq_len``, or its length has no layout
                 of relations.
-            ConfigError: A carry is given to a model without one.
+            ConfigError: A carry or a memory is given to a model built without.
         """
         length = input_ids.shape[1]
         if length > self.config.max_seq_len:
@@ -107,9 +112,11 @@ class RefinementTransformer(nn.Module):
             )
         if carry is not None and not self.config.carry:
             raise ConfigError("this model has no carry; build it with carry=True, or give none.")
+        if memory is not None and self.memory is None:
+            raise ConfigError("this model has no memory; build it with memory=True, or give none.")
         attended = None if attention_mask is None else attention_mask.bool()
         x = self._embed(input_ids, attended, time, prev_probs)
-        state = self._run_blocks(x, carry, attended)
+        state = self._run_blocks(x, carry, attended, memory)
         halt = None if self.halt is None else self.halt(state, attended)
         return RefinementOutput(
             logits=self.to_logits(state),
@@ -118,7 +125,13 @@ class RefinementTransformer(nn.Module):
             carry=state if self.config.carry else None,
         )
 
-    def _run_blocks(self, x: Tensor, state: Tensor | None, attended: Tensor | None) -> Tensor:
+    def _run_blocks(
+        self,
+        x: Tensor,
+        state: Tensor | None,
+        attended: Tensor | None,
+        memory: Retrieved | None,
+    ) -> Tensor:
         """``inner_steps`` runs of the stack: ``state ← norm(blocks(inject(x) + state))``."""
         length = x.shape[1]
         rotation = members = None
@@ -127,18 +140,36 @@ class RefinementTransformer(nn.Module):
             rotation = rotary_angles(length, head_size, x.device)
         if self.layouts is not None:
             members = self.layouts.members(length, attended, x)
+        remembered = None if memory is None else self._embed_memory(memory)
         if self.inject is not None:
             x = self.inject(x)
         for _ in range(self.config.inner_steps):
             h = x if state is None else x + state
-            for block in self.blocks:
+            for number, block in enumerate(self.blocks):
                 if self.config.gradient_checkpointing and self.training:
                     h = checkpoint(block, h, attended, rotation, members, use_reentrant=False)
                 else:
                     h = block(h, attended, rotation, members)
+                # After the first block: a blank must know its question before it can look it up.
+                if number == 0 and remembered is not None and self.memory is not None:
+                    h = self.memory(h, *remembered)
             state = self.norm(h)
         assert state is not None
         return state
+
+    def _embed_memory(self, memory: Retrieved) -> tuple[Tensor, Tensor]:
+        """``(B, k·L', D)`` vectors of the hits and ``(B, k·L')``, which of them count."""
+        assert self.memory_embedding is not None
+        length = memory.ids.shape[-1]
+        where = (
+            self.positions(length)
+            if self.positions is not None
+            else self.tokens.weight.new_zeros(())
+        )
+        x = self.memory_embedding(
+            self.tokens(memory.ids), where, memory.similarity, memory.attended
+        )
+        return x, memory.attended.flatten(1)
 
     def _embed(
         self,
