@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from imadarem.data.arithmetic import modular_task
 from imadarem.data.molecules import canonical
 from imadarem.data.randomised_smiles import randomised_smiles, respell
 from imadarem.data.sudoku.symmetry import SudokuSymmetry
@@ -22,6 +23,7 @@ from imadarem.data.tasks import Transform
 from imadarem.data.text_formats import format_tables, token_texts
 from imadarem.errors import ConfigError, DataError
 from imadarem.orchestrator.augment import IDENTITY, Augmented, Augmenter
+from imadarem.orchestrator.change import redraw_holes
 from imadarem.orchestrator.strategies import STRATEGIES
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer, SmilesTokenizer, special_ids
 
@@ -425,6 +427,41 @@ def test_a_canvas_that_is_all_blank_stays_all_blank():
     assert drawn.inputs.tolist() == [MASK, MASK, MASK, PAD, PAD]
 
 
+def test_holes_are_drawn_again_as_many_and_as_long():
+    # Holes of 1 and 3 in 7 places; in 9 new ones they may touch, and then show as one of 4.
+    old = torch.tensor([MASK, 5, MASK, MASK, MASK, 5, 5])
+    places = set()
+    for k in range(200):
+        holed = redraw_holes(old, list(range(3, 12)), SPECIAL, np.random.default_rng(k))
+        assert all(now in (MASK, 3 + place) for place, now in enumerate(holed))
+        runs = "".join("_" if token == MASK else "-" for token in holed)
+        assert sorted(map(len, runs.replace("-", " ").split())) in ([1, 3], [4])
+        places.add(runs)
+    # 5 tokens and 2 different holes in a row: 7 · 6 = 42 orders. The two in which the holes
+    # are neighbours look alike: 6 places of a run of 4, each twice.
+    assert len(places) == 42 - 6
+
+
+@pytest.mark.parametrize("new", [[3, 4], [3, 4, 5]])
+def test_holes_that_are_longer_than_the_row_leave_it_blank(new):
+    old = torch.tensor([MASK, MASK, MASK, 5])
+    assert redraw_holes(old, new, SPECIAL, np.random.default_rng(0)) == [MASK] * len(new)
+
+
+def test_a_task_with_operands_keeps_its_questions_right():
+    task = modular_task(7)
+    draw = Augmenter(
+        special=special_ids(task.tokenizer, len(task.tokenizer)),  # type: ignore[arg-type]
+        vocab_size=len(task.tokenizer),  # type: ignore[arg-type]
+        symmetry=task.symmetry,
+    )
+    count = len(task.train)
+    batch = draw.batch(task.train.inputs, task.train.labels, task.train.task_ids, [3] * count)
+    assert task.verify is not None
+    assert task.verify(batch.inputs, batch.labels).all()
+    assert 0 < int((batch.inputs != task.train.inputs).any(1).sum()) < count
+
+
 def test_an_incomplete_label_is_left_as_it_is():
     tokenizer = SelfiesTokenizer.from_corpus(MOLECULES)
     row = torch.tensor([3, MASK, 3])
@@ -518,8 +555,8 @@ def test_every_kind_of_tokenizer_exchanges_whole_words(kind):
 
     tokenizer = getattr(test_real_tokenizers, kind)()
     special = special_ids(tokenizer, len(tokenizer))
-    # "and" and "God" are words of each vocabulary; "zebra" is unknown to the first, as most
-    # words of the text are, and must not be found in their place.
+    # "and" and "God" are words of each vocabulary. To the first, "zebra" and "quokka" are one
+    # unknown token, and yet not one word.
     lexicon = {"and": ["God"], "earth": ["zebra"], "zebra": ["earth"], "eve": ["God"]}
     draw = for_text(
         ["paraphrase"], tokenizer, special=special, paraphrase=lexicon, intensity={"paraphrase": 1}
@@ -532,6 +569,8 @@ def test_every_kind_of_tokenizer_exchanges_whole_words(kind):
     before = tokenizer.decode(ids).split()
     assert before.count("and") == 2
     assert [w.lower() for w in words] == [w.lower() if w != "and" else "god" for w in before]
+    unknown = torch.tensor(tokenizer.encode("God quokka", add_special_tokens=False))
+    assert "no word of the lexicon" in draw(unknown, unknown, 0, 1).metadata["reason"]
 
 
 def test_a_function_of_the_text_gives_paraphrases_whose_holes_are_drawn_again():

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from imadarem.data.tasks import Transform
@@ -54,9 +53,23 @@ def content_length(ids: Tensor, pad: int) -> int:
 def redraw_holes(
     old: Tensor, new: list[int], special: SpecialIds, rng: np.random.Generator
 ) -> list[int]:
-    """``new`` tokens with as many holes as ``old`` has, elsewhere; all, where all were holes."""
-    holes = int((old == special.mask).sum())
-    count = len(new) if holes == len(old) else min(holes, len(new))
-    inputs = torch.tensor(new)
-    inputs[torch.from_numpy(rng.choice(len(new), size=count, replace=False))] = special.mask
-    return inputs.tolist()
+    """``new`` tokens with the holes of ``old``, each as long as it was, in other places.
+
+    All become blank where all were, or where the holes are longer than ``new``.
+    """
+    runs = _run_lengths(old == special.mask)
+    free = len(new) - sum(runs)
+    if free <= 0 or sum(runs) == len(old):
+        return [special.mask] * len(new)
+    # A row of single tokens and of holes, of which each may stand anywhere.
+    items = np.ones(free + len(runs), dtype=int)
+    blank = np.zeros(len(items), dtype=bool)
+    places = rng.choice(len(items), size=len(runs), replace=False)
+    items[places], blank[places] = runs, True
+    return np.where(np.repeat(blank, items), special.mask, new).tolist()
+
+
+def _run_lengths(holes: Tensor) -> list[int]:
+    """Lengths of the runs of True in ``(L,)`` bool."""
+    edges = np.diff(np.concatenate([[0], holes.numpy().astype(int), [0]]))
+    return (np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)).tolist()

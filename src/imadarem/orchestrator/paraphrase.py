@@ -134,7 +134,7 @@ class TextParaphrase:
     """One of the texts that the user's function gives for a text, at random.
 
     The function must give the same list for the same text, or augmentations stop being a
-    pure function of (seed, task, k). The holes are drawn again, as many as there were.
+    pure function of (seed, task, k). The holes are drawn again, as many and as long.
     """
 
     def __init__(

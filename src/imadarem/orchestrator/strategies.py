@@ -218,8 +218,8 @@ def _suits(table: Tensor, text: Tensor) -> bool:
 class Respelling:
     """Another SELFIES or SMILES of the same molecule, checked by its canonical SMILES.
 
-    Which token becomes which is lost, so the holes are drawn again: as many as there
-    were (all, where all were). Needs a complete label, and a spelling that fits the canvas.
+    Which token becomes which is lost, so the holes are drawn again: as many and as long as
+    they were (all, where all were). Needs a complete label, and a spelling that fits.
     """
 
     tokenizer: CorpusTokenizer
