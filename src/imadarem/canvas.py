@@ -142,11 +142,12 @@ class Canvas:
         state = self.state.masked_fill((ending | behind) & live, State.FROZEN)
         return replace(self, ids=self.ids.masked_fill(behind, self.special.pad), state=state)
 
-    def rows(self, keep: Tensor) -> Canvas:
-        """The rows where ``keep`` ``(B,)`` holds, cropped to the longest of them."""
+    def rows(self, keep: Tensor, width: int | None = None) -> Canvas:
+        """The rows where ``keep`` ``(B,)`` holds, cropped to the longest or to ``width``."""
         state = self.state[keep]
-        used = (state < State.FROZEN).any(dim=0).nonzero()
-        width = int(used.max()) + 1 if len(used) else 1
+        if width is None:
+            used = (state < State.FROZEN).any(dim=0).nonzero()
+            width = int(used.max()) + 1 if len(used) else 1
         return replace(self, ids=self.ids[keep, :width], state=state[:, :width])
 
     def sequences(self) -> list[Tensor]:

@@ -32,6 +32,10 @@ class Retrieved(Protocol):
         """``(B, k, L')`` bool, tokens of hits that count."""
         ...
 
+    def rows(self, which: Tensor) -> Retrieved:
+        """Some of the rows, by index or mask."""
+        ...
+
 
 class MemoryEmbedding(nn.Module):
     """Retrieved token ids as vectors to attend to.

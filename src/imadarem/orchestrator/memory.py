@@ -36,6 +36,10 @@ class Recall(NamedTuple):
     valid: Tensor
     attended: Tensor
 
+    def rows(self, which: Tensor) -> Recall:
+        """Some of the rows, by index or mask."""
+        return Recall(*(part[which] for part in self))
+
     @property
     def is_empty(self) -> bool:
         """Whether no row has a hit, so that a model may run as if it had no memory."""

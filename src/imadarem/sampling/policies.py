@@ -75,15 +75,17 @@ class PassView:
 
 
 class Decision(NamedTuple):
-    """Disjoint ``(B, L)`` bool masks.
+    """Two disjoint ``(B, L)`` bool masks.
 
     Attributes:
         write: Open or written positions that take the drawn token.
         remask: Written positions that go back to blank.
+        edit: What was done, by name, where a policy chooses between edits.
     """
 
     write: Tensor
     remask: Tensor
+    edit: str = ""
 
 
 class Policy(Protocol):

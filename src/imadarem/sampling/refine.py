@@ -6,9 +6,9 @@ trajectory views, training rollouts, the command line and the server all drain i
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,30 +16,13 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.corruption import MaskSchedule
 from imadarem.nn import EmaTeacher, RefinementOutput
+from imadarem.nn.memory import Retrieved
 from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.halting import Halting, StoppingReason, Track
 from imadarem.sampling.noise import RowNoise
 from imadarem.sampling.policies import Decision, PassView, Policy
 
 __all__ = ["Step", "StoppingReason", "refine"]
-
-
-class StoppingReason(enum.IntEnum):
-    """Why a row took no further step."""
-
-    RUNNING = 0
-    #: No blank is left and the policy never changes a written token.
-    FILLED = 1
-    #: No blank is left and the policy found no token to refine.
-    SETTLED = 2
-    #: No blank is left and less than ``stop_threshold`` of the tokens changed.
-    UNCHANGED = 3
-    #: The hard cap on steps was reached.
-    MAX_STEPS = 4
-
-    @property
-    def label(self) -> str:
-        """The reason as it is printed, such as ``max_steps``."""
-        return self.name.lower()
 
 
 @dataclass(frozen=True)
@@ -59,6 +42,11 @@ class Step:
         changed_fraction: ``(B,)`` share of the row's writable positions that changed.
         forward_passes: Passes each of these rows has cost so far, teacher included.
         reasons: ``(B,)`` values of :class:`StoppingReason`; 0 goes on.
+        quality: ``(B,)`` mean probability of the tokens on the writable positions; a blank
+            counts as 0.
+        halt: ``(B,)`` probability of the halting head that the answer is entirely right;
+            None where the network has no such head.
+        edit: Name of the edit that the policy made, where it has one.
     """
 
     step: int
@@ -73,6 +61,9 @@ class Step:
     changed_fraction: Tensor
     forward_passes: int
     reasons: Tensor
+    quality: Tensor
+    halt: Tensor | None = None
+    edit: str = ""
 
 
 @torch.no_grad()
@@ -87,6 +78,9 @@ def refine(
     stop_threshold: float = 0.0,
     may_end: bool = True,
     teacher: EmaTeacher | None = None,
+    halting: Halting | None = None,
+    reinject: bool = False,
+    memory: Retrieved | None = None,
 ) -> Iterator[Step]:
     """Refine a batch of canvases, one record per step; done rows leave the batch.
 
@@ -102,27 +96,37 @@ def refine(
         stop_threshold: A row without blanks stops once a smaller share of it changed.
         may_end: Whether an EOS may be written.
         teacher: Judges the entropy if the policy asks for it, at one more pass a step.
+        halting: Further rules by which a row without blanks stops.
+        reinject: Show the network the question in every pass, blanks where it wrote, and what
+            it wrote as beliefs (and as its carry): the way that an unrolled network learned.
+            Without it the network reads its own tokens as it reads those of the data.
+        memory: Earlier canvases for the network to look at, one set for each row.
     """
     schedule = MaskSchedule(steps)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
     canvas, seeds = canvas.rows(rows), seeds[rows]
     judge = teacher if policy.uses_teacher else None
-    prev_probs: Tensor | None = None
+    question = canvas
+    track = Track.start(len(rows), seeds.device)
+    known = _Known(memory=_rows_of(memory, rows))
     passes = 0
     for step in range(1, steps + 1):
         if len(rows) == 0:
             return
         # 1. One pass reads the canvas: what belongs in the blanks, which tokens look wrong.
-        output: RefinementOutput = network(canvas.ids, canvas.attention_mask, prev_probs=prev_probs)
+        shown = canvas.ids.masked_fill(canvas.written & reinject, canvas.special.mask)
+        arguments = known.arguments()
+        output: RefinementOutput = network(shown, canvas.attention_mask, **arguments)
         log_probs = forbid(output.logits, canvas, may_end)
         judged = log_probs
         if judge is not None:
-            seen: RefinementOutput = judge(canvas.ids, canvas.attention_mask, prev_probs=prev_probs)
+            seen: RefinementOutput = judge(shown, canvas.attention_mask, **arguments)
             judged = forbid(seen.logits, canvas, may_end)
         passes += 1 if judge is None else 2
         # 2. Draw a token everywhere, from noise that belongs to the row.
         noise = RowNoise(seeds, step)
-        writable = (canvas.open | canvas.written).sum(dim=1)
+        writable = canvas.open | canvas.written
+        count = writable.sum(dim=1)
         eos = canvas.special.eos if may_end else None
         view = PassView(
             step=step,
@@ -133,21 +137,28 @@ def refine(
             drawn=draw_tokens(log_probs, noise, temperature, eos),
             gate=output.gate_logits.float().sigmoid(),
             entropy=normalized_entropy(judged),
-            remaining=schedule.remaining(step, writable),
+            remaining=schedule.remaining(step, count),
             noise=noise,
         )
         # 3. The policy decides; the last step leaves no blank.
         decision = policy(view)
         if step == steps:
             nothing = torch.zeros_like(view.open)
-            decision = Decision(decision.write | view.open, nothing)
+            decision = Decision(decision.write | view.open, nothing, decision.edit)
         # 4. Write, re-mask, freeze what lies at or behind an EOS.
         edited = canvas.write(decision.write, view.drawn).remask(decision.remask)
         edited = edited.freeze_endings()
         changed = edited.ids != canvas.ids
-        changed_fraction = changed.sum(dim=1) / writable
+        changed_fraction = changed.sum(dim=1) / count
+        quality = _quality(log_probs, edited, writable)
+        halt = None if output.halt_logits is None else output.halt_logits.float().sigmoid()
         # 5. Rows that are done say why, and leave.
         reasons = _reasons(edited, decision, policy, changed_fraction, stop_threshold)
+        track = track.after(quality)
+        if halting is not None:
+            full = ~edited.open.any(dim=1)
+            found = halting.reasons(question.ids, edited.ids, halt, quality, track)
+            reasons = torch.where(full & (found != 0), found, reasons)
         if step == steps:
             reasons = reasons.masked_fill(reasons == 0, int(StoppingReason.MAX_STEPS))
         yield Step(
@@ -163,13 +174,56 @@ def refine(
             changed_fraction=changed_fraction,
             forward_passes=passes,
             reasons=reasons,
+            quality=quality,
+            halt=halt,
+            edit=decision.edit,
         )
         going = reasons == 0
         canvas = edited.rows(going)
-        rows, seeds = rows[going], seeds[going]
-        # Beliefs about blanks only: what a written token's logits say is not trained.
-        beliefs = log_probs.exp() * view.open[..., None]
-        prev_probs = beliefs[going, : canvas.ids.shape[1]]
+        rows, seeds, track = rows[going], seeds[going], track.rows(going)
+        width = canvas.ids.shape[1]
+        question = question.rows(going, width)
+        # Beliefs about blanks only: what a written token's logits say is not trained, save
+        # where the network is shown a blank in its place.
+        told = decision.write if reinject else view.open
+        kept = known.prev_probs if reinject else None
+        beliefs = torch.where(told[..., None], log_probs.exp(), 0.0 if kept is None else kept)
+        known = _Known(beliefs, output.carry, known.memory).rows(going, width)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the network is told beside the canvas: by its last pass, and by a memory."""
+
+    prev_probs: Tensor | None = None
+    carry: Tensor | None = None
+    memory: Retrieved | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments: those alone that there are, for networks that know fewer."""
+        optional = {"carry": self.carry, "memory": self.memory}
+        given = {name: value for name, value in optional.items() if value is not None}
+        return {"prev_probs": self.prev_probs, **given}
+
+    def rows(self, keep: Tensor, width: int) -> _Known:
+        """The rows where ``keep`` ``(B,)`` holds, cropped to ``width`` positions."""
+        return _Known(
+            None if self.prev_probs is None else self.prev_probs[keep, :width],
+            None if self.carry is None else self.carry[keep, :width],
+            _rows_of(self.memory, keep),
+        )
+
+
+def _rows_of(memory: Retrieved | None, which: Tensor) -> Retrieved | None:
+    return None if memory is None else memory.rows(which)
+
+
+def _quality(log_probs: Tensor, canvas: Canvas, writable: Tensor) -> Tensor:
+    """``(B,)`` mean probability of what stands on the writable positions, a blank as 0."""
+    standing = log_probs.gather(-1, canvas.ids[..., None]).squeeze(-1).exp()
+    # A pad stands behind an ending; a blank has probability 0, as no step may draw one.
+    counted = writable & (canvas.ids != canvas.special.pad)
+    return (standing * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 def _reasons(
