@@ -92,6 +92,13 @@ def test_longer_spans_make_fewer_longer_holes():
     assert 3 < holes_of(8) < 8
 
 
+def test_every_position_is_blank_equally_often():
+    rng = np.random.default_rng(0)
+    counts = sum(Holes(share=0.3, span=3).draw(20, rng).astype(int) for _ in range(4000))
+    # 30 % of 4,000 draws; the standard deviation of a count is sqrt(4000 * 0.21) = 29.
+    assert abs(counts - 1200).max() < 4 * 29
+
+
 def test_a_rows_holes_do_not_depend_on_its_neighbours():
     holes = Holes(seed=3)
     rows = [[3, 4, 5, 6, 7], [8, 9, 10]]

@@ -62,18 +62,18 @@ class Holes:
         """``(length,)`` bool, True where a blank goes; ``length`` is at least 2."""
         wanted = round(rng.uniform(*self._range) * length)
         wanted = min(max(1, wanted), length - 1)
-        holes = np.zeros(length, dtype=bool)
-        if self.span == 1:
-            holes[rng.choice(length, wanted, replace=False)] = True
-            return holes
-        missing = wanted
-        while missing:
-            # A start among the tokens still there, so that every turn makes progress.
-            start = rng.choice(np.flatnonzero(~holes))
-            end = start + min(missing, int(rng.geometric(1 / self.span)))
-            holes[start:end] = True
-            missing = wanted - int(holes.sum())
-        return holes
+        ends = rng.geometric(1 / self.span, wanted).cumsum()
+        # The last hole is cut to what is still wanted; then their order is drawn.
+        ends = np.append(ends[ends < wanted], wanted)
+        spans = rng.permutation(np.diff(ends, prepend=0))
+        # Holes and tokens in random order, each hole then as long as it is.
+        pieces = np.ones(length - wanted + len(spans), dtype=np.int64)
+        where = np.sort(rng.permutation(len(pieces))[: len(spans)])
+        pieces[where] = spans
+        hollow = np.zeros(len(pieces), dtype=bool)
+        hollow[where] = True
+        # Turned around the row's end, or the first and last tokens would rarely be blank.
+        return np.roll(hollow.repeat(pieces), rng.integers(length))
 
     def episodes(self, rows: Sequence[Sequence[int]], special: SpecialIds, width: int) -> Episodes:
         """Rows of 2 to ``width`` ids → episodes, filled up with padding.
