@@ -76,7 +76,7 @@ def parse_puzzles(lines: Iterable[tuple[int, str]], name: str = "the text") -> I
         DataError: A character, a length or a digit is illegal, a grid is cut short, or there
             is no puzzle at all.
     """
-    columns: tuple[int, int | None] = (0, 1)
+    columns: tuple[int, int | None] | None = None
     rows: list[str] = []
     begun, last, found = 0, 0, 0
     for number, raw in lines:
@@ -84,7 +84,7 @@ def parse_puzzles(lines: Iterable[tuple[int, str]], name: str = "the text") -> I
         if not text.strip("|-+ \t"):
             continue
         last = number
-        if not found and not rows and _is_header(text):
+        if columns is None and not found and not rows and _is_header(text):
             columns = _columns(text, name, number)
             continue
         with _at(name, number):
@@ -101,7 +101,7 @@ def parse_puzzles(lines: Iterable[tuple[int, str]], name: str = "the text") -> I
                 rows = []
             else:
                 begun = number
-                clues, solution = _fields(fields, columns)
+                clues, solution = _fields(fields, columns or (0, 1))
         found += 1
         yield Entry(begun, clues, solution)
     if rows:

@@ -52,6 +52,8 @@ MINIMAL = "minimal"
 FORMAT = 1
 # Reveals that are drawn again before a puzzle is left as it is.
 REDRAWS = 8
+# Puzzles generated without a new held-out one before there are said to be no more.
+IN_VAIN = 2_000
 
 Digits = NDArray[np.uint8]
 
@@ -282,21 +284,21 @@ def _generated(recipe: _Recipe, workers: Workers) -> tuple[_Rows, _Rows]:
 
 def _held_out(recipe: _Recipe, workers: Workers, found: _Rows | None = None) -> _Rows:
     """``recipe.valid`` different held-out puzzles, those already ``found`` first."""
-    kept = _distinct([found] if found is not None else [])
-    start, limit = 0, 100 * HELD_OUT_ONE_IN * (recipe.valid + 10)
-    while kept is None or len(kept) < recipe.valid:
-        if start >= limit:
+    empty = _Rows(*np.zeros((2, 0, recipe.size**2), np.uint8))
+    kept = _distinct([empty if found is None else found])
+    start = in_vain = 0
+    while (missing := recipe.valid - len(kept)) > 0:
+        if in_vain >= IN_VAIN:
             raise ConfigError(
                 f"{start} generated puzzles of {recipe.size}x{recipe.size} with these givens hold "
-                f"only {len(kept or ())} different held-out ones; {recipe.valid} were asked for. "
+                f"only {len(kept)} different held-out ones; {recipe.valid} were asked for. "
                 "Ask for fewer, or for other givens."
             )
-        missing = recipe.valid - len(kept or ())
         span = range(start, start + min(missing * HELD_OUT_ONE_IN + 16, 20_000))
-        start = span.stop
         batch = _make(recipe, [recipe.choices[0]] * len(span), "valid", span, workers)
-        batch = batch.rows(held_out(canonical_keys(batch.clues)))
-        kept = _distinct([*([kept] if kept is not None else []), batch])
+        more = _distinct([kept, batch.rows(held_out(canonical_keys(batch.clues)))])
+        start, in_vain = span.stop, 0 if len(more) > len(kept) else in_vain + len(span)
+        kept = more
     return kept.rows(slice(recipe.valid))
 
 
@@ -349,10 +351,8 @@ def _stacked(parts: Sequence[_Rows]) -> _Rows:
     )
 
 
-def _distinct(parts: Sequence[_Rows]) -> _Rows | None:
-    """The first of each puzzle; None of nothing."""
-    if not parts:
-        return None
+def _distinct(parts: Sequence[_Rows]) -> _Rows:
+    """The first of each puzzle."""
     rows = _stacked(parts)
     seen = {clues.tobytes(): number for number, clues in reversed(list(enumerate(rows.clues)))}
     return rows.rows(sorted(seen.values()))
