@@ -1,0 +1,262 @@
+"""The settings of the orchestrator: how long it unrolls, what it weighs, when it stops."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from imadarem.errors import ConfigError, nearest
+
+__all__ = ["StepWeighting", "OrchestrationConfig"]
+
+StepWeighting = Callable[[int, int], float]
+"""``weight(step, steps)`` with ``step`` from 1; at least 0, normalised over the steps."""
+
+UNROLL_MODES = ("full", "window", "last_k", "carry")
+STEP_WEIGHTINGS = ("uniform", "linear", "last")
+LOSS_TERMS = ("token", "gate", "halt", "memory")
+HALTING_LOSSES = ("exact", "ponder")
+PRECISIONS = ("no", "bf16", "fp16")
+EDITS = ("append", "replace", "patch")
+AUGMENTATIONS = ("token_noise", "position_shift", "masking", "paraphrase", "format_variation")
+#: Steps that the founding document names; others work and warn.
+TRAIN_STEPS, INFER_STEPS = (8, 16), (2, 6)
+
+
+def _default_terms() -> dict[str, float]:
+    return {"token": 1.0, "gate": 0.5, "halt": 0.5, "memory": 0.0}
+
+
+@dataclass(kw_only=True)
+class OrchestrationConfig:
+    """Settings of a :class:`~imadarem.UnifiedRefinerOrchestrator`, checked on construction.
+
+    The first eleven names and their defaults are those of the project's founding document.
+
+    Args:
+        max_steps_train: Refinement steps unrolled in training; 8 to 16 is usual.
+        max_steps_infer: Refinement steps at inference; 2 to 6 is usual.
+        truncated_backprop: Cut the gradient between steps as ``unroll_mode`` says. False
+            unrolls in full, whatever the mode.
+        backprop_truncate_steps: ``K``: steps of a window, or steps at the end that get a
+            gradient.
+        step_loss_weights: Weights of the loss's terms: ``token`` (cross-entropy of the
+            blanks), ``gate`` (is the token written last wrong), ``halt`` (is the canvas
+            entirely right), ``memory`` (how far the memory's gate is open). Terms left out
+            keep their default.
+        gradient_clip_threshold: Global norm that gradients are cut to.
+        loss_smoothing_window: Losses that the smoothed loss is a mean of.
+        augmentation_strategies: Which strategies to draw from; those that a task cannot have
+            are left out and told, see :attr:`Augmenter.unavailable`.
+        augmentation_count: Different augmentations of each episode.
+        canvas_edit_strategies: The edits to choose between.
+        adaptive_edit_selection: Let a bandit choose the edit of a step. False takes
+            ``replace`` if it is named, else the first one that can be made.
+        unroll_mode: ``full``: one graph over all steps. ``window``: every step keeps its
+            loss, and the graph is cut every ``K`` steps. ``last_k``: no graph and no loss
+            before the last ``K`` steps. ``carry``: one supervised step per optimiser step on
+            a state that persists, finished rows replaced by new ones (arXiv:2506.21734).
+        step_weighting: How steps share the loss: ``uniform``, ``linear`` (step *s* weighs
+            *s*), ``last``, or a function of (step, steps); normalised to sum to 1.
+        base_loss_share: For data without a separate answer: least share of the token loss
+            that the first step has, which is the plain masked loss; keeps the likelihood
+            from rotting.
+        halting_loss: ``exact``: cross-entropy of "this canvas is entirely right".
+            ``ponder``: PonderNet's expected loss under the halting distribution, with a
+            geometric prior (arXiv:2107.05407), for tasks without exact match; needs
+            ``unroll_mode="full"``.
+        ponder_prior: Parameter of that prior, the chance to halt in a step.
+        ponder_weight: Weight of the divergence from the prior.
+        halt_confidence: Probability of the halting head above which a row stops; None: never.
+        quality_threshold: Mean token probability above which a row stops; None: never.
+        patience: Steps without a gain in it after which a row stops; None: never.
+        halt_exploration: In ``carry`` mode, share of rows that may not halt before a random
+            step, so that the head sees what comes after.
+        temperature: Of the draws at inference; 0 takes the likeliest token.
+        grok_fast: Filter gradients by GrokFast's EMA (arXiv:2405.20233).
+        grok_fast_alpha: Momentum of its average.
+        grok_fast_lamb: Weight of the average in the gradient.
+        mixed_precision: ``no``, ``bf16`` or ``fp16`` (with a gradient scaler).
+        seed: Of augmentation, edits and exploration.
+
+    Raises:
+        ConfigError: A setting is out of range; the message says what is legal.
+    """
+
+    max_steps_train: int = 16
+    max_steps_infer: int = 4
+    truncated_backprop: bool = True
+    backprop_truncate_steps: int = 8
+    step_loss_weights: Mapping[str, float] = field(default_factory=_default_terms)
+    gradient_clip_threshold: float = 1.0
+    loss_smoothing_window: int = 3
+    augmentation_strategies: list[str] = field(default_factory=lambda: list(AUGMENTATIONS))
+    augmentation_count: int = 300
+    canvas_edit_strategies: list[str] = field(default_factory=lambda: list(EDITS))
+    adaptive_edit_selection: bool = True
+    unroll_mode: str = "window"
+    step_weighting: str | StepWeighting = "linear"
+    base_loss_share: float = 0.5
+    halting_loss: str = "exact"
+    ponder_prior: float = 0.2
+    ponder_weight: float = 0.01
+    halt_confidence: float | None = 0.9
+    quality_threshold: float | None = 0.999
+    patience: int | None = 4
+    halt_exploration: float = 0.1
+    temperature: float = 0.0
+    grok_fast: bool = False
+    grok_fast_alpha: float = 0.98
+    grok_fast_lamb: float = 2.0
+    mixed_precision: str = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps_train",
+            "max_steps_infer",
+            "backprop_truncate_steps",
+            "loss_smoothing_window",
+        ):
+            self._check_whole(name, 1)
+        self._check_whole("augmentation_count", 0)
+        self._check_whole("seed", 0)
+        if self.patience is not None:
+            self._check_whole("patience", 1)
+        self._check_terms()
+        self._check_names("augmentation_strategies", AUGMENTATIONS)
+        self._check_names("canvas_edit_strategies", EDITS)
+        if not self.canvas_edit_strategies:
+            raise ConfigError(f"canvas_edit_strategies is empty; name one of {', '.join(EDITS)}.")
+        self._check_choice("unroll_mode", UNROLL_MODES)
+        self._check_choice("halting_loss", HALTING_LOSSES)
+        self._check_choice("mixed_precision", PRECISIONS)
+        if not callable(self.step_weighting):
+            self._check_choice("step_weighting", STEP_WEIGHTINGS)
+        for name in ("base_loss_share", "halt_exploration"):
+            self._check_share(name)
+        for name in ("halt_confidence", "quality_threshold"):
+            if getattr(self, name) is not None:
+                self._check_share(name)
+        for name in ("gradient_clip_threshold", "temperature", "grok_fast_lamb", "ponder_weight"):
+            value = getattr(self, name)
+            least = "above 0" if name == "gradient_clip_threshold" else "at least 0"
+            if not math.isfinite(value) or value < 0 or (value == 0 and least == "above 0"):
+                raise ConfigError(f"{name}={value} must be a finite number {least}.")
+        if not 0 < self.ponder_prior < 1 or not 0 <= self.grok_fast_alpha < 1:
+            raise ConfigError(
+                f"ponder_prior={self.ponder_prior} and grok_fast_alpha={self.grok_fast_alpha} must "
+                "be below 1, the first above 0 and the second at least 0."
+            )
+        if self.halting_loss == "ponder" and self.gradient_mode != "full":
+            raise ConfigError(
+                "halting_loss='ponder' weighs all steps against each other and needs one graph "
+                f"over them: set unroll_mode='full', not {self.gradient_mode!r}."
+            )
+        self._warn_outside("max_steps_train", TRAIN_STEPS)
+        self._warn_outside("max_steps_infer", INFER_STEPS)
+
+    @property
+    def gradient_mode(self) -> str:
+        """The unroll mode that applies: ``full`` where ``truncated_backprop`` is off."""
+        return self.unroll_mode if self.truncated_backprop else "full"
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """``step_loss_weights`` with defaults for the terms left out."""
+        return {**_default_terms(), **self.step_loss_weights}
+
+    def step_weights(self, steps: int) -> list[float]:
+        """``steps`` weights that sum to 1, of the steps 1, 2, …
+
+        Raises:
+            ConfigError: ``step_weighting`` is a function that gives no usable weights.
+        """
+        weighting = self.step_weighting
+        if callable(weighting):
+            raw = [float(weighting(step, steps)) for step in range(1, steps + 1)]
+        elif weighting == "last":
+            raw = [0.0] * (steps - 1) + [1.0]
+        else:
+            raw = [float(s) if weighting == "linear" else 1.0 for s in range(1, steps + 1)]
+        total = sum(raw)
+        if not (all(math.isfinite(w) and w >= 0 for w in raw) and total > 0):
+            raise ConfigError(
+                f"step_weighting gave {raw} for {steps} steps; weights must be finite, at least 0, "
+                "and not all 0."
+            )
+        return [weight / total for weight in raw]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain JSON values; a function appears by its name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if callable(self.step_weighting):
+            values["step_weighting"] = getattr(
+                self.step_weighting, "__qualname__", repr(self.step_weighting)
+            )
+        return {
+            **values,
+            "step_loss_weights": dict(self.step_loss_weights),
+            "augmentation_strategies": list(self.augmentation_strategies),
+            "canvas_edit_strategies": list(self.canvas_edit_strategies),
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> OrchestrationConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ConfigError: A key is unknown (the nearest known one is named), or out of range.
+        """
+        known = {f.name for f in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"unknown orchestration setting {key!r}{nearest(key, known)}.")
+        return cls(**settings)
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+    def _check_share(self, name: str) -> None:
+        value = getattr(self, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name}={value} must be from 0 to 1.")
+
+    def _check_choice(self, name: str, legal: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in legal:
+            raise ConfigError(
+                f"{name}={value!r}{nearest(str(value), legal)} is not one of {', '.join(legal)}."
+            )
+
+    def _check_names(self, name: str, legal: tuple[str, ...]) -> None:
+        for value in getattr(self, name):
+            if value not in legal:
+                raise ConfigError(
+                    f"{name} names {value!r}{nearest(str(value), legal)}; legal are "
+                    f"{', '.join(legal)}."
+                )
+
+    def _check_terms(self) -> None:
+        for name, weight in self.step_loss_weights.items():
+            if name not in LOSS_TERMS:
+                raise ConfigError(
+                    f"step_loss_weights names {name!r}{nearest(name, LOSS_TERMS)}; legal terms are "
+                    f"{', '.join(LOSS_TERMS)}. How steps share the loss is step_weighting."
+                )
+            if not math.isfinite(weight) or weight < 0:
+                raise ConfigError(f"step_loss_weights[{name!r}]={weight} must be at least 0.")
+
+    def _warn_outside(self, name: str, usual: tuple[int, int]) -> None:
+        value = getattr(self, name)
+        if not usual[0] <= value <= usual[1]:
+            warnings.warn(
+                f"{name}={value} lies outside the usual {usual[0]} to {usual[1]} steps.",
+                UserWarning,
+                stacklevel=4,
+            )
