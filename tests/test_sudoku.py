@@ -123,6 +123,12 @@ def test_a_puzzle_without_solution_is_refused():
         solve(parse_grid("123." + "...." + "...4" + "...."))
 
 
+def test_a_puzzle_that_is_hard_to_refute_is_refuted():
+    # Peter Norvig's. Guesses in cells alone do not refute it in 100 seconds.
+    puzzle = ".....5.8....6.1.43..........1.5........1.6...3.......553.....61........4........."
+    assert solutions(parse_grid(puzzle)) == []
+
+
 def test_a_contradiction_is_told_before_it_is_searched_for():
     with pytest.raises(DataError, match="row 1 has the digit 1 twice"):
         solve([1, 1] + [0] * 79)

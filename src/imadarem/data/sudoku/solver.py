@@ -6,9 +6,9 @@ a row, in a column, in a box (one cell). Python adds and shifts numbers of 729 b
 operation, so all N² groups of a family are searched for single candidates at once: a
 round of naked and hidden singles takes about 15 µs for 9x9.
 
-Packages were considered first: those in Rust (``rustoku``) know 9x9 alone, ``py-sudoku``
-does not tell one solution from several, SAT solvers are heavy for 81 cells. None does
-4x4, 6x6 and 9x9, counts solutions, and is fast enough to dig puzzles with.
+Packages were considered first. ``py-sudoku`` 2.0 and ``dokusan`` 0.1 know all three sizes
+and take 20 times as long (3.2 and 2.8 ms for 9x9 with 32 givens, against 0.15); a generator
+solves some sixty grids for one puzzle. SAT solvers are heavy for 81 cells.
 """
 
 from __future__ import annotations
@@ -199,15 +199,27 @@ def _propagate(state: int, space: Candidates) -> int | None:
 
 
 def _fewest(state: int, space: Candidates, order: Sequence[int]) -> int:
-    """The candidates of the first open cell, in ``order``, that has as few as any."""
+    """The candidates of a group of two, or else of a cell with as few as any.
+
+    A digit with two places left in a row is as good a guess as a cell with two digits left;
+    without these, puzzles that have no solution can take hours to refute.
+    """
+    for family in space.families:
+        heads, once, twice, thrice = family.heads, 0, 0, 0
+        for offset in family.offsets:
+            present = (state >> offset) & heads
+            thrice |= twice & present
+            twice |= once & present
+            once |= present
+        pairs = twice ^ thrice
+        if pairs:
+            return (pairs & -pairs) * family.spread & state
     column, best, fewest = space.families[0].spread, 0, space.size + 1
     for cell in order:
         here = state & column << cell
         count = here.bit_count()
         if 1 < count < fewest:
             best, fewest = here, count
-            if count == 2:
-                break
     return best
 
 
