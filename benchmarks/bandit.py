@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from statistics import median
 
@@ -29,6 +28,9 @@ ARMS = ("replace", "patch", "append")
 BEST = {"puzzles": "patch", "text": "append", "molecules": "replace"}
 SETTLE, WINDOW, SWAP, LIMIT = 500, 100, 1000, 300
 AFTER = 600
+HEAD = """\
+| method | exploration | discount | found | worst | missed | recovered | worst | missed |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,10 @@ def measure(
     discount: float,
     gaps: tuple[float, ...],
     noise: float,
-    seeds: int,
+    seeds: range,
 ) -> Summary:
     outcomes: list[Outcome] = []
-    for seed in range(seeds):
+    for seed in seeds:
         bandit = DiscountedBandit(
             ARMS, discount=discount, method=method, exploration=exploration, seed=seed
         )
@@ -119,31 +121,25 @@ def measure(
     )  # fmt: skip
 
 
-def table(title: str, summaries: Iterable[Summary]) -> None:
-    print(f"\n{title}\n")
-    print(
-        "| method | exploration | discount | found | worst | missed | recovered | worst | missed |"
+def line(row: Summary) -> str:
+    return (
+        f"| {row.method} | {row.exploration:g} | {row.discount:g} | {row.found:.3f} "
+        f"| {row.found_worst:.3f} | {row.found_missed:.0%} | {row.recovered:.0f} "
+        f"| {row.recovered_worst:.0f} | {row.recovered_missed:.0%} |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row in summaries:
-        print(
-            f"| {row.method} | {row.exploration:g} | {row.discount:g} | {row.found:.3f} "
-            f"| {row.found_worst:.3f} | {row.found_missed:.0%} | {row.recovered:.0f} "
-            f"| {row.recovered_worst:.0f} | {row.recovered_missed:.0%} |",
-            flush=True,
-        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--gaps", type=float, nargs=3, default=[0.1, 0.08, 0.08])
     parser.add_argument("--hard-gap", type=float, default=0.05, help="of the second table")
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation of a reward")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--explorations", nargs="+", type=float, default=[0.4, 1.0])
+    parser.add_argument("--explorations", nargs="+", type=float, default=[0.3, 0.4, 0.5, 1.0])
     parser.add_argument(
-        "--discounts", nargs="+", type=float, default=[0.98, 0.985, 0.99, 0.995, 0.9975, 1.0]
+        "--discounts", nargs="+", type=float, default=[0.98, 0.985, 0.99, 0.995, 1.0]
     )
     parser.add_argument("--quick", action="store_true", help="the default settings alone")
     parser.add_argument("--json", help="also write the rows to this file, one a line")
@@ -157,13 +153,14 @@ def main() -> None:
     if options.quick:
         default = DiscountedBandit(ARMS)
         settings = [(default.method, default.exploration, default.discount)]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     kept: list[Summary] = []
     for gaps in (tuple(options.gaps), (options.hard_gap,) * 3):
-        rows = (measure(*one, gaps, options.noise, options.seeds) for one in settings)
-        title = f"Gaps {', '.join(f'{gap:g}' for gap in gaps)}; noise {options.noise:g}; "
-        shown = [*rows]
-        table(f"{title}{options.seeds} seeds, {len(BEST)} tasks", shown)
-        kept += shown
+        gaps_in_words = ", ".join(f"{gap:g}" for gap in gaps)
+        print(f"\nGaps {gaps_in_words}; noise {options.noise:g}; {len(seeds)} seeds\n\n{HEAD}")
+        for setting in settings:
+            kept.append(measure(*setting, gaps, options.noise, seeds))
+            print(line(kept[-1]), flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(row)) + "\n" for row in kept)

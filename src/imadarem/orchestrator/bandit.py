@@ -18,7 +18,7 @@ from imadarem.errors import CheckpointError, ConfigError, nearest
 
 __all__ = ["METHODS", "DiscountedBandit"]
 
-METHODS = ("thompson", "ucb")
+METHODS = ("ucb", "thompson")
 
 #: What is believed of an arm before its first pull, and again once its pulls are forgotten:
 #: the context's mean reward, as sure as one pull makes it.
@@ -106,17 +106,19 @@ class DiscountedBandit:
     With γ the discount, ``N`` an arm's discounted pulls, ``n`` their sum over the arms, *s*
     the noise pooled over the arms and *c* the exploration:
 
+    - ``ucb`` takes the arm with the highest ``m + c·s·√(2 ln n / N)``, an arm without
+      pulls first (D-UCB of Garivier and Moulines, arXiv:0805.3415). It draws nothing.
     - ``thompson`` draws from each arm's Gaussian posterior, of mean *m* and width
       ``c·s/√(1 + N)``, and takes the arm with the highest draw (discounted Thompson
-      sampling with Gaussian priors, arXiv:2305.10718). *m* is shrunk towards the context's
-      mean reward, a prior as heavy as one pull.
-    - ``ucb`` takes the arm with the highest ``m + c·s·√(2 ln n / N)``, an arm without
-      pulls first (D-UCB of Garivier and Moulines, arXiv:0805.3415).
+      sampling with Gaussian priors, arXiv:2305.10718).
 
-    ``c = 1`` is the textbook's. The default is smaller since it measured better where the
-    arms lie no further apart than their noise (``docs/edits.md``). Departing from D-UCB,
-    the padding is scaled by the measured noise and not by the range of the rewards, which
-    is some twenty times as wide.
+    In both, *m* is an arm's discounted mean reward, shrunk towards that of the context as
+    by one pull more: what is forgotten is thought average, not bad.
+
+    ``c = 1`` is the textbook's. The defaults are what measured best where arms lie no
+    further apart than their noise (``docs/edits.md``). Departing from D-UCB, *m* is shrunk,
+    and the padding is scaled by the measured noise and not by the range of the rewards,
+    which is some twenty times as wide.
 
     A choice depends on the seed and on what its own context has seen: no other task moves
     it. While :attr:`frozen`, the choice is the available arm of the highest posterior mean,
@@ -128,9 +130,9 @@ class DiscountedBandit:
     Args:
         arms: Their names; the first wins a tie.
         discount: γ in (0, 1]; 1 forgets nothing.
-        method: ``"thompson"`` or ``"ucb"``.
+        method: ``"ucb"`` or ``"thompson"``.
         exploration: *c*, at least 0; 0 is greedy.
-        seed: Whole number that all draws follow from.
+        seed: Whole number that all draws follow from; ``ucb`` has none.
         buckets: First step of each bucket, upwards from 1.
 
     Raises:
@@ -141,8 +143,8 @@ class DiscountedBandit:
         self,
         arms: Sequence[str],
         *,
-        discount: float = 0.99,
-        method: str = "thompson",
+        discount: float = 0.995,
+        method: str = "ucb",
         exploration: float = 0.4,
         seed: int = 0,
         buckets: Sequence[int] = (1, 2, 4, 8),
