@@ -115,8 +115,8 @@ class DiscountedBandit:
     In both, *m* is an arm's discounted mean reward, shrunk towards that of the context as
     by one pull more: what is forgotten is thought average, not bad.
 
-    ``c = 1`` is the textbook's. The defaults are what measured best where arms lie no
-    further apart than their noise (``docs/edits.md``). Departing from D-UCB, *m* is shrunk,
+    ``c = 1`` is the textbook's. The defaults are among what measured best where arms lie
+    no further apart than their noise (``docs/edits.md``). Departing from D-UCB, *m* is shrunk,
     and the padding is scaled by the measured noise and not by the range of the rewards,
     which is some twenty times as wide.
 
