@@ -14,6 +14,7 @@ from torch import Tensor
 from imadarem.checkpoint import load_state, save_state
 from imadarem.data.recall import RecallWorlds, recall_task
 from imadarem.errors import ConfigError, DataError, MissingExtraError
+from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator import memory_index
 from imadarem.orchestrator.memory import Memory, MemoryBank, Recall
 
@@ -186,6 +187,15 @@ def test_hits_come_best_first_with_their_contents() -> None:
     assert recall.similarity[0, :2].tolist() == pytest.approx([1.0, 2 / 3], abs=0.1)
 
 
+def test_a_recall_is_what_the_network_takes() -> None:
+    bank = MemoryBank(vocab_size=VOCAB)
+    write(bank, rows([3, 4], [5, 6]))
+    retrieved: Retrieved = read(bank, rows([3, 4], [5, 6], [3, 6]))
+    part = retrieved.rows(torch.tensor([True, False, True]))
+    assert part.ids.shape == (2, 2, 2) and part.similarity.shape == (2, 2)
+    assert torch.equal(part.attended, retrieved.attended[[0, 2]])
+
+
 def test_canvases_of_several_lengths_share_a_bank() -> None:
     bank = MemoryBank(vocab_size=VOCAB, top_k=1)
     write(bank, rows([3, 4]))
@@ -239,7 +249,7 @@ def test_a_recall_does_not_depend_on_its_batch(seed: int) -> None:
     together = read(bank, questions)
     for i in (0, 4, 8):
         alone = read(bank, questions[i : i + 1])
-        assert all(torch.equal(x[i : i + 1], y) for x, y in zip(together, alone, strict=True))
+        assert same(together.rows(torch.tensor([i])), alone)
 
 
 @pytest.mark.parametrize("exclude", [False, True])

@@ -97,8 +97,8 @@ class MemoryBank:
         position_weight: Share of the similarity that asks for tokens in the same place; the
             rest asks for the same tokens anywhere. See
             :class:`~imadarem.orchestrator.memory_index.ContentAddress`.
-        threshold: Least score to be kept, in [0, 1]. At 0.1 a canvas like no other is kept
-            from a surprise of a tenth of ``ln V`` nats per token upwards.
+        threshold: Least score to be kept, in [0, 1]. At 0.05 a canvas like no other is kept
+            from a surprise of a twentieth of ``ln V`` nats per token upwards.
         top_k: Hits per question.
         min_similarity: A hit must be more similar than this cosine.
         pad_token_id: Id of padding, which is neither addressed nor attended to.
@@ -118,7 +118,7 @@ class MemoryBank:
         vocab_size: int,
         key_size: int = 128,
         position_weight: float = 0.5,
-        threshold: float = 0.1,
+        threshold: float = 0.05,
         top_k: int = 4,
         min_similarity: float = 0.0,
         pad_token_id: int = 0,
