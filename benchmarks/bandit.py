@@ -10,7 +10,8 @@ noise, clipped to [-1, 1] like a gain in token accuracy. The tasks take turns in
   best one makes up 90 of the last 100 (wanted: 300 or fewer; never counts as infinity).
 
 Each figure is of one task under one seed: the median, the worst, and the share of them
-that miss what is wanted. ``--quick`` measures the default settings alone.
+that miss what is wanted. ``--quick`` measures the default settings alone; ``--delay 9``
+tells rewards nine at a time, as the unroll does for the steps of its last bucket.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Summary:
     discount: float
     gaps: tuple[float, ...]
     noise: float
+    delay: int
     found: float
     found_worst: float
     found_missed: float
@@ -69,17 +71,22 @@ def means(task: str, gap: float, swapped: bool) -> dict[str, float]:
     return dict(zip(order, (0.05 + gap, 0.05, 0.05 - gap / 2), strict=True))
 
 
-def play(bandit: DiscountedBandit, gaps: dict[str, float], noise: float) -> list[Outcome]:
-    """Pull the arms of all tasks in turn; rewards follow from the bandit's seed."""
+def play(
+    bandit: DiscountedBandit, gaps: dict[str, float], noise: float, delay: int
+) -> list[Outcome]:
+    """Pull the arms of all tasks in turn, ``delay`` pulls before their rewards are told."""
     luck = random.Random(bandit.seed)
     hits: dict[str, list[bool]] = {task: [] for task in gaps}
-    for pull in range(SWAP + AFTER):
+    for start in range(0, SWAP + AFTER, delay):
         for task, gap in gaps.items():
-            rewards = means(task, gap, swapped=pull >= SWAP)
-            arm = bandit.select(task, 1)
-            reward = luck.gauss(rewards[arm], noise)
-            bandit.update(task, 1, arm, min(1.0, max(-1.0, reward)))
-            hits[task].append(arm == max(rewards, key=rewards.__getitem__))
+            earned = []
+            for pull in range(start, start + delay):
+                rewards = means(task, gap, swapped=pull >= SWAP)
+                arm = bandit.select(task, 1)
+                earned.append((arm, luck.gauss(rewards[arm], noise)))
+                hits[task].append(arm == max(rewards, key=rewards.__getitem__))
+            for arm, reward in earned:
+                bandit.update(task, 1, arm, min(1.0, max(-1.0, reward)))
     return [
         Outcome(task, bandit.seed, share(hit[SETTLE:SWAP]), recovery(hit[SWAP:]))
         for task, hit in hits.items()
@@ -104,6 +111,7 @@ def measure(
     discount: float,
     gaps: tuple[float, ...],
     noise: float,
+    delay: int,
     seeds: range,
 ) -> Summary:
     outcomes: list[Outcome] = []
@@ -111,11 +119,11 @@ def measure(
         bandit = DiscountedBandit(
             ARMS, discount=discount, method=method, exploration=exploration, seed=seed
         )
-        outcomes += play(bandit, dict(zip(BEST, gaps, strict=True)), noise)
+        outcomes += play(bandit, dict(zip(BEST, gaps, strict=True)), noise, delay)
     found = [outcome.found for outcome in outcomes]
     recovered = [outcome.recovered for outcome in outcomes]
     return Summary(
-        method, exploration, discount, gaps, noise,
+        method, exploration, discount, gaps, noise, delay,
         median(found), min(found), share([value < 0.9 for value in found]),
         median(recovered), max(recovered), share([value > LIMIT for value in recovered]),
     )  # fmt: skip
@@ -136,6 +144,7 @@ def main() -> None:
     parser.add_argument("--gaps", type=float, nargs=3, default=[0.1, 0.08, 0.08])
     parser.add_argument("--hard-gap", type=float, default=0.05, help="of the second table")
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation of a reward")
+    parser.add_argument("--delay", type=int, default=1, help="pulls before rewards are told")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--explorations", nargs="+", type=float, default=[0.3, 0.4, 0.5, 1.0])
     parser.add_argument(
@@ -157,9 +166,10 @@ def main() -> None:
     kept: list[Summary] = []
     for gaps in (tuple(options.gaps), (options.hard_gap,) * 3):
         gaps_in_words = ", ".join(f"{gap:g}" for gap in gaps)
-        print(f"\nGaps {gaps_in_words}; noise {options.noise:g}; {len(seeds)} seeds\n\n{HEAD}")
+        print(f"\nGaps {gaps_in_words}; noise {options.noise:g}; delay {options.delay}; ", end="")
+        print(f"{len(seeds)} seeds\n\n{HEAD}")
         for setting in settings:
-            kept.append(measure(*setting, gaps, options.noise, seeds))
+            kept.append(measure(*setting, gaps, options.noise, options.delay, seeds))
             print(line(kept[-1]), flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

@@ -181,7 +181,7 @@ def test_a_state_taken_earlier_does_not_follow_the_bandit():
     [
         ({"seed": 1}, "seed"),
         ({"discount": 0.9}, "discount"),
-        ({"method": "thompson"}, "method"),
+        ({"method": "ucb"}, "method"),
         ({"exploration": 1.0}, "exploration"),
         ({"buckets": (1, 5)}, "buckets"),
     ],

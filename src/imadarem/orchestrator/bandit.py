@@ -18,7 +18,7 @@ from imadarem.errors import CheckpointError, ConfigError, nearest
 
 __all__ = ["METHODS", "DiscountedBandit"]
 
-METHODS = ("ucb", "thompson")
+METHODS = ("thompson", "ucb")
 
 #: What is believed of an arm before its first pull, and again once its pulls are forgotten:
 #: the context's mean reward, as sure as one pull makes it.
@@ -130,7 +130,8 @@ class DiscountedBandit:
     Args:
         arms: Their names; the first wins a tie.
         discount: γ in (0, 1]; 1 forgets nothing.
-        method: ``"ucb"`` or ``"thompson"``.
+        method: ``"thompson"``, or ``"ucb"`` where every reward is told before the next
+            choice: until it is told, ``ucb`` chooses the same arm again.
         exploration: *c*, at least 0; 0 is greedy.
         seed: Whole number that all draws follow from; ``ucb`` has none.
         buckets: First step of each bucket, upwards from 1.
@@ -143,9 +144,9 @@ class DiscountedBandit:
         self,
         arms: Sequence[str],
         *,
-        discount: float = 0.995,
-        method: str = "ucb",
-        exploration: float = 0.4,
+        discount: float = 0.99,
+        method: str = "thompson",
+        exploration: float = 0.5,
         seed: int = 0,
         buckets: Sequence[int] = (1, 2, 4, 8),
     ) -> None:
