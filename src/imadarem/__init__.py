@@ -23,10 +23,13 @@ _EXPORTS = {
     "ImadaremError": "imadarem.errors",
     "ImplicitRefinementConfig": "imadarem.config",
     "ImplicitRefinementModel": "imadarem.refiner",
+    "MemoryBank": "imadarem.orchestrator.memory",
+    "OrchestrationConfig": "imadarem.orchestrator.config",
     "SelfiesTokenizer": "imadarem.tokenizers",
     "SmilesTokenizer": "imadarem.tokenizers",
     "Trainer": "imadarem.training.trainer",
     "TrainingConfig": "imadarem.training.trainer",
+    "UnifiedRefinerOrchestrator": "imadarem.orchestrator.orchestrator",
 }
 
 __all__ = [  # noqa: F822 (resolved by __getattr__)
@@ -34,16 +37,24 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
     "ImadaremError",
     "ImplicitRefinementConfig",
     "ImplicitRefinementModel",
+    "MemoryBank",
+    "OrchestrationConfig",
     "SelfiesTokenizer",
     "SmilesTokenizer",
     "Trainer",
     "TrainingConfig",
+    "UnifiedRefinerOrchestrator",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from imadarem.config import ImplicitRefinementConfig as ImplicitRefinementConfig
     from imadarem.errors import ImadaremError as ImadaremError
+    from imadarem.orchestrator.config import OrchestrationConfig as OrchestrationConfig
+    from imadarem.orchestrator.memory import MemoryBank as MemoryBank
+    from imadarem.orchestrator.orchestrator import (
+        UnifiedRefinerOrchestrator as UnifiedRefinerOrchestrator,
+    )
     from imadarem.refiner import ImplicitRefinementModel as ImplicitRefinementModel
     from imadarem.tokenizers import CharTokenizer as CharTokenizer
     from imadarem.tokenizers import SelfiesTokenizer as SelfiesTokenizer

@@ -16,7 +16,7 @@ nothing: the activations are held until the backward pass either way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -27,9 +27,23 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.nn import RefinementOutput
 from imadarem.nn.memory import Retrieved
+from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.sampling.draw import forbid
 
-__all__ = ["Question", "StepOutput", "UnrollState", "score_step", "take_step", "unroll"]
+__all__ = [
+    "ChooseEdit",
+    "Plan",
+    "Question",
+    "StepLoss",
+    "StepOutput",
+    "UnrollState",
+    "entirely_right",
+    "score_step",
+    "start",
+    "take_step",
+    "token_accuracy",
+    "unroll",
+]
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,9 @@ class UnrollState(NamedTuple):
 
     def detach(self) -> UnrollState:
         """The same values without their history."""
-        return UnrollState(*(None if part is None else part.detach() for part in self))
+        beliefs = None if self.beliefs is None else self.beliefs.detach()
+        carry = None if self.carry is None else self.carry.detach()
+        return UnrollState(self.answer, beliefs, carry)
 
 
 @dataclass(frozen=True)
@@ -103,8 +119,61 @@ class StepOutput:
         )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which steps are taken, which have a graph, and where it is cut.
+
+    Attributes:
+        weights: Step → its share of the loss; sums to 1.
+        graph: Steps that run with a graph.
+        cuts: Steps after which there is a backward pass and the graph starts anew.
+    """
+
+    weights: Mapping[int, float]
+    graph: frozenset[int]
+    cuts: frozenset[int]
+
+    @property
+    def steps(self) -> Iterator[int]:
+        """Numbers of the steps, from 1."""
+        return iter(self.weights)
+
+    @classmethod
+    def of(cls, config: OrchestrationConfig, has_answers: bool) -> Plan:
+        """The plan of the settings.
+
+        Where the data has no separate answer, the first step has at least
+        ``base_loss_share`` of the loss, in every mode.
+        """
+        mode, steps = config.gradient_mode, config.max_steps_train
+        window = config.backprop_truncate_steps
+        if mode == "carry":
+            return cls({1: 1.0}, frozenset({1}), frozenset({1}))
+        weights = dict(enumerate(config.step_weights(steps), start=1))
+        graph, cuts = set(weights), {steps}
+        if mode == "window":
+            cuts |= set(range(window, steps, window))
+        if mode == "last_k":
+            graph = {step for step in weights if step > steps - window}
+            weights = {step: w if step in graph else 0.0 for step, w in weights.items()}
+            total = sum(weights.values())
+            weights = {step: w / total for step, w in weights.items()}
+        if not has_answers and weights[1] < config.base_loss_share:
+            left = (1.0 - config.base_loss_share) / (1.0 - weights[1])
+            weights = {step: w * left for step, w in weights.items()} | {1: config.base_loss_share}
+            if 1 not in graph:
+                graph, cuts = graph | {1}, cuts | {1}
+        return cls(weights, frozenset(graph), frozenset(cuts))
+
+
 class StepLoss(NamedTuple):
-    """Terms of one step, scalars in nats; ``None`` where a term does not apply."""
+    """Terms of one step in nats; ``None`` where a term does not apply.
+
+    Attributes:
+        token: ``(B,)`` mean cross-entropy of a row's blanks.
+        gate: Scalar.
+        halt: ``(B,)``.
+    """
 
     token: Tensor
     gate: Tensor | None
@@ -153,51 +222,42 @@ def unroll(
     network: nn.Module,
     question: Question,
     state: UnrollState,
-    steps: range,
+    plan: Plan,
     choose: ChooseEdit,
-    *,
-    window: int | None = None,
-    graph_from: int = 1,
 ) -> Iterator[tuple[int, StepOutput]]:
-    """Take several steps, yielding each; the caller runs the backward pass.
+    """Take the steps of a plan, yielding each.
 
-    Args:
-        network: In training mode.
-        question: What to answer.
-        state: Where to start.
-        steps: Numbers of the steps, such as ``range(1, 17)``.
-        choose: Which positions each step rewrites.
-        window: Cut the graph after every so many steps.
-        graph_from: Steps before this one run without a graph.
+    At a step in ``plan.cuts`` the caller runs the backward pass before asking for the next
+    one, whose graph starts anew.
     """
-    for step in steps:
-        with torch.set_grad_enabled(step >= graph_from and torch.is_grad_enabled()):
+    for step in plan.steps:
+        with torch.set_grad_enabled(step in plan.graph):
             output = take_step(network, question, state, step, choose)
-        state = output.state
-        if window is not None and (step - steps.start + 1) % window == 0:
-            state = state.detach()
         yield step, output
+        state = output.state.detach() if step in plan.cuts else output.state
 
 
 def score_step(output: StepOutput, question: Question) -> StepLoss:
     """The loss terms of one step.
 
-    *token*: cross-entropy of the blanks, averaged over a row's blanks and then over rows.
+    *token*: cross-entropy of the blanks, averaged over a row's blanks.
     *gate*: binary cross-entropy of "the token that stood here is not the label".
     *halt*: binary cross-entropy of "the answer after this step is entirely right".
     """
     blanks, labels = question.blanks, question.labels
-    share = blanks / blanks.sum(dim=1, keepdim=True).clamp(min=1) / len(blanks)
+    share = blanks / blanks.sum(dim=1, keepdim=True).clamp(min=1)
     chosen = output.log_probs.gather(-1, labels[..., None]).squeeze(-1)
     # A label that the model may not write there has log-probability -inf; it is no blank.
-    token = -(chosen.masked_fill(~blanks, 0.0) * share).sum()
+    token = -(chosen.masked_fill(~blanks, 0.0) * share).sum(dim=1)
     gate = halt = None
     if bool(output.judged.any()):
         wrong = (output.before != labels)[output.judged].float()
         gate = F.binary_cross_entropy_with_logits(output.gate_logits[output.judged].float(), wrong)
     if output.halt_logits is not None:
         right = entirely_right(output.state.answer, question).float()
-        halt = F.binary_cross_entropy_with_logits(output.halt_logits.float(), right)
+        halt = F.binary_cross_entropy_with_logits(
+            output.halt_logits.float(), right, reduction="none"
+        )
     return StepLoss(token, gate, halt)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
 from imadarem.nn import EmaTeacher
+from imadarem.nn.memory import Retrieved
+from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step, StoppingReason, refine
 
@@ -25,6 +27,8 @@ class SamplingSettings:
         temperature: Divides the logits before a token is drawn.
         stop_threshold: A row without blanks stops once a smaller share of it changed.
         may_end: Whether an EOS may be written.
+        halting: Further rules by which a row without blanks stops.
+        reinject: Show the network the question in every pass; see :func:`refine`.
     """
 
     policy: Policy
@@ -32,6 +36,8 @@ class SamplingSettings:
     temperature: float
     stop_threshold: float
     may_end: bool
+    halting: Halting | None = None
+    reinject: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,17 @@ class Refined:
         reason: Why it stopped; ``FILLED`` for a row that had no blank.
         steps: Refinement steps it took.
         forward_passes: Passes it cost, the teacher's included.
+        quality: Mean probability of the tokens on its writable positions; None for a row
+            that had no blank.
+        halt: Probability of the halting head that it is entirely right, where there is one.
     """
 
     ids: Tensor
     reason: StoppingReason
     steps: int
     forward_passes: int
+    quality: float | None = None
+    halt: float | None = None
 
 
 def refine_all(
@@ -58,6 +69,7 @@ def refine_all(
     settings: SamplingSettings,
     *,
     teacher: EmaTeacher | None = None,
+    memory: Retrieved | None = None,
     batch_size: int = 256,
     on_step: Callable[[Tensor, Step], None] | None = None,
     on_rows: Callable[[int], None] | None = None,
@@ -70,6 +82,7 @@ def refine_all(
         seeds: ``(N,)`` int64, one per row.
         settings: How to refine.
         teacher: Judges the entropy where the policy asks for it.
+        memory: Earlier canvases for the network to look at, one set for each row.
         batch_size: Rows refined together; no row's result depends on it.
         on_step: Called with the row numbers of a batch and each of its records.
         on_rows: Called with the number of rows just finished (a progress bar).
@@ -88,6 +101,9 @@ def refine_all(
             stop_threshold=settings.stop_threshold,
             may_end=settings.may_end,
             teacher=teacher,
+            halting=settings.halting,
+            reinject=settings.reinject,
+            memory=None if memory is None else memory.rows(chunk),
         )
         results |= _untouched(part, chunk)
         for step in steps:
@@ -115,5 +131,9 @@ def _finished(step: Step) -> Iterator[tuple[int, Refined]]:
     if not bool(done.any()):
         return
     rows, reasons = step.rows[done].tolist(), step.reasons[done].tolist()
-    for row, reason, ids in zip(rows, reasons, step.canvas.rows(done).sequences(), strict=True):
-        yield row, Refined(ids, StoppingReason(reason), step.step, step.forward_passes)
+    quality = step.quality[done].tolist()
+    halt = [None] * len(rows) if step.halt is None else step.halt[done].tolist()
+    sequences = step.canvas.rows(done).sequences()
+    for row, reason, ids, *scores in zip(rows, reasons, sequences, quality, halt, strict=True):
+        why = StoppingReason(reason)
+        yield row, Refined(ids, why, step.step, step.forward_passes, *scores)

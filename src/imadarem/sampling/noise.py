@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RowNoise", "Stream", "row_seeds"]
+__all__ = ["RowNoise", "Stream", "mix_rows", "row_seeds"]
 
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 MIX_A = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -61,6 +61,14 @@ def row_seeds(count: int, seed: int) -> Tensor:
     # Key the run seed first: seeds 0 and 1 must not share rows shifted by one.
     base = _mix(torch.tensor(_wrap(seed), dtype=torch.int64) + GOLDEN)
     return _mix(base + torch.arange(1, count + 1) * GOLDEN)
+
+
+def mix_rows(ids: Tensor) -> Tensor:
+    """``(B, L)`` ids → ``(B,)`` numbers from 0 on that equal rows share, and no others."""
+    number = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
+    for column in ids.unbind(dim=1):
+        number = _mix(number + GOLDEN + column)
+    return _shift(number, 1)
 
 
 def _wrap(value: int) -> int:

@@ -38,6 +38,9 @@ class RowStep:
         changed_fraction: Share of the writable positions that changed.
         forward_passes: Passes so far, the teacher's included.
         stopping_reason: Why the row stopped after this step, or None.
+        quality: Mean probability of the tokens on the writable positions.
+        halt: Probability of the halting head that the row is entirely right, or None.
+        edit: Name of the edit that was made, where the policy chooses between edits.
     """
 
     step: int
@@ -53,6 +56,9 @@ class RowStep:
     changed_fraction: float
     forward_passes: int
     stopping_reason: str | None
+    quality: float = 0.0
+    halt: float | None = None
+    edit: str = ""
 
     @property
     def mean_gate(self) -> float | None:
@@ -192,6 +198,8 @@ class TrajectoryRecorder:
             "states": step.canvas.state.tolist(),
             "changed_fraction": step.changed_fraction.tolist(),
             "stopping_reason": step.reasons.tolist(),
+            "quality": step.quality.tolist(),
+            "halt": [None] * len(step.rows) if step.halt is None else step.halt.tolist(),
             **{name: getattr(step, name).tolist() for name in PER_POSITION},
         }
         for i, row in enumerate(step.rows.tolist()):
@@ -215,6 +223,7 @@ class TrajectoryRecorder:
             step=step.step,
             tokens=self._strings(values["ids"]),
             forward_passes=step.forward_passes,
+            edit=step.edit,
             stopping_reason=None if reason == 0 else reason.label,
             **values,
         )

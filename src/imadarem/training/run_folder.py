@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,11 @@ def latest_checkpoint(run_dir: str | Path) -> Path | None:
 
 
 def save_checkpoint(
-    run_dir: Path, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    run_dir: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer | None,
+    state: dict[str, Any],
+    parts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint aside, move it into place, and drop all but the newest two.
 
@@ -37,13 +42,17 @@ def save_checkpoint(
         model: Has ``save_pretrained``; its teacher is saved with it.
         optimizer: Its state goes into safetensors and JSON.
         state: Plain values, ``step`` among them; written last, they mark it as complete.
+        parts: More states with tensors in them, each saved under its name.
     """
     root = run_dir / "checkpoints"
     name = f"step-{state['step']:08d}"
     final, aside = root / name, root / f".{name}"
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
-    save_state(optimizer.state_dict(), aside / "optimizer")
+    if optimizer is not None:
+        save_state(optimizer.state_dict(), aside / "optimizer")
+    for part, content in (parts or {}).items():
+        save_state(content, aside / part)
     save_json(state, aside / "trainer.json")
     shutil.rmtree(final, ignore_errors=True)
     aside.rename(final)

@@ -19,7 +19,7 @@ from imadarem.checkpoint import load_tensors, save_tensors
 from imadarem.data.moses import cache_directory
 from imadarem.data.sudoku.canonical import HELD_OUT_ONE_IN, canonical_keys, held_out
 from imadarem.data.sudoku.generator import Puzzle, generate_kind
-from imadarem.data.sudoku.grid import geometry, relations, size_of
+from imadarem.data.sudoku.grid import SIZES, geometry, relations, size_of
 from imadarem.data.sudoku.puzzle_file import read_puzzles
 from imadarem.data.sudoku.symmetry import SudokuSymmetry
 from imadarem.data.sudoku.verifier import SudokuVerifier
@@ -85,7 +85,7 @@ def sudoku_tokenizer() -> CharTokenizer:
 
 def sudoku_task(
     sizes: Sequence[int] | int = (4, 6, 9),
-    n: int | None = None,
+    n: int | Mapping[int, int] | None = None,
     valid: int = 1_000,
     givens: Givens | Mapping[int, Givens] | None = None,
     seed: int = 0,
@@ -104,8 +104,8 @@ def sudoku_task(
 
     Args:
         sizes: Which of 4, 6 and 9; rows are padded to the longest. Ignored with ``path``.
-        n: Training puzzles of each size (default 20,000); with ``path`` at most so many
-            puzzles are read (default: all).
+        n: Training puzzles of each size, or by size (default 20,000); with ``path`` at most
+            so many puzzles are read (default: all).
         valid: Held-out puzzles of each size, all different. With ``path`` those that the
             file has, about one in ten.
         givens: For all sizes, or by size; default :data:`DEFAULT_GIVENS`. Held-out puzzles
@@ -127,10 +127,13 @@ def sudoku_task(
     """
     if not 0 <= fill_share <= 1:
         raise ConfigError(f"fill_share is {fill_share}; it is a share of rows, 0 to 1.")
-    if (n is not None and n < 1) or valid < 1:
+    counts = n if isinstance(n, Mapping) else {size: n for size in SIZES}
+    if any(count is not None and count < 1 for count in counts.values()) or valid < 1:
         raise ConfigError(f"n is {n} and valid is {valid}; both count puzzles, 1 or more.")
     settings: dict[str, Any] = {"seed": seed, "fill_share": fill_share}
     if path is not None:
+        if isinstance(n, Mapping):
+            raise ConfigError("a file's puzzles have one size: give n as one number with path.")
         parts = _from_file(path, n, fill_share, seed)
         settings |= {"path": str(path)}
     else:
@@ -140,20 +143,17 @@ def sudoku_task(
         choices = {size: _choices(givens, size) for size in wanted}
         folder = Path(cache_dir).expanduser() if cache_dir else cache_directory() / "sudoku"
         settings |= {"givens": {str(size): list(named) for size, named in choices.items()}}
+        recipes = {
+            size: _Recipe(size, counts.get(size) or DEFAULT_COUNT, valid, named, fill_share, seed)
+            for size, named in choices.items()
+        }
         with Workers(processes, progress) as workers:
-            parts = {
-                size: _cached(
-                    _Recipe(size, n or DEFAULT_COUNT, valid, named, fill_share, seed),
-                    folder,
-                    workers,
-                )
-                for size, named in choices.items()
-            }
+            parts = {size: _cached(recipe, folder, workers) for size, recipe in recipes.items()}
     tokenizer = sudoku_tokenizer()
     train, held = (_join([pair[side] for pair in parts.values()]) for side in (0, 1))
     held = Episodes(held.inputs, held.labels, held.task_ids + len(train))
     first = tokenizer.encode("1")[0]
-    counts = {str(size): [len(pair[0]), len(pair[1])] for size, pair in parts.items()}
+    made = {str(size): [len(pair[0]), len(pair[1])] for size, pair in parts.items()}
     return Task(
         name="sudoku",
         tokenizer=tokenizer,
@@ -162,7 +162,7 @@ def sudoku_task(
         relations=[relations(size) for size in parts],
         symmetry=SudokuSymmetry(len(tokenizer), first, tokenizer.pad_token_id),
         verify=SudokuVerifier(first, tokenizer.mask_token_id, tokenizer.pad_token_id),
-        settings=settings | {"sizes": list(parts), "counts": counts},
+        settings=settings | {"sizes": list(parts), "counts": made},
     )
 
 

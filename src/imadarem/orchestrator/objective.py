@@ -1,0 +1,226 @@
+"""The loss of an unroll: terms, steps, and the backward passes between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from imadarem.errors import DataError
+from imadarem.orchestrator.config import LOSS_TERMS, OrchestrationConfig
+from imadarem.orchestrator.edits import edit_mask
+from imadarem.orchestrator.unroll import (
+    Plan,
+    Question,
+    StepLoss,
+    StepOutput,
+    UnrollState,
+    entirely_right,
+    score_step,
+    start,
+    token_accuracy,
+    unroll,
+)
+
+__all__ = ["ChooseName", "UnrollObjective", "Unrolled", "ponder_loss"]
+
+ChooseName = Callable[[int, Tensor | None], str]
+"""``choose(step, scores (B,)) -> name`` of the edit of a step."""
+
+
+@dataclass
+class Unrolled:
+    """What came of one unroll; plain numbers but for the state.
+
+    Attributes:
+        loss: Weighted sum of all terms of all steps, nats.
+        terms: ``token``, ``gate``, ``halt``, ``memory``: means over steps by their weights,
+            without the term's own weight; None where a term did not apply.
+        steps: Numbers of the steps.
+        step_losses: Token loss of each.
+        edits: Edit of each.
+        gains: Gain in token accuracy of each.
+        token_accuracy: After the last step, over all blanks.
+        exact_accuracy: After the last step, share of rows entirely right.
+        surprise: ``(B,)`` token loss of the first step, nats per token.
+        state: After the last step, without history.
+        halt: ``(B,)`` probability of the halting head in the last step.
+    """
+
+    loss: float = 0.0
+    terms: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(LOSS_TERMS))
+    steps: list[int] = field(default_factory=list)
+    step_losses: list[float] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    token_accuracy: float = 0.0
+    exact_accuracy: float = 0.0
+    surprise: Tensor | None = None
+    state: UnrollState | None = None
+    halt: Tensor | None = None
+
+    def add(self, term: str, value: float, weight: float) -> None:
+        """Let a step's term count with the step's weight."""
+        self.terms[term] = (self.terms[term] or 0.0) + weight * value
+
+
+@dataclass(frozen=True)
+class UnrollObjective:
+    """Unrolls a question and runs the backward passes of its loss.
+
+    Args:
+        config: Steps, mode and weights.
+        network: In training mode; called as the loop calls it.
+        has_answers: Whether the labels are separate answers and not the data itself.
+    """
+
+    config: OrchestrationConfig
+    network: nn.Module
+    has_answers: bool = True
+
+    def run(
+        self,
+        question: Question,
+        state: UnrollState | None,
+        *,
+        choose: ChooseName,
+        backward: Callable[[Tensor], None],
+        first_step: int = 1,
+    ) -> Unrolled:
+        """Unroll, calling ``backward`` once for each cut of the graph.
+
+        Args:
+            question: What to answer.
+            state: Where to start; None starts from blanks.
+            choose: Names the edit of a step.
+            backward: Given the loss of the steps since the last cut.
+            first_step: What the edits are told to be the first step (``carry`` mode).
+
+        Raises:
+            DataError: A label cannot be written where it is wanted.
+        """
+        plan = Plan.of(self.config, self.has_answers)
+        state = start(question) if state is None else state
+        result = Unrolled()
+        correct = token_accuracy(state.answer, question)
+        scores: Tensor | None = None
+        names: list[str] = []
+
+        def rewrite(step: int, open: Tensor, written: Tensor, gate: Tensor) -> Tensor:
+            names.append(choose(step + first_step - 1, scores))
+            return edit_mask(names[-1], open, written, gate)
+
+        pending: Tensor | None = None
+        halts: list[tuple[StepLoss, Tensor]] = []
+        for step, output in unroll(self.network, question, state, plan, rewrite):
+            loss = score_step(output, question)
+            weight = plan.weights[step]
+            if step in plan.graph:
+                term = self._weighted(loss, weight, result)
+                pending = term if pending is None else pending + term
+                if self.config.halting_loss == "ponder" and output.halt_logits is not None:
+                    halts.append((loss, output.halt_logits))
+            if step in plan.cuts and pending is not None:
+                pending = pending + self._at_cut(halts, weight, result)
+                result.loss += float(pending.detach())
+                backward(pending)
+                pending = None
+            before, correct = correct, token_accuracy(output.state.answer, question)
+            result.steps.append(step + first_step - 1)
+            result.gains.append(correct - before)
+            result.step_losses.append(float(loss.token.detach().mean()))
+            if result.surprise is None:
+                result.surprise = loss.token.detach()
+            scores = _scores(output, question)
+            self._finish(result, output, question)
+        result.edits = names
+        result.token_accuracy = correct
+        if math.isinf(result.step_losses[0]):
+            raise DataError(
+                "a label asks for a token that may not stand there (an EOS in the first place, or "
+                "before a given token). Mend the labels."
+            )
+        return result
+
+    def _weighted(self, loss: StepLoss, weight: float, result: Unrolled) -> Tensor:
+        """A step's share of the loss; the halting term waits in ``ponder`` mode."""
+        weights = self.config.term_weights
+        ponder = self.config.halting_loss == "ponder"
+        total = loss.token.sum() * 0.0
+        result.add("token", float(loss.token.detach().mean()), weight)
+        if not ponder:
+            total = total + weights["token"] * weight * loss.token.mean()
+        if loss.gate is not None and weights["gate"] > 0:
+            total = total + weights["gate"] * weight * loss.gate
+            result.add("gate", float(loss.gate.detach()), weight)
+        if loss.halt is not None and weights["halt"] > 0 and not ponder:
+            total = total + weights["halt"] * weight * loss.halt.mean()
+            result.add("halt", float(loss.halt.detach().mean()), weight)
+        return total
+
+    def _at_cut(
+        self, halts: list[tuple[StepLoss, Tensor]], weight: float, result: Unrolled
+    ) -> Tensor | float:
+        """What is not a sum over steps: the cost of the memory, and PonderNet's loss."""
+        total: Tensor | float = 0.0
+        memory = getattr(self.network, "memory", None)
+        weights = self.config.term_weights
+        if memory is not None and weights["memory"] > 0:
+            opening = memory.gate.tanh().abs()
+            result.terms["memory"] = float(opening.detach())
+            total = total + weights["memory"] * weight * opening
+        if halts:
+            token, divergence = ponder_loss(
+                torch.stack([loss.token for loss, _ in halts]),
+                torch.stack([logits for _, logits in halts]),
+                self.config.ponder_prior,
+            )
+            result.terms["halt"] = float(divergence.detach())
+            total = total + weights["token"] * token + self.config.ponder_weight * divergence
+            halts.clear()
+        return total
+
+    @staticmethod
+    def _finish(result: Unrolled, output: StepOutput, question: Question) -> None:
+        """Keep what the latest step left."""
+        result.state = output.state.detach()
+        result.exact_accuracy = float(entirely_right(output.state.answer, question).float().mean())
+        if output.halt_logits is not None:
+            result.halt = output.halt_logits.detach().float().sigmoid()
+
+
+def ponder_loss(losses: Tensor, halt_logits: Tensor, prior: float) -> tuple[Tensor, Tensor]:
+    """PonderNet's two terms (arXiv:2107.05407, eq. 7), averaged over rows.
+
+    ``p_n = λ_n Π_{m<n} (1 - λ_m)`` with ``λ_N = 1``.
+
+    Args:
+        losses: ``(N, B)`` loss of each step.
+        halt_logits: ``(N, B)`` logits of ``λ``.
+        prior: Parameter of the geometric prior, cut off at ``N`` and normalised.
+
+    Returns:
+        ``Σ p_n L_n`` and ``KL(p || prior)``, nats.
+    """
+    steps = len(losses)
+    halt = halt_logits.float().sigmoid()
+    halt = torch.cat([halt[:-1], torch.ones_like(halt[-1:])])
+    going = torch.cat([torch.ones_like(halt[:1]), (1.0 - halt[:-1]).cumprod(dim=0)])
+    p = halt * going
+    n = torch.arange(steps, device=losses.device)
+    geometric = prior * (1.0 - prior) ** n
+    geometric = (geometric / geometric.sum())[:, None]
+    divergence = (p * (p.clamp(min=1e-12).log() - geometric.log())).sum(dim=0)
+    return (p * losses).sum(dim=0).mean(), divergence.mean()
+
+
+def _scores(output: StepOutput, question: Question) -> Tensor:
+    """``(B,)`` mean probability of the answer's tokens from when they were written."""
+    beliefs = output.state.beliefs
+    assert beliefs is not None
+    standing = beliefs.detach().gather(-1, output.state.answer[..., None]).squeeze(-1)
+    blanks = question.blanks
+    return (standing * blanks).sum(dim=1) / blanks.sum(dim=1).clamp(min=1)
