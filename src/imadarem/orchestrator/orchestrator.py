@@ -639,7 +639,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         for (step, edit), reward in zip(
             zip(unrolled.steps, unrolled.edits, strict=True), rewards, strict=True
         ):
-            self.bandit.update(task_type, step, edit, max(-1.0, min(1.0, reward)))
+            self.bandit.update(task_type, step, edit, reward)
 
     def _remember(self, question: Question, unrolled: Unrolled, task_ids: Tensor) -> int:
         """Offer the solved canvases to the memory, the same ones in every process."""
