@@ -234,6 +234,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
                 optimiser, filter, bandit, memory and carry are as after the last good step.
         """
         self.model.train()
+        # A batch that was refused half-way may have left gradients behind.
+        optimizer.zero_grad(set_to_none=True)
         generator = self._generator()
         given = read_batch(batch, self.model.special, self.model.config)
         question, task_ids, counts = self._question(given, task_type, generator)
@@ -244,7 +246,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
             )
             question, task_ids = carried.question, carried.task_ids
             # Rows are at steps of their own; the edit is one for all, by their mean.
-            first_step = 1 + round(float(carried.steps.float().mean()))
+            (mean,) = mean_over_processes([float(carried.steps.float().mean())])
+            first_step = 1 + round(mean)
         question = replace(question, memory=self.recall(question.canvas, task_ids))
         objective = UnrollObjective(self.config, self.model, given.has_answers)
         with self._autocast():
