@@ -289,7 +289,9 @@ def _paraphrase(means: Means) -> Strategy | Unavailable:
     if means.paraphrase is None:
         return Unavailable(
             "nothing here knows other words for a text: give paraphrase={word: [synonyms]} or a "
-            "function of a text that returns paraphrases"
+            "function of a text that returns paraphrases",
+            # A puzzle is no text: nobody misses other words for it.
+            by_design=means.unique_answer,
         )
     if means.tokenizer is None:
         return Unavailable("it reads and writes text; give tokenizer=...")
