@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
-from imadarem.checkpoint import load_json, load_state, load_tensors
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes, Symmetry, Task, Verifier
-from imadarem.errors import CheckpointError, ConfigError, TrainingError
+from imadarem.errors import ConfigError, TrainingError
 from imadarem.nn import EmaTeacher
 from imadarem.orchestrator.augment import Augmenter
 from imadarem.orchestrator.bandit import DiscountedBandit
 from imadarem.orchestrator.batch import Batch, canvas_of, check_ids, corrupted, read_batch
 from imadarem.orchestrator.carried import Carried
+from imadarem.orchestrator.checkpoints import load, save, state_beside_model
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
 from imadarem.orchestrator.inference import ChosenEdit, Inference
@@ -31,26 +30,22 @@ from imadarem.orchestrator.memory import Memory
 from imadarem.orchestrator.objective import Unrolled, UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
 from imadarem.orchestrator.processes import (
-    average_gradients,
     gathered,
     mean_over_processes,
     rank,
-    world_size,
 )
 from imadarem.orchestrator.stats import TrainingRecord
 from imadarem.orchestrator.unroll import Question
+from imadarem.orchestrator.update import GuardedUpdate
 from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
 from imadarem.tokenizers import SpecialIds
-from imadarem.training.grokfast import GrokFastEma
-from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 
 __all__ = ["Refiner", "UnifiedRefinerOrchestrator"]
 
 #: Non-finite steps in a row after which training gives up.
 MAX_SKIPPED_IN_A_ROW = 20
 AnyBatch = Tensor | Episodes | Mapping[str, Tensor]
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Refiner(Protocol):
@@ -113,16 +108,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
         arms = sorted(self.config.canvas_edit_strategies, key=lambda name: name != "replace")
         self.bandit = DiscountedBandit(arms, seed=self.config.seed)
         self.record = TrainingRecord()
-        self.grok_fast = (
-            GrokFastEma(self.config.grok_fast_alpha, self.config.grok_fast_lamb)
-            if self.config.grok_fast
-            else None
-        )
-        fp16 = self.config.mixed_precision == "fp16"
-        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        self.update = GuardedUpdate(self.config, self.device)
         self._tasks: dict[str, TaskParts] = {}
         self._augmenters: dict[str, Augmenter] = {}
-        self._carried: Carried | None = None
+        self.carried: Carried | None = None
 
     # What the founding document names
 
@@ -242,7 +231,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         carried, replaced, first_step = None, 0, 1
         if self.config.gradient_mode == "carry":
             carried, replaced = Carried.merged(
-                self._carried, question, task_ids, self.config, generator
+                self.carried, question, task_ids, self.config, generator
             )
             question, task_ids = carried.question, carried.task_ids
             # Rows are at steps of their own; the edit is one for all, by their mean.
@@ -250,23 +239,25 @@ class UnifiedRefinerOrchestrator(nn.Module):
             first_step = 1 + round(mean)
         question = replace(question, memory=self.recall(question.canvas, task_ids))
         objective = UnrollObjective(self.config, self.model, given.has_answers)
-        with self._autocast():
+        with self.update.autocast():
             unrolled = objective.run(
                 question,
                 None if carried is None else carried.state,
                 choose=partial(self.select_edit_strategy, task_type=task_type),
-                backward=self._backward,
+                backward=self.update.backward,
                 first_step=first_step,
             )
-        norm = self._optimise(optimizer, unrolled.loss)
-        good = norm is not None
+        norm = self.update.apply(self.model, optimizer, unrolled.loss)
         written = 0
-        if norm is not None:
+        if norm is None:
+            self._skip()
+        else:
+            self._update_teacher()
             self.record.good_step(unrolled.loss, norm)
             self._learn_edits(unrolled, task_type)
             written = self._remember(question, unrolled, task_ids)
             if carried is not None:
-                self._carried = carried.after(unrolled, self.config)
+                self.carried = carried.after(unrolled, self.config)
             if scheduler is not None:
                 scheduler.step()
         return {
@@ -277,7 +268,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             "token_accuracy": unrolled.token_accuracy,
             "exact_accuracy": unrolled.exact_accuracy,
             "gradient_norm": norm,
-            "skipped": not good,
+            "skipped": norm is None,
             "edits": list(unrolled.edits),
             "augmentations": counts,
             "rows_replaced": replaced,
@@ -460,22 +451,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """The state as one dictionary, under the names of the founding document and a few more."""
-        bank = self.memory_bank
-        return {
-            "model_state": self.model.state_dict(),
-            "config": self.config.to_dict(),
-            "step_count": self.step_count,
-            "memory_bank_stats": {} if bank is None else bank.get_stats(),
-            "recent_losses": self.recent_losses,
-            "gradient_norms": self.gradient_norms[-100:],
-            "edit_performance": self.edit_performance,
-            "grok_fast_state": None if self.grok_fast is None else self.grok_fast.state_dict(),
-            "record": self.record.to_dict(),
-            "memory_bank": None if bank is None else bank.state_dict(),
-            "bandit": self.bandit.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "processes": gathered(self._own_state()),
-        }
+        return {"model_state": self.model.state_dict(), **state_beside_model(self)}
 
     def save_checkpoint(
         self,
@@ -495,16 +471,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         Raises:
             CheckpointError: The disk is full or the place cannot be written.
         """
-        state = self.checkpoint()
-        del state["model_state"]
-        if rank() == 0:
-            parts = {"orchestrator": state}
-            if scheduler is not None:
-                parts["scheduler"] = scheduler.state_dict()
-            trainer = {"step": self.step_count, "extra": dict(extra or {})}
-            save_checkpoint(Path(run_dir), self.model, optimizer, trainer, parts)
-        if world_size() > 1:
-            torch.distributed.barrier()
+        save(self, Path(run_dir), optimizer, scheduler, dict(extra or {}))
 
     def load_checkpoint(
         self,
@@ -520,34 +487,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         Raises:
             CheckpointError: There is none, or it belongs to other settings.
         """
-        folder = latest_checkpoint(run_dir)
-        if folder is None:
-            raise CheckpointError(f"{run_dir} has no complete checkpoint to go on from.")
-        state = load_state(folder / "orchestrator")
-        self._check_settings(state["config"], folder)
-        weights = load_tensors(folder / "model.safetensors")
-        if any(name.startswith("teacher.") for name in weights) and self.model.teacher is None:
-            self.model.init_teacher()
-        try:
-            self.model.load_state_dict(weights, strict=True)
-            if optimizer is not None:
-                optimizer.load_state_dict(load_state(folder / "optimizer"))
-            if scheduler is not None:
-                scheduler.load_state_dict(load_state(folder / "scheduler"))
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{folder} does not fit this model and optimizer: {str(error)[:200]}"
-            ) from None
-        self.record = TrainingRecord.from_dict(state["record"])
-        self.bandit.load_state_dict(state["bandit"])
-        if self.grok_fast is not None:
-            self.grok_fast.load_state_dict(state["grok_fast_state"])
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        if self.memory_bank is not None and state["memory_bank"] is not None:
-            self.memory_bank.load_state_dict(state["memory_bank"])
-        self._load_own_state(state["processes"], folder)
-        return load_json(folder / "trainer.json")["extra"]
+        return load(self, Path(run_dir), optimizer, scheduler)
 
     # Parts of a training step
 
@@ -588,43 +528,11 @@ class UnifiedRefinerOrchestrator(nn.Module):
         found = self.memory_bank.read(canvas.ids, known, exclude_task_ids=exclude_task_ids)
         return None if found.is_empty else found
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        precision = PRECISIONS.get(self.config.mixed_precision)
-        return torch.autocast(self.device.type, precision, enabled=precision is not None)
-
-    def _backward(self, loss: Tensor) -> None:
-        scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        scaled.backward()
-
-    def _optimise(self, optimizer: torch.optim.Optimizer, loss: float) -> float | None:
-        """Unscale, clip, filter, step; the norm before clipping, or None for a skipped step."""
-        named = [
-            (name, p)
-            for name, p in self.model.named_parameters()
-            if p.requires_grad and not name.startswith("teacher.")
-        ]
-        average_gradients(p for _, p in named)
-        if self.scaler is not None:
-            self.scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_([p for _, p in named], self.config.gradient_clip_threshold)
-        # The gradients are averaged, so the norm decides alike in every process.
-        finite = bool(torch.isfinite(norm)) and all(gathered(bool(np.isfinite(loss))))
-        if finite and self.grok_fast is not None:
-            self.grok_fast.filter_(named)
-        if self.scaler is not None:
-            self.scaler.step(optimizer)
-            self.scaler.update()
-        elif finite:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if not finite:
-            self._skip()
-            return None
+    def _update_teacher(self) -> None:
         if self.model.teacher is not None:
             # A young average forgets its start sooner.
             warm = (1 + self.step_count) / (10 + self.step_count)
             self.model.update_teacher(min(self.model.config.ema_decay, warm))
-        return float(norm)
 
     def _skip(self) -> None:
         self.record.skip()
@@ -652,34 +560,6 @@ class UnifiedRefinerOrchestrator(nn.Module):
         known = question.canvas.attended
         own = (solved.cpu(), known.cpu(), unrolled.surprise.cpu(), task_ids.cpu())
         return sum(int(self.memory_bank.write(*offer).sum()) for offer in gathered(own))
-
-    # Parts of a checkpoint
-
-    def _own_state(self) -> dict[str, Any]:
-        carried = None if self._carried is None else self._carried.state_dict()
-        return {"carried": carried, "rng": torch.get_rng_state()}
-
-    def _load_own_state(self, states: list[dict[str, Any]], folder: Path) -> None:
-        if len(states) != world_size():
-            raise CheckpointError(
-                f"{folder} was saved by {len(states)} processes and cannot go on exactly with "
-                f"{world_size()}. Start as many, or load the model alone with from_pretrained."
-            )
-        own = states[rank()]
-        torch.set_rng_state(own["rng"])
-        self._carried = None
-        if own["carried"] is not None:
-            special = self.model.special
-            self._carried = Carried.from_state_dict(own["carried"], special, self.device)
-
-    def _check_settings(self, saved: Mapping[str, Any], folder: Path) -> None:
-        ours = self.config.to_dict()
-        for name, value in saved.items():
-            if ours.get(name) != value:
-                raise CheckpointError(
-                    f"{folder} was saved with {name}={value!r} and this orchestrator has "
-                    f"{ours.get(name)!r}. Go on with the saved value, or start afresh."
-                )
 
     def _check_model(self) -> None:
         config = self.model.config

@@ -1,0 +1,134 @@
+"""The orchestrator's state on disk: whatever the next step follows from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+
+from imadarem.checkpoint import load_json, load_state, load_tensors
+from imadarem.errors import CheckpointError
+from imadarem.orchestrator.carried import Carried
+from imadarem.orchestrator.processes import gathered, rank, world_size
+from imadarem.orchestrator.stats import TrainingRecord
+from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+
+__all__ = ["load", "save", "state_beside_model"]
+
+
+def state_beside_model(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, Any]:
+    """Everything but the weights: the founding document's names, then what it takes to resume."""
+    bank, update = orchestrator.memory_bank, orchestrator.update
+    return {
+        "config": orchestrator.config.to_dict(),
+        "step_count": orchestrator.step_count,
+        "memory_bank_stats": {} if bank is None else bank.get_stats(),
+        "recent_losses": orchestrator.recent_losses,
+        "gradient_norms": orchestrator.gradient_norms[-100:],
+        "edit_performance": orchestrator.edit_performance,
+        "grok_fast_state": None if update.grok_fast is None else update.grok_fast.state_dict(),
+        "record": orchestrator.record.to_dict(),
+        "memory_bank": None if bank is None else bank.state_dict(),
+        "bandit": orchestrator.bandit.state_dict(),
+        "scaler": None if update.scaler is None else update.scaler.state_dict(),
+        # Every process has rows of its own under way, and random numbers of its own.
+        "processes": gathered(_own_state(orchestrator)),
+    }
+
+
+def save(
+    orchestrator: UnifiedRefinerOrchestrator,
+    run_dir: Path,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: Any,
+    extra: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint; called in every process, written by the first."""
+    state = state_beside_model(orchestrator)
+    if rank() == 0:
+        parts = {"orchestrator": state}
+        if scheduler is not None:
+            parts["scheduler"] = scheduler.state_dict()
+        trainer = {"step": orchestrator.step_count, "extra": dict(extra)}
+        save_checkpoint(run_dir, orchestrator.model, optimizer, trainer, parts)
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def load(
+    orchestrator: UnifiedRefinerOrchestrator,
+    run_dir: Path,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: Any,
+) -> dict[str, Any]:
+    """Read the newest complete checkpoint into an orchestrator; its ``extra``."""
+    folder = latest_checkpoint(run_dir)
+    if folder is None:
+        raise CheckpointError(f"{run_dir} has no complete checkpoint to go on from.")
+    state = load_state(folder / "orchestrator")
+    _check_settings(orchestrator.config.to_dict(), state["config"], folder)
+    _check_processes(state["processes"], folder)
+    model = orchestrator.model
+    weights = load_tensors(folder / "model.safetensors")
+    if any(name.startswith("teacher.") for name in weights) and model.teacher is None:
+        model.init_teacher()
+    try:
+        model.load_state_dict(weights, strict=True)
+        if optimizer is not None:
+            optimizer.load_state_dict(load_state(folder / "optimizer"))
+        if scheduler is not None:
+            scheduler.load_state_dict(load_state(folder / "scheduler"))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder} does not fit this model and optimizer: {str(error)[:200]}"
+        ) from None
+    orchestrator.record = TrainingRecord.from_dict(state["record"])
+    orchestrator.bandit.load_state_dict(state["bandit"])
+    if orchestrator.update.grok_fast is not None:
+        orchestrator.update.grok_fast.load_state_dict(state["grok_fast_state"])
+    if orchestrator.update.scaler is not None:
+        orchestrator.update.scaler.load_state_dict(state["scaler"])
+    if orchestrator.memory_bank is not None and state["memory_bank"] is not None:
+        orchestrator.memory_bank.load_state_dict(state["memory_bank"])
+    _load_own_state(orchestrator, state["processes"][rank()])
+    extra: dict[str, Any] = load_json(folder / "trainer.json")["extra"]
+    return extra
+
+
+def _own_state(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, Any]:
+    carried = orchestrator.carried
+    return {
+        "carried": None if carried is None else carried.state_dict(),
+        "rng": torch.get_rng_state(),
+    }
+
+
+def _load_own_state(orchestrator: UnifiedRefinerOrchestrator, own: Mapping[str, Any]) -> None:
+    torch.set_rng_state(own["rng"])
+    orchestrator.carried = None
+    if own["carried"] is not None:
+        special = orchestrator.model.special
+        orchestrator.carried = Carried.from_state_dict(own["carried"], special, orchestrator.device)
+
+
+def _check_processes(states: list[Any], folder: Path) -> None:
+    if len(states) != world_size():
+        raise CheckpointError(
+            f"{folder} was saved by {len(states)} processes and cannot go on exactly with "
+            f"{world_size()}. Start as many, or load the model alone with from_pretrained."
+        )
+
+
+def _check_settings(ours: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:
+    for name, value in saved.items():
+        if ours.get(name) != value:
+            raise CheckpointError(
+                f"{folder} was saved with {name}={value!r} and this orchestrator has "
+                f"{ours.get(name)!r}. Go on with the saved value, or start afresh."
+            )
