@@ -65,3 +65,30 @@ def shaken(model: ImplicitRefinementModel, scale: float = 0.3) -> ImplicitRefine
         for parameter in model.parameters():
             parameter += scale * torch.randn(parameter.shape, generator=generator)
     return model.eval()
+
+
+def grid_model(
+    seed: int = 0, sizes: tuple[int, ...] = (4,), **settings: object
+) -> ImplicitRefinementModel:
+    """A one-block model of sudoku grids that knows a cell by its row, column and box alone.
+
+    The digits 1, 2, … have the ids 3, 4, …; pad, mask and EOS are those of :data:`SPECIAL`.
+    """
+    from imadarem.data.sudoku import relations, sudoku_tokenizer
+
+    tokenizer = sudoku_tokenizer()
+    given: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "max_seq_len": max(sizes) ** 2,
+        "dropout": 0.0,
+        "positions": False,
+        "attention": False,
+        "relations": [relations(size) for size in sizes],
+        "length_mode": "drawn",
+    }
+    torch.manual_seed(seed)
+    config = ImplicitRefinementConfig(**{**given, **settings})  # type: ignore[arg-type]
+    return ImplicitRefinementModel(config, tokenizer=tokenizer)

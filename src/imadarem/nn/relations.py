@@ -71,10 +71,15 @@ class Layouts:
         if attended is None:
             return self._one(length, length, like)[None]
         lengths = attended.sum(dim=1).tolist()
-        if len(set(lengths)) == 1:
-            return self._one(lengths[0], length, like)[None]
         parts = {n: self._one(n, length, like) for n in set(lengths)}
-        return torch.stack([parts[n] for n in lengths])
+        rows = lengths[:1] if len(parts) == 1 else lengths
+        members = torch.stack([parts[n] for n in rows])
+        if bool((attended[:, 1:] & ~attended[:, :-1]).any()):
+            # Padding stands before a row: each of its positions takes the place it counts as.
+            place = (attended.cumsum(dim=1) - 1).clamp(min=0)[:, None, None]
+            members = members.expand(len(attended), -1, -1, -1)
+            members = members.gather(3, place.expand_as(members)) * attended[:, None, None]
+        return members
 
     def _one(self, attended: int, length: int, like: Tensor) -> Tensor:
         if attended not in self._members:
