@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes, Symmetry, Task, Verifier
-from imadarem.errors import ConfigError, TrainingError
+from imadarem.errors import ConfigError, DataError, TrainingError
 from imadarem.nn import EmaTeacher
 from imadarem.orchestrator.augment import Augmenter
 from imadarem.orchestrator.bandit import DiscountedBandit
@@ -239,6 +240,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             first_step = 1 + round(mean)
         question = replace(question, memory=self.recall(question.canvas, task_ids))
         objective = UnrollObjective(self.config, self.model, given.has_answers)
+        experience = self.bandit.state_dict()
         with self.update.autocast():
             unrolled = objective.run(
                 question,
@@ -250,6 +252,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
         norm = self.update.apply(self.model, optimizer, unrolled.loss)
         written = 0
         if norm is None:
+            # Its choices of this step are taken back: they number the draws of the next ones.
+            self.bandit.load_state_dict(experience)
             self._skip()
         else:
             self._update_teacher()
@@ -374,9 +378,18 @@ class UnifiedRefinerOrchestrator(nn.Module):
         ids = torch.as_tensor(input_ids)
         ids = ids[None] if ids.ndim == 1 else ids
         if attention_mask is not None:
-            mask = torch.as_tensor(attention_mask).reshape(ids.shape).bool()
-            ids = ids.masked_fill(~mask, self.model.special.pad)
+            mask = torch.as_tensor(attention_mask)
+            if mask.numel() != ids.numel():
+                raise DataError(
+                    f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(ids.shape)}."
+                )
+            ids = ids.masked_fill(~mask.reshape(ids.shape).bool(), self.model.special.pad)
         check_ids("input_ids", ids, self.model.config)
+        ids = ids.long()
+        if votes < 1 or batch_size < 1:
+            raise ConfigError(f"votes={votes} and batch_size={batch_size} must be at least 1.")
+        if temperature is not None and not 0 <= temperature < math.inf:
+            raise ConfigError(f"temperature={temperature} must be a finite number of at least 0.")
         settings = SamplingSettings(
             policy=ChosenEdit(
                 lambda step, scores: self.select_edit_strategy(step, scores, task_type)
@@ -426,8 +439,12 @@ class UnifiedRefinerOrchestrator(nn.Module):
         other = UnifiedRefinerOrchestrator(
             self.model.averaged(), self.tokenizer, self.memory_bank, self.config
         )
+        frozen = self.bandit.frozen
+        other.eval()
         other._tasks, other.bandit, other.record = self._tasks, self.bandit, self.record
-        return other.eval()
+        # The experience is shared, and it goes on to learn in training.
+        self.bandit.frozen = frozen
+        return other
 
     # Statistics and checkpoints
 

@@ -77,11 +77,12 @@ class GuardedUpdate:
         finite = bool(torch.isfinite(norm)) and all(gathered(math.isfinite(loss)))
         if finite and self.grok_fast is not None:
             self.grok_fast.filter_(named)
-        if self.scaler is not None:
-            # It leaves the step out by itself, and lowers its scale.
+        if finite and self.scaler is not None:
             self.scaler.step(optimizer)
-            self.scaler.update()
         elif finite:
             optimizer.step()
+        if self.scaler is not None:
+            # Its scale falls after a gradient that was not finite.
+            self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
         return float(norm) if finite else None
