@@ -15,7 +15,7 @@ from imadarem.data.tasks import Episodes, Task
 from imadarem.errors import ConfigError, nearest
 from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.orchestrator.processes import rank, world_size
+from imadarem.orchestrator.processes import gathered, rank, world_size
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.run_folder import RunLog
 
@@ -193,7 +193,7 @@ class TaskTrainer:
         self._log.start(self._description())
         self.orchestrator.train()
         clock, done = time.perf_counter(), 0
-        while self.step < self.config.steps and not self._stop:
+        while self.step < self.config.steps and not self._asked_to_stop():
             info, rate = self._one_step()
             done += self.buckets.batch_size
             if self.step % self.config.log_every == 0 or self.step == self.config.steps:
@@ -239,6 +239,10 @@ class TaskTrainer:
         if self.on_event is not None and rank() == 0:
             self.on_event(found)
         return found
+
+    def _asked_to_stop(self) -> bool:
+        # All processes stop after the same step, whichever of them was asked.
+        return any(gathered(self._stop))
 
     def _one_step(self) -> tuple[dict[str, Any], float]:
         factor = learning_rate_factor(

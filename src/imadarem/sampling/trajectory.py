@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
@@ -183,11 +184,18 @@ class TrajectoryRecorder:
         self.tokenizer = tokenizer
         self.special = canvas.special
         self._last: list[Tensor] = canvas.sequences()
+        # Up to the last position that is read: padding in front keeps its place.
+        positions = torch.arange(canvas.ids.shape[1])
+        lengths = ((positions + 1) * canvas.attended.cpu()).amax(dim=1).tolist()
         self._rows = [
             RowTrajectory(
-                self._strings(ids.tolist()), (state[: len(ids)] == State.GIVEN).tolist(), judge
+                self._strings(ids[:length].tolist()),
+                (state[:length] == State.GIVEN).tolist(),
+                judge,
             )
-            for ids, state in zip(self._last, canvas.state.cpu(), strict=True)
+            for ids, state, length in zip(
+                canvas.ids.cpu(), canvas.state.cpu(), lengths, strict=True
+            )
         ]
 
     def __call__(self, numbers: Tensor, step: Step) -> None:

@@ -54,10 +54,21 @@ def save_checkpoint(
     for part, content in (parts or {}).items():
         save_state(content, aside / part)
     save_json(state, aside / "trainer.json")
-    shutil.rmtree(final, ignore_errors=True)
+    before = root / f"{name}.before"
+    if final.exists():
+        # It counts as the newest until the other one is in its place.
+        _remove(before)
+        final.rename(before)
     aside.rename(final)
+    _remove(before)
     for old in sorted(root.glob("step-*"))[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint that at no moment looks complete and is not."""
+    (folder / "trainer.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class RunLog:
