@@ -38,7 +38,10 @@ CARD = "README.md"
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 TEACHER_PREFIX = "teacher.network."
 #: Models that come with the package, by the name that from_pretrained takes.
-SHIPPED = {"default": Path(__file__).parent / "shipped" / "molecules"}
+SHIPPED = {
+    "default": Path(__file__).parent / "shipped" / "molecules",
+    "sudoku": Path(__file__).parent / "shipped" / "sudoku",
+}
 
 
 class ImplicitRefinementModel(
@@ -295,7 +298,8 @@ class ImplicitRefinementModel(
 
         Args:
             pretrained_model_name_or_path: A directory; ``"default"`` for the molecule model
-                that comes with the package; or ``user/name`` on the hub.
+                that comes with the package, ``"sudoku"`` for the one that solves puzzles;
+                or ``user/name`` on the hub.
             tokenizer: Used instead of the one saved with the model.
             kwargs: ``revision``, ``token``, ``cache_dir``, … for the hub.
 
@@ -469,7 +473,7 @@ def _download(name: str, kwargs: dict[str, Any]) -> Path:
     ):
         raise CheckpointError(
             f"there is no folder {name!r}. Name a folder that save_pretrained() or a training "
-            f"run wrote, {' or '.join(map(repr, SHIPPED))} for the model in the package, or "
+            f"run wrote, {' or '.join(map(repr, SHIPPED))} for the models in the package, or "
             "'user/name' on the hub."
         )
     try:

@@ -18,6 +18,7 @@ from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
 from imadarem.cli.sample import sample
+from imadarem.cli.solve import STDIN, solve
 from imadarem.cli.trace import trace
 from imadarem.cli.train import train
 from imadarem.errors import ImadaremError, TrainingError
@@ -42,6 +43,7 @@ app.command(demo)
 app.command(sample)
 app.command(trace)
 app.command(infill)
+app.command(solve)
 app.command(train)
 app.command(evaluate)
 data = App(name="data", help="Fetch and look at data sets.", help_format="markdown")
@@ -64,7 +66,7 @@ def run(tokens: Sequence[str]) -> int:
     """
     try:
         with _warnings_on_one_line():
-            result = app(list(tokens), exit_on_error=False, print_error=False)
+            result = app(_spelled(tokens), exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else FINE
     except CycloptsError as error:
@@ -86,6 +88,11 @@ def run(tokens: Sequence[str]) -> int:
         reason = f"{type(error).__name__}: {error}"
         complain("error", f"{reason} (to see where, set IMADAREM_TRACEBACK=1 and run it again)")
         return FAILED
+
+
+def _spelled(tokens: Sequence[str]) -> list[str]:
+    """The tokens as cyclopts reads them: to it a lone hyphen is a flag without a name."""
+    return [STDIN if token == "-" else token for token in tokens]
 
 
 def _command(tokens: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "SIZES",
     "Geometry",
     "Grid",
+    "broken_cells",
     "check_grid",
     "clash",
     "format_grid",
@@ -112,7 +113,7 @@ def size_of(grid: Sequence[int]) -> int:
     return _CELLS[len(grid)]
 
 
-def parse_grid(text: str, size: int | None = None) -> Grid:
+def parse_grid(text: str, size: int | None = None, *, check: bool = True) -> Grid:
     """Read the cells of one grid: digits, with ``.``, ``0`` or ``_`` for a blank.
 
     White space and the lines of a drawn grid (``|``, ``-``, ``+``) are passed over.
@@ -120,6 +121,7 @@ def parse_grid(text: str, size: int | None = None) -> Grid:
     Args:
         text: One grid.
         size: The size that it must have; None takes it from the number of cells.
+        check: Also refuse what :func:`check_grid` refuses.
 
     Raises:
         DataError: A character is no cell, there are too few or too many cells, a digit
@@ -135,7 +137,8 @@ def parse_grid(text: str, size: int | None = None) -> Grid:
     if len(cells) not in _CELLS or size not in (None, _CELLS[len(cells)]):
         raise DataError(_wrong_length(len(cells), size))
     grid = tuple(0 if character in BLANKS else int(character) for character in cells)
-    check_grid(grid)
+    if check:
+        check_grid(grid)
     return grid
 
 
@@ -170,6 +173,22 @@ def clash(grid: Sequence[int]) -> str | None:
                     f"and {place(cell, size)}"
                 )
     return None
+
+
+def broken_cells(grid: Sequence[int]) -> list[int]:
+    """The cells of a filled grid that break a rule, in order; none in a solved grid.
+
+    A cell does if it holds no digit of the size, or one that stands twice in its row,
+    column or box; then so does the other.
+    """
+    size = size_of(grid)
+    broken = {cell for cell, digit in enumerate(grid) if not 1 <= digit <= size}
+    for groups in relations(size):
+        seen: dict[tuple[int, int], list[int]] = {}
+        for cell, key in enumerate(zip(groups, grid, strict=True)):
+            seen.setdefault(key, []).append(cell)
+        broken.update(cell for cells in seen.values() if len(cells) > 1 for cell in cells)
+    return sorted(broken)
 
 
 def place(cell: int, size: int) -> str:

@@ -59,7 +59,9 @@ def read_puzzles(path: str | Path, limit: int | None = None) -> list[Puzzle]:
     return puzzles
 
 
-def parse_puzzles(lines: Iterable[tuple[int, str]], name: str = "the text") -> Iterator[Entry]:
+def parse_puzzles(
+    lines: Iterable[tuple[int, str]], name: str = "the text", *, check: bool = True
+) -> Iterator[Entry]:
     """The puzzles of numbered lines.
 
     Understood are, also mixed: a puzzle per line (16, 36 or 81 cells), with its solution
@@ -71,6 +73,8 @@ def parse_puzzles(lines: Iterable[tuple[int, str]], name: str = "the text") -> I
     Args:
         lines: ``(number from 1, text)``.
         name: What to call the source in an error.
+        check: Refuse a puzzle whose givens contradict each other. False leaves that to the
+            caller, who may have use for the puzzles behind it.
 
     Raises:
         DataError: A character, a length or a digit is illegal, a grid is cut short, or there
@@ -97,11 +101,11 @@ def parse_puzzles(lines: Iterable[tuple[int, str]], name: str = "the text") -> I
                 rows.append(text)
                 if len(rows) < width:
                     continue
-                clues, solution = parse_grid("".join(rows), width), None
+                clues, solution = parse_grid("".join(rows), width, check=check), None
                 rows = []
             else:
                 begun = number
-                clues, solution = _fields(fields, columns or (0, 1))
+                clues, solution = _fields(fields, columns or (0, 1), check)
         found += 1
         yield Entry(begun, clues, solution)
     if rows:
@@ -173,13 +177,15 @@ def _columns(header: str, name: str, number: int) -> tuple[int, int | None]:
     return question, answer
 
 
-def _fields(fields: list[str], columns: tuple[int, int | None]) -> tuple[Grid, Grid | None]:
+def _fields(
+    fields: list[str], columns: tuple[int, int | None], check: bool
+) -> tuple[Grid, Grid | None]:
     question, answer = columns
     if question >= len(fields):
         raise DataError(
             f"the row has {len(fields)} fields, and the puzzle stands in field {question + 1}."
         )
-    clues = parse_grid(fields[question])
+    clues = parse_grid(fields[question], check=check)
     given = fields[answer].strip() if answer is not None and answer < len(fields) else ""
     return clues, parse_grid(given) if given else None
 

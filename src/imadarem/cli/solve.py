@@ -1,0 +1,382 @@
+"""``imadarem solve``: puzzles in; every step of the model, the answer and a check of it out."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from imadarem.cli.console import json_line, note, out, progress_bar
+from imadarem.cli.models import Switch, load_model
+from imadarem.cli.solve_view import (
+    NO_DIGIT,
+    Answer,
+    GridStep,
+    Question,
+    as_line,
+    story,
+    summary,
+    summary_line,
+    totals,
+)
+from imadarem.data.sudoku.grid import BLANKS, SIZES, Grid, check_grid, size_of
+from imadarem.data.sudoku.puzzle_file import parse_puzzles
+from imadarem.data.sudoku.solver import solve as solve_exactly
+from imadarem.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.sampling.trajectory import RowStep
+
+__all__ = ["STDIN", "solve"]
+
+FINE, FAILED, WRONG_USE = 0, 1, 2
+#: What a lone hyphen stands for.
+STDIN = "/dev/stdin"
+#: What a puzzle written on the command line may be made of.
+LEGAL = set("123456789" + BLANKS + "|-+, \t\r\n")
+TASK = "sudoku"
+
+
+def solve(
+    *puzzles: str,
+    model: str = "sudoku",
+    steps: int = 16,
+    votes: int = 1,
+    seed: int = 0,
+    limit: int | None = None,
+    check: bool = True,
+    quiet: Switch = False,
+    json: Switch = False,
+    device: str | None = None,
+    batch_size: int = 64,
+) -> int:
+    """Solve sudokus of 4x4, 6x6 and 9x9 cells, and show how the model gets there.
+
+    **Examples**
+
+    ```
+    imadarem solve puzzle.txt
+    imadarem solve 1..4..2..3..4..1
+    imadarem solve puzzles.csv --limit 1000 --json
+    imadarem solve puzzle.txt --model runs/sudoku/model --votes 8
+    cat puzzles.txt | imadarem solve - --quiet
+    ```
+
+    One puzzle is shown step by step, with `*` before each cell that the step changed;
+    several get a line each. An exact solver first makes sure that a puzzle has one solution.
+    Exit code 1: a puzzle was not solved. 2: one is wrong, or has several solutions.
+
+    Args:
+        puzzles: A file of puzzles (one a line, drawn as a grid, or a table), `-` for stdin,
+            or the 16, 36 or 81 cells themselves, `.` for a blank.
+        model: A folder written by `imadarem train --task sudoku`, or "sudoku", the one in
+            the package.
+        steps: Most refinement steps.
+        votes: Ask each puzzle in so many symmetric forms; the answer that most agree on wins.
+        seed: Of the symmetric forms.
+        limit: Read at most so many puzzles.
+        check: Test the puzzle before and the answer after every step; a wrong answer is never
+            the last word before the last step. `--no-check` shows what the network alone
+            does: its halting head decides when to stop, and nobody looks whether it is right.
+        quiet: Print only the answer, one line a puzzle; one that was not solved keeps its
+            blanks.
+        json: Print JSON Lines: the steps of a single puzzle, a result each, a summary.
+        device: cpu or cuda; default is cuda where there is one.
+        batch_size: Puzzles refined together; changes the speed, never an answer.
+    """
+    _check_flags(steps, votes, limit, batch_size, quiet and json)
+    asked = _questions(puzzles, limit)
+    refused = _refused(asked, check)
+    single = len(asked) == 1
+    if single and refused:
+        raise DataError(_located(asked[0], refused[0], puzzles))
+    seconds = 0.0
+    answers = {n: _refusal(asked[n], reason) for n, reason in refused.items()}
+    open_numbers = [n for n in range(len(asked)) if n not in refused]
+    if open_numbers:
+        network = load_model(model, device)
+        sizes = _sizes(network, model)
+        for n in open_numbers:
+            if size_of(asked[n].clues) not in sizes:
+                answers[n] = _refusal(asked[n], _unknown_size(asked[n], model, sizes))
+        if single and answers:
+            raise DataError(str(answers[0].refused))
+        open_numbers = [n for n in open_numbers if n not in answers]
+        runner = _Runner(network, check=check, steps=steps, votes=votes, seed=seed, traced=single)
+        with progress_bar("solving", len(open_numbers)) as advance:
+            for first in range(0, len(open_numbers), batch_size):
+                chunk = open_numbers[first : first + batch_size]
+                start = time.perf_counter()
+                found = runner.answers([asked[n] for n in chunk])
+                seconds += time.perf_counter() - start
+                answers |= zip(chunk, found, strict=True)
+                advance(len(chunk))
+    _deliver([answers[n] for n in range(len(asked))], seconds, steps, quiet, json)
+    return _code(list(answers.values()), steps, votes)
+
+
+# --- what is asked
+
+
+def _check_flags(
+    steps: int, votes: int, limit: int | None, batch_size: int, both_forms: bool
+) -> None:
+    for flag, value in (("steps", steps), ("votes", votes), ("batch-size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"--{flag} is {value}; give at least 1.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}; give at least 1.")
+    if both_forms:
+        raise ConfigError("--quiet and --json were both given, and each is a form. Choose one.")
+
+
+def _questions(puzzles: tuple[str, ...], limit: int | None) -> list[Question]:
+    if not puzzles:
+        raise ConfigError(
+            "there is no puzzle to solve. Give a file, - for stdin, or the 16, 36 or 81 cells."
+        )
+    questions: list[Question] = []
+    for source in puzzles:
+        name, lines = _source(source)
+        left = None if limit is None else limit - len(questions)
+        for entry in islice(parse_puzzles(lines, name, check=False), left):
+            questions.append(Question(f"{name}, line {entry.line}", entry.clues))
+    return questions
+
+
+def _source(source: str) -> tuple[str, Iterable[tuple[int, str]]]:
+    """A name for errors, and numbered lines."""
+    if source in ("-", STDIN):
+        return "the input", _stream(sys.stdin, "the input")
+    if not os.path.exists(source) and _is_puzzle(source):
+        return "the puzzle", enumerate(source.splitlines(), start=1)
+    if os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source):
+        # A pipe, which can be read only once.
+        return source, _stream(open(source, encoding="utf-8"), source)
+    from imadarem.data.text import iter_lines
+
+    return source, iter_lines(source)
+
+
+def _stream(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]:
+    try:
+        yield from enumerate(lines, start=1)
+    except UnicodeDecodeError:
+        raise DataError(f"{name} is not UTF-8 text. Give puzzles as text.") from None
+
+
+def _is_puzzle(text: str) -> bool:
+    """Whether an argument that names no file is meant as cells."""
+    cells = sum(character not in "|-+ \t\r\n" for character in text)
+    return bool(text.strip()) and (set(text) <= LEGAL or cells in [size**2 for size in SIZES])
+
+
+def _refused(asked: list[Question], check: bool) -> dict[int, str]:
+    """The numbers of puzzles that have not exactly one solution, and what is wrong with them."""
+    test = solve_exactly if check else check_grid
+    refused = {}
+    with progress_bar("checking", len(asked)) as advance:
+        for number, question in enumerate(asked):
+            try:
+                test(question.clues)
+            except DataError as error:
+                refused[number] = str(error)
+            advance(1)
+    return refused
+
+
+def _located(question: Question, reason: str, puzzles: tuple[str, ...]) -> str:
+    """A reason, behind where the puzzle stands if that is not on the command line."""
+    return reason if question.place.startswith("the puzzle,") else f"{question.place}: {reason}"
+
+
+def _refusal(question: Question, reason: str) -> Answer:
+    return Answer(question=question, refused=reason, grid=question.clues)
+
+
+def _unknown_size(question: Question, model: str, sizes: list[int]) -> str:
+    known = " and ".join(f"{size}x{size}" for size in sizes)
+    return (
+        f"the puzzle is {question.size}, and the model {model} knows {known} only. Train one "
+        f"with imadarem train --task sudoku --set sizes={size_of(question.clues)}."
+    )
+
+
+def _sizes(model: ImplicitRefinementModel, name: str) -> list[int]:
+    """The sizes that a model of sudokus knows.
+
+    Raises:
+        ConfigError: It is a model of something else.
+    """
+    from imadarem.data.sudoku.task import sudoku_tokenizer
+
+    digits = sudoku_tokenizer()
+    ours = list(digits.convert_ids_to_tokens(range(len(digits))))
+    config = model.config
+    tokens: list[str] = []
+    if model.tokenizer is not None and len(model.tokenizer) == config.vocab_size:
+        tokens = list(model.tokenizer.convert_ids_to_tokens(range(config.vocab_size)))
+    layouts = [len(layout[0]) for layout in config.relations or []]
+    sizes = [
+        size
+        for size in SIZES
+        if (size * size in layouts if layouts else size * size <= config.max_seq_len)
+    ]
+    if tokens != ours or not sizes:
+        raise ConfigError(
+            f"the model {name} is none of sudokus: its tokens are not the digits 1 to 9. solve "
+            "takes a model trained by imadarem train --task sudoku; infill fills other texts."
+        )
+    return sizes
+
+
+# --- the model
+
+
+class _Runner:
+    """Asks a model; the steps are those of the orchestrator's inference."""
+
+    def __init__(
+        self,
+        model: ImplicitRefinementModel,
+        *,
+        check: bool,
+        steps: int,
+        votes: int,
+        seed: int,
+        traced: bool,
+    ) -> None:
+        from imadarem.data.sudoku import SudokuSymmetry, SudokuVerifier
+        from imadarem.orchestrator.config import OrchestrationConfig
+        from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+
+        tokenizer = model.tokenizer
+        self.special, self.first = model.special, tokenizer.encode("1")[0]
+        self.steps, self.votes, self.traced = steps, votes, traced
+        verify = SudokuVerifier(self.first, self.special.mask, self.special.pad)
+        self.verify = verify if check else None
+        # What the verifier does not take is wrong, however sure the network is: only its
+        # word and the cap stop a row then.
+        rules: dict[str, Any] = {"halt_confidence": None, "quality_threshold": None}
+        config = OrchestrationConfig(
+            canvas_edit_strategies=["replace"],
+            adaptive_edit_selection=False,
+            augmentation_count=max(votes, 300),
+            seed=seed,
+            **({**rules, "patience": None} if check else {}),
+        )
+        self.orchestrator: UnifiedRefinerOrchestrator = UnifiedRefinerOrchestrator(
+            model, tokenizer, None, config
+        ).eval()
+        symmetry = SudokuSymmetry(len(tokenizer), self.first, self.special.pad)
+        self.orchestrator.register(TASK, symmetry=symmetry, verify=self.verify)
+
+    def answers(self, questions: list[Question]) -> list[Answer]:
+        """One answer for each question, in their order."""
+        inputs = self._encoded([question.clues for question in questions])
+        found = self.orchestrator.inference(
+            inputs,
+            task_type=TASK,
+            max_steps_override=self.steps,
+            votes=self.votes,
+            return_traces=self.traced,
+        )
+        outputs = found["output_ids"].cpu()
+        right = [None] * len(questions)
+        if self.verify is not None:
+            right = self.verify(inputs, outputs).tolist()
+        return [
+            Answer(
+                question=question,
+                grid=self._grid(outputs[row].tolist(), len(question.clues)),
+                verified=right[row],
+                trace=self._trace(found["traces"][row].steps) if self.traced else (),
+                steps=found["steps_taken"][row],
+                forward_passes=found["forward_passes"][row],
+                stopping_reason=found["stopping_reason"][row],
+                halt=found["halt_confidence"][row],
+                quality=found["final_canvas_scores"][row],
+                votes=found["votes"][row],
+            )
+            for row, question in enumerate(questions)
+        ]
+
+    def _encoded(self, grids: list[Grid]) -> Tensor:
+        """``(B, L)`` ids, padded behind."""
+        import torch
+
+        ids = torch.full((len(grids), max(map(len, grids))), self.special.pad)
+        for row, grid in zip(ids, grids, strict=True):
+            digits = torch.tensor(grid)
+            row[: len(grid)] = torch.where(digits == 0, self.special.mask, digits + self.first - 1)
+        return ids
+
+    def _grid(self, ids: list[int], cells: int) -> Grid:
+        digits = [number - self.first + 1 for number in ids[:cells]]
+        return tuple(digit if 1 <= digit <= 9 else 0 for digit in digits)
+
+    def _trace(self, steps: list[RowStep]) -> tuple[GridStep, ...]:
+        return tuple(
+            GridStep(
+                grid=self._grid(step.ids, len(step.ids)),
+                changed=[cell for cell, changed in enumerate(step.changed) if changed],
+                halt=step.halt,
+                quality=step.quality,
+            )
+            for step in steps
+        )
+
+
+# --- what is said
+
+
+def _deliver(answers: list[Answer], seconds: float, cap: int, quiet: bool, json: bool) -> None:
+    console = out()
+    if quiet:
+        for answer in answers:
+            console.print(Text(answer.best_line))
+    elif json:
+        _print_json(answers, seconds)
+    elif len(answers) == 1:
+        console.print(story(answers[0], cap))
+    else:
+        for answer in answers:
+            console.print(summary_line(answer))
+        console.print(Text("\n"), totals(answers, seconds), sep="")
+
+
+def _print_json(answers: list[Answer], seconds: float) -> None:
+    for answer in answers:
+        for number, step in enumerate(answer.trace, start=1):
+            record = {
+                "grid": as_line(step.grid, NO_DIGIT),
+                "changed": step.changed,
+                "halting_confidence": step.halt,
+                "mean_probability": step.quality,
+            }
+            json_line({"kind": "step", "step": number, **record})
+        json_line({"kind": "result", **answer.to_dict()})
+    json_line({"kind": "summary", **summary(answers, seconds)})
+
+
+def _code(answers: list[Answer], steps: int, votes: int) -> int:
+    """The exit code; says on stderr what could be tried."""
+    failed = sum(answer.failed for answer in answers)
+    if failed:
+        note(
+            f"{failed} not solved within {steps} steps. Try --steps {4 * steps}, or --votes "
+            f"{max(8, 2 * votes)} to ask in several forms.",
+            style="yellow",
+        )
+    if any(answer.refused for answer in answers):
+        return WRONG_USE
+    return FAILED if failed else FINE
