@@ -28,7 +28,8 @@ class Halted:
         mean_steps: Of the rule.
         oracle_steps: Mean first step after which a row is right; a row that is never right
             takes all steps, for the oracle as for the rule.
-        halted_wrong: Share of the rows that the rule stopped early and wrong.
+        halted_wrong: Share of the rows that are wrong where the rule (and not the cap) stopped
+            them.
     """
 
     accuracy: float
