@@ -103,7 +103,7 @@ class OrchestrationConfig:
     halting_loss: str = "exact"
     ponder_prior: float = 0.2
     ponder_weight: float = 0.01
-    halt_confidence: float | None = 0.9
+    halt_confidence: float | None = 0.95
     quality_threshold: float | None = 0.999
     patience: int | None = 4
     halt_exploration: float = 0.1
