@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,74 +12,14 @@ import torch
 
 from imadarem.data.corpus import LengthBuckets
 from imadarem.data.tasks import Episodes, Task
-from imadarem.errors import ConfigError, nearest
 from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.orchestrator.processes import gathered, rank, world_size
+from imadarem.orchestrator.training_settings import TaskTrainingConfig
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.run_folder import RunLog
 
 __all__ = ["TaskEvaluated", "TaskProgress", "TaskTrainer", "TaskTrainingConfig"]
-
-
-@dataclass(kw_only=True)
-class TaskTrainingConfig:
-    """Settings of a training run over a task, checked on construction.
-
-    Args:
-        steps: Optimiser steps.
-        batch_size: Episodes per step, over all processes.
-        learning_rate: Peak rate.
-        optimizer: ``adamw``, ``muon`` or another name of pytorch_optimizer.
-        schedule: ``cosine`` or ``wsd``.
-        warmup_steps: Steps of linear warm-up.
-        weight_decay: On the matrices of the blocks.
-        seed: Of the order of episodes.
-        log_every: Steps between two lines of ``metrics.jsonl``.
-        eval_every: Steps between two validations.
-        save_every: Steps between two checkpoints.
-        valid_rows: Held-out episodes used at most in a validation.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    steps: int = 2000
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    optimizer: str = "adamw"
-    schedule: str = "wsd"
-    warmup_steps: int = 50
-    weight_decay: float = 0.01
-    seed: int = 0
-    log_every: int = 20
-    eval_every: int = 250
-    save_every: int = 250
-    valid_rows: int = 300
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("warmup_steps", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate={self.learning_rate} must be above 0.")
-        learning_rate_factor(0, self.steps, self.warmup_steps, self.schedule)
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> TaskTrainingConfig:
-        """From plain values.
-
-        Raises:
-            ConfigError: A key is unknown; the nearest known one is named.
-        """
-        known = {field.name for field in fields(cls)}
-        for key in settings:
-            if key not in known:
-                raise ConfigError(f"unknown training setting {key!r}{nearest(key, known)}.")
-        return cls(**settings)
 
 
 @dataclass(frozen=True)
@@ -205,8 +145,9 @@ class TaskTrainer:
             if self.step % self.config.eval_every == 0 and self.step < self.config.steps:
                 self.evaluate()
                 clock, done = time.perf_counter(), 0
-        last = self.evaluate()
+        # First: who asked it to stop may not wait for the validation.
         self.save()
+        last = self.evaluate()
         self._log.close()
         return last
 
