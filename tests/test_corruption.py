@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imadarem.config import MASK_SCHEDULES
 from imadarem.corruption import MaskSchedule, choose_masked, masked_counts, stratified_rates
 from imadarem.errors import ConfigError
 
@@ -23,12 +26,65 @@ def test_time_outside_the_schedule_is_refused(t: float) -> None:
         MaskSchedule(4).mask_rate(t)
 
 
-@given(st.integers(1, 64), st.integers(0, 300))
-def test_remaining_falls_to_nothing_and_never_rises(steps: int, total: int) -> None:
-    left = [int(MaskSchedule(steps).remaining(s, torch.tensor(total))) for s in range(steps + 1)]
-    assert left[0] == total
-    assert left[-1] == 0
-    assert left == sorted(left, reverse=True)
+def left(schedule: MaskSchedule, total: int) -> list[int]:
+    """Blanks after the steps 0 … K of a row that began with ``total``."""
+    counts = (schedule.remaining(s, torch.tensor(total)) for s in range(schedule.steps + 1))
+    return [int(count) for count in counts]
+
+
+@given(st.integers(1, 64), st.integers(0, 300), st.sampled_from(MASK_SCHEDULES))
+def test_remaining_falls_to_nothing_and_never_rises(steps: int, total: int, shape: str) -> None:
+    counts = left(MaskSchedule(steps, shape), total)
+    assert counts[0] == total
+    assert counts[-1] == 0
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_the_cosine_fills_few_blanks_at_first_and_many_at_the_end() -> None:
+    # cos 30° = .8660, cos 60° = 1/2, cos 90° = 0; in four steps .9239, .7071, .3827, 0.
+    assert left(MaskSchedule(3, "cosine"), 100) == [100, 86, 50, 0]
+    assert left(MaskSchedule(4, "cosine"), 100) == [100, 92, 70, 38, 0]
+    assert left(MaskSchedule(4), 100) == [100, 75, 50, 25, 0]
+
+
+TINY = Decimal("1e-30")
+PI = Decimal("3.14159265358979323846264338327950288419716939937510")
+
+
+def decimal_cosine(x: Decimal) -> Decimal:
+    """Taylor's series."""
+    term = total = Decimal(1)
+    for n in range(1, 30):
+        term *= -x * x / ((2 * n - 1) * (2 * n))
+        total += term
+    return total
+
+
+@given(st.integers(1, 64), st.integers(0, 10**9))
+def test_the_cosine_rounds_down_exactly(steps: int, total: int) -> None:
+    schedule = MaskSchedule(steps, "cosine")
+    for step, count in enumerate(left(schedule, total)):
+        with localcontext(prec=50):
+            exact = total * decimal_cosine(PI * step / (2 * steps))
+            # 50 digits of π give 40 of the product; only 0 and halves come closer to a whole.
+            assert count <= exact + TINY and exact < count + 1 - TINY
+
+
+@given(st.integers(1, 64), st.sampled_from(MASK_SCHEDULES), st.data())
+def test_masked_and_filled_shares_add_up_to_one(
+    steps: int, shape: str, data: st.DataObject
+) -> None:
+    schedule = MaskSchedule(steps, shape)
+    t = data.draw(st.floats(0, steps))
+    assert schedule.mask_rate(t) + schedule.filled_rate(t) == pytest.approx(1.0)
+    assert schedule.mask_rate(0) == 1.0 and schedule.mask_rate(steps) == 0.0
+    # A cosine lies on or above the straight line.
+    assert schedule.mask_rate(t) >= MaskSchedule(steps).mask_rate(t) - 1e-12
+
+
+def test_an_unknown_schedule_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match='did you mean "cosine"'):
+        MaskSchedule(4, "cosin")
 
 
 @given(st.integers(1, 50), st.integers(0, 2**32))

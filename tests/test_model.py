@@ -145,6 +145,24 @@ def test_a_row_depends_on_its_seed_alone(policy: str, mode: str) -> None:
     assert model.sample(9, seed=6, policy=policy).texts != together.texts
 
 
+def test_the_schedule_is_the_models_own_or_as_asked() -> None:
+    # Six blanks in three steps: straight 4, 2, 0; cosine 5, 3, 0.
+    def blanks(model: ImplicitRefinementModel, **asked: object) -> list[int]:
+        found = model.analyze_refinement_trajectory(
+            n=1, length=6, steps=3, seed=0, policy="ancestral", **asked
+        )
+        return [step.states.count("OPEN") for step in found[0].steps]
+
+    plain, curved = (
+        tiny_model(length_mode="drawn", mask_schedule=shape) for shape in ("linear", "cosine")
+    )
+    assert blanks(plain) == blanks(curved, schedule="linear") == [4, 2, 0]
+    assert blanks(curved) == blanks(plain, schedule="cosine") == [5, 3, 0]
+    filled = plain.infill("<mask>" * 6, steps=3, schedule="cosine", return_trajectory=True)
+    assert filled.trajectory is not None
+    assert filled.trajectory[0].steps[0].states.count("OPEN") == 5
+
+
 def test_lengths_are_drawn_from_the_training_lengths() -> None:
     model = tiny_model(length_mode="drawn", length_counts=[0, 0, 3, 0, 1])
     lengths = [len(row.ids) for row in model.sample(400, seed=0).rows]
@@ -196,6 +214,7 @@ def test_a_prompt_without_a_hole_is_returned_with_a_warning() -> None:
         (lambda: MODEL.sample(0), ConfigError, "at least 1"),
         (lambda: MODEL.sample(1, steps=0), ConfigError, "max_refinement_steps=0"),
         (lambda: MODEL.sample(1, temperature=-1.0), ConfigError, "sampling_temperature"),
+        (lambda: MODEL.sample(1, schedule="cosin"), ConfigError, 'did you mean "cosine"'),
         (lambda: MODEL.sample(1, policy="gat"), ConfigError, 'did you mean "gate"'),
         (lambda: MODEL.sample(1, length=13), DataError, "max_seq_len=12"),
         (lambda: MODEL.sample(1, length=0), DataError, "at least 1"),

@@ -148,6 +148,14 @@ def test_remask_flips_its_coin_with_the_capped_probability() -> None:
     assert not Remask(eta=1.0)(last).remask.any()
 
 
+def test_the_coin_of_remask_follows_the_schedule() -> None:
+    seen = view([0] * 4000, [1] * 4000, step=5, steps=6, remaining=4000)
+    # Linear: (1 - 5/6) / (4/6) = 1/4. Cosine: cos 75° / (1 - cos 60°) = .2588 / .5 = .518.
+    assert Remask(eta=1.0)(seen).remask.double().mean().item() == pytest.approx(0.25, abs=0.03)
+    cosine = replace(seen, schedule="cosine")
+    assert Remask(eta=1.0)(cosine).remask.double().mean().item() == pytest.approx(0.518, abs=0.03)
+
+
 @given(
     name=st.sampled_from(sorted(POLICIES)),
     cells=st.lists(st.sampled_from(["open", "written", "given"]), min_size=1, max_size=10),

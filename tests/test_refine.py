@@ -20,6 +20,7 @@ from imadarem.sampling.policies import (
     Gate,
     GateInPlace,
     Policy,
+    Remask,
 )
 from imadarem.sampling.refine import Step, StoppingReason, refine
 
@@ -58,6 +59,14 @@ def test_a_schedule_fills_a_share_in_each_step_and_stops_when_full() -> None:
     records = run(always(4), Canvas.blank([6], SPECIAL), Ancestral(), steps=3)
     assert [int(step.canvas.open.sum()) for step in records] == [4, 2, 0]
     assert reasons(records) == ["filled"]
+
+
+def test_a_cosine_leaves_more_blanks_than_the_straight_line() -> None:
+    # cos 30° · 6 = 5.2, cos 60° · 6 = 3, in the last step none.
+    canvas = Canvas.blank([6], SPECIAL)
+    for policy in (Ancestral(), Confidence(), Gate(), Remask(eta=1.0)):
+        records = run(always(4, gate=-9.0), canvas, policy, steps=3, schedule="cosine")
+        assert [int(step.canvas.open.sum()) for step in records] == [5, 3, 0]
 
 
 def test_a_row_shorter_than_the_steps_takes_no_idle_pass() -> None:

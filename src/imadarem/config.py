@@ -19,6 +19,8 @@ FOREIGN_KEYS = frozenset(
     {"model_type", "architectures", "transformers_version", "auto_map", "dtype", "torch_dtype"}
 )
 LENGTH_MODES = ("eos", "drawn")
+#: Legal values of ``mask_schedule``, and shapes of :class:`imadarem.corruption.MaskSchedule`.
+MASK_SCHEDULES = ("linear", "cosine")
 
 
 @dataclass(kw_only=True)
@@ -71,6 +73,9 @@ class ImplicitRefinementConfig:
             most likely token.
         min_refine_uncertainty: Entropy above which the entropy mode refines a token, as a
             share of the largest possible entropy ``ln V``: between 0 and 1.
+        mask_schedule: How many blanks a sampling step fills: ``"linear"``: as many in each;
+            ``"cosine"``: few at first and many at the end (MaskGIT, arXiv:2202.04200).
+            Training does not depend on it.
         stop_threshold: A finished canvas stops once less than this share of its tokens
             changed in a step: between 0 and 1; ``0`` never stops early.
         diversity_weight: Weight of the entropy floor ``relu(0.5 - H)``, ``H`` in nats, on
@@ -113,6 +118,7 @@ class ImplicitRefinementConfig:
     max_refinement_steps: int = 6
     sampling_temperature: float = 1.2
     min_refine_uncertainty: float = 0.1
+    mask_schedule: str = "linear"
     stop_threshold: float = 0.02
     diversity_weight: float = 0.0
     gate_weight: float = 0.5
@@ -153,11 +159,8 @@ class ImplicitRefinementConfig:
             )
         if not math.isfinite(self.gate_bias_init):
             raise ConfigError(f"gate_bias_init={self.gate_bias_init} must be a finite number.")
-        if self.length_mode not in LENGTH_MODES:
-            raise ConfigError(
-                f"length_mode={self.length_mode!r} is not one of {', '.join(LENGTH_MODES)}"
-                f"{nearest(str(self.length_mode), LENGTH_MODES)}."
-            )
+        self._check_choice("length_mode", LENGTH_MODES)
+        self._check_choice("mask_schedule", MASK_SCHEDULES)
         self._check_length_counts()
         self._check_relations()
         for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
@@ -233,6 +236,13 @@ class ImplicitRefinementConfig:
         if not numeric or not (low <= value < high or (closed and value == high)):
             bounds = f"from {low:g} to {high:g}" if closed else f"from {low:g} to below {high:g}"
             raise ConfigError(f"{name}={value!r} is out of range: legal is {bounds}.")
+
+    def _check_choice(self, name: str, legal: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in legal:
+            raise ConfigError(
+                f"{name}={value!r} is not one of {', '.join(legal)}{nearest(str(value), legal)}."
+            )
 
     def _check_length_counts(self) -> None:
         counts = self.length_counts

@@ -206,6 +206,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
         do_sample: bool | None = None,
         length: int | None = None,
         policy: str | Policy | None = None,
+        schedule: str | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         streamer: Any = None,
@@ -225,6 +226,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
             length: Canvas length of free samples; default as in
                 :meth:`imadarem.ImplicitRefinementModel.sample`.
             policy: See :meth:`imadarem.ImplicitRefinementModel.sample`.
+            schedule: ``linear`` or ``cosine``; default the config's ``mask_schedule``.
             generator: Draws the seed where ``seed`` is None.
             seed: The same seed gives the same rows.
             streamer: Has ``put`` and ``end``, and may have ``put_draft``, which is shown the
@@ -254,6 +256,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
             ),
             "temperature": _temperature(temperature, do_sample),
             "policy": policy,
+            "schedule": schedule,
             "seed": seed,
             "generator": generator,
             "on_step": None if streamer is None else _Drafts(streamer),

@@ -159,6 +159,7 @@ class ImplicitRefinementModel(
         steps: int | None = None,
         temperature: float | None = None,
         policy: str | Policy | None = None,
+        schedule: str | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -176,6 +177,7 @@ class ImplicitRefinementModel(
             temperature: Default ``sampling_temperature``; 0 takes the likeliest token.
             policy: A name in :data:`imadarem.sampling.policies.POLICIES` or an object; default
                 the gate, or the entropy rule where ``use_refine_gate`` is False.
+            schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
@@ -191,7 +193,7 @@ class ImplicitRefinementModel(
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
         seeds = row_seeds(n, _seed(seed, generator))
         canvas = Canvas.blank(self._lengths(n, length, seeds), self.special)
-        settings = self._settings(steps, temperature, policy)
+        settings = self._settings(steps, temperature, policy, schedule)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
@@ -201,6 +203,7 @@ class ImplicitRefinementModel(
         steps: int | None = None,
         temperature: float | None = None,
         policy: str | Policy | None = None,
+        schedule: str | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -224,7 +227,7 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self._settings(steps, temperature, policy)
+        settings = self._settings(steps, temperature, policy, schedule)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
@@ -339,7 +342,11 @@ class ImplicitRefinementModel(
     # Parts
 
     def _settings(
-        self, steps: int | None, temperature: float | None, policy: str | Policy | None
+        self,
+        steps: int | None,
+        temperature: float | None,
+        policy: str | Policy | None,
+        schedule: str | None,
     ) -> SamplingSettings:
         ours = self.config
         # Replacing checks the ranges and names the setting in the error.
@@ -347,6 +354,7 @@ class ImplicitRefinementModel(
             ours,
             max_refinement_steps=ours.max_refinement_steps if steps is None else steps,
             sampling_temperature=ours.sampling_temperature if temperature is None else temperature,
+            mask_schedule=ours.mask_schedule if schedule is None else schedule,
         )
         if policy is None or isinstance(policy, str):
             policy = policy_from_name(policy, config)
@@ -356,6 +364,7 @@ class ImplicitRefinementModel(
             temperature=config.sampling_temperature,
             stop_threshold=config.stop_threshold,
             may_end=config.length_mode == "eos",
+            schedule=config.mask_schedule,
         )
 
     @torch.no_grad()

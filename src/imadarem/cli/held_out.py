@@ -218,6 +218,7 @@ def _calibration(
             policy=policy_from_name(policy, config),
             stop_threshold=config.stop_threshold,
             canvas_length=_canvas_length(network),
+            schedule=config.mask_schedule,
             teacher=network.teacher,
             seed=seed,
             on_rows=advance,

@@ -39,6 +39,8 @@ class SamplingFlags:
         temperature: Divides the logits; 0 takes the likeliest token.
         policy: gate, gate-in-place, entropy, ancestral, confidence, margin,
             entropy-bound or remask; default is the model's own.
+        schedule: How many blanks a step fills: linear (as many in each) or cosine (few at
+            first); default is the model's own.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default is cuda where there is one.
         batch_size: Samples refined together; changes the speed, never a sample.
@@ -48,6 +50,7 @@ class SamplingFlags:
     steps: int | None = None
     temperature: float | None = None
     policy: str | None = None
+    schedule: str | None = None
     seed: int = 0
     device: str | None = None
     batch_size: int = 256
@@ -60,7 +63,7 @@ class SamplingFlags:
         """
         if self.batch_size < 1:
             raise ConfigError(f"--batch-size is {self.batch_size}; give at least 1.")
-        names = ("steps", "temperature", "policy", "seed", "batch_size")
+        names = ("steps", "temperature", "policy", "schedule", "seed", "batch_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -106,6 +106,7 @@ def gate_report(
     temperature: float = 1.0,
     stop_threshold: float = 0.0,
     canvas_length: int | None = None,
+    schedule: str = "linear",
     teacher: EmaTeacher | None = None,
     bins: int = 15,
     seed: int = 0,
@@ -130,6 +131,7 @@ def gate_report(
         canvas_length: None for rows of known length (``length_mode="drawn"``);
             ``max_seq_len`` for ``length_mode="eos"``, where rows are filled up with EOS and
             what lies behind a visible EOS is out of play.
+        schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
         teacher: Judges the entropy if the policy asks for it.
         bins: Of the calibration error and of the reliability diagram.
         seed: Of masks and draws.
@@ -157,6 +159,7 @@ def gate_report(
             temperature=temperature,
             stop_threshold=stop_threshold,
             may_end=part.ends,
+            schedule=schedule,
             teacher=teacher,
         )
         for step, gate, wrong in _judgements(records, part.targets):

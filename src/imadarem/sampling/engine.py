@@ -29,6 +29,7 @@ class SamplingSettings:
         may_end: Whether an EOS may be written.
         halting: Further rules by which a row without blanks stops.
         reinject: Show the network the question in every pass; see :func:`refine`.
+        schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
     """
 
     policy: Policy
@@ -38,6 +39,7 @@ class SamplingSettings:
     may_end: bool
     halting: Halting | None = None
     reinject: bool = False
+    schedule: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def refine_all(
             teacher=teacher,
             halting=settings.halting,
             reinject=settings.reinject,
+            schedule=settings.schedule,
             memory=None if memory is None else memory.rows(chunk),
         )
         results |= _untouched(part, chunk)

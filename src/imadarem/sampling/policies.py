@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
 from imadarem.sampling.noise import RowNoise, Stream
 
@@ -48,8 +49,9 @@ class PassView:
         drawn: ``(B, L)``, the token drawn at each position.
         gate: ``(B, L)``, probability that the token standing there should be refined.
         entropy: ``(B, L)``, normalised to [0, 1]; the teacher's where it judges.
-        remaining: ``(B,)``, blanks that the linear schedule leaves after this step.
+        remaining: ``(B,)``, blanks that the schedule leaves after this step.
         noise: Uniform noise of this step, by row.
+        schedule: Shape of the schedule, ``linear`` or ``cosine``.
     """
 
     step: int
@@ -62,6 +64,7 @@ class PassView:
     entropy: Tensor
     remaining: Tensor
     noise: RowNoise
+    schedule: str = "linear"
 
     @property
     def confidence(self) -> Tensor:
@@ -115,9 +118,9 @@ class Gate:
 
     In each step but the last, tokens with gate > 0.5 are flagged and ``fraction`` of
     them, the worst first, go back to blank. The freed places are filled elsewhere, so the
-    number of blanks after step ``s`` is that of the linear schedule whatever the gate
-    says. One pass both judges the written tokens and predicts the blanks. A token whose
-    gate is ≤ 0.5 is never touched.
+    number of blanks after step ``s`` is that of the schedule whatever the gate says. One
+    pass both judges the written tokens and predicts the blanks. A token whose gate is
+    ≤ 0.5 is never touched.
 
     Source: the founding document's rule, with re-masking as in RemeDi (arXiv:2509.23653)
     and PRISM (arXiv:2510.01384).
@@ -283,7 +286,7 @@ class Remask:
 
     The re-masking probability of step ``s`` is the capped schedule
     ``min(eta, remaining_rate / filled_rate)``, zero in the last step; what it frees is
-    filled elsewhere so that the number of blanks follows the linear schedule.
+    filled elsewhere so that the number of blanks follows the schedule.
 
     Source: ReMDM, arXiv:2503.00307 ("cap" schedule).
 
@@ -303,8 +306,9 @@ class Remask:
 
     def __call__(self, view: PassView) -> Decision:
         length = view.open.shape[1]
-        filled_rate = (view.step - 1) / view.steps  # α_t of the paper, before this step
-        remaining_rate = 1.0 - view.step / view.steps
+        schedule = MaskSchedule(view.steps, view.schedule)
+        filled_rate = schedule.filled_rate(view.step - 1)  # α_t of the paper, before this step
+        remaining_rate = schedule.mask_rate(view.step)
         sigma = min(self.eta, remaining_rate / filled_rate) if filled_rate else 0.0
         coin = view.noise.uniform(Stream.COIN, length)
         chosen = view.written & (coin < sigma)

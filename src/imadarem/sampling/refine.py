@@ -81,6 +81,7 @@ def refine(
     halting: Halting | None = None,
     reinject: bool = False,
     memory: Retrieved | None = None,
+    schedule: str = "linear",
 ) -> Iterator[Step]:
     """Refine a batch of canvases, one record per step; done rows leave the batch.
 
@@ -101,8 +102,10 @@ def refine(
             it wrote as beliefs (and as its carry): the way that an unrolled network learned.
             Without it the network reads its own tokens as it reads those of the data.
         memory: Earlier canvases for the network to look at, one set for each row.
+        schedule: ``linear`` or ``cosine``: how many blanks a step leaves, for the policies
+            that ask; see :class:`~imadarem.corruption.MaskSchedule`.
     """
-    schedule = MaskSchedule(steps)
+    blanks = MaskSchedule(steps, schedule)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
     canvas, seeds = canvas.rows(rows), seeds[rows]
     judge = teacher if policy.uses_teacher else None
@@ -137,8 +140,9 @@ def refine(
             drawn=draw_tokens(log_probs, noise, temperature, eos),
             gate=output.gate_logits.float().sigmoid(),
             entropy=normalized_entropy(judged),
-            remaining=schedule.remaining(step, count),
+            remaining=blanks.remaining(step, count),
             noise=noise,
+            schedule=schedule,
         )
         # 3. The policy decides; the last step leaves no blank.
         decision = policy(view)
