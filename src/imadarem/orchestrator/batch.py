@@ -51,9 +51,9 @@ def read_batch(
 
     Args:
         batch: ``(B, L)`` ids of plain data; :class:`Episodes`; or a dictionary with
-            ``input_ids`` and, optionally, ``labels`` (-100 counts for nothing),
-            ``attention_mask`` and ``task_ids``. With labels, the blanks of ``input_ids`` are
-            what is to be answered; without, the ids are data.
+            ``input_ids`` and, optionally, ``labels`` (read at blanks alone; -100 is fine
+            elsewhere), ``attention_mask`` and ``task_ids``. With labels, the blanks of
+            ``input_ids`` are what is to be answered; without, the ids are data.
         special: The tokenizer's special ids.
         config: Of the model: how long a canvas may be, and the range of ids.
 
@@ -78,7 +78,11 @@ def read_batch(
             )
     else:
         _same_shape("labels", labels, inputs)
-        labels = torch.where(labels == IGNORED, inputs, labels.to(inputs.device))
+        if labels.is_floating_point():
+            raise DataError(f"labels must be whole numbers; got {labels.dtype}.")
+        labels = labels.to(inputs)
+        # Only what stands at a blank is an answer; anything else may be ignored or not.
+        labels = torch.where(blanks & (labels != IGNORED), labels, inputs)
         _check_answers(inputs, labels, blanks, special, config.vocab_size)
     task_ids = parts.get("task_ids")
     if task_ids is None:
