@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cli_parts import SIXTY, WORDS, records, saved_model
 
-from imadarem import __version__
+from imadarem import ImplicitRefinementModel, __version__
 from imadarem.cli import run
 from imadarem.cli.app import app
 from imadarem.cli.settings import DECIDED_BY_DATA, ModelFlags, TrainingFlags, read_settings
@@ -104,6 +104,9 @@ def test_every_setting_has_a_flag_and_an_explanation(said):
         ("sample --model {molecules} -n 0", "ask for at least 1"),
         ("sample --model {molecules} --policy gat", 'did you mean "gate"?'),
         ("sample --model {molecules} --temperature -1", "sampling_temperature"),
+        ("sample --model {molecules} --schedule cosin", 'did you mean "cosine"?'),
+        ("sample --model {molecules} --top-k 0", "top_k=0"),
+        ("infill --model {molecules} [C]<mask> --top-p 1.5", "top_p=1.5"),
         ("sample --model {molecules} --length 1000", "max_seq_len"),
         ("sample --model {molecules} --batch-size 0", "--batch-size"),
         ("sample --model {molecules} --device abacus", "--device abacus"),
@@ -222,6 +225,17 @@ def test_json_is_one_object_per_sample_and_one_of_the_whole(said, molecules):
     passes = [record["forward_passes"] for record in samples]
     assert summary["forward_passes"] == sum(passes) / 5
     assert max(passes) <= 6
+
+
+def test_schedule_and_truncation_reach_the_sampler(said, molecules):
+    line = ("sample", "--model", molecules, "-n", 8, "--seed", 2, "--json")
+    flags = ("--schedule", "cosine", "--top-k", 4, "--top-p", 0.8)
+    _, out, _ = said(*line, *flags)
+    model = ImplicitRefinementModel.from_pretrained(molecules)
+    drawn = model.sample(8, seed=2, schedule="cosine", top_k=4, top_p=0.8)
+    spelled = [model.tokenizer.decode_notation(row.ids.tolist()) for row in drawn.rows]
+    assert [record["notation"] for record in records(out)[:-1]] == spelled
+    assert drawn.texts != model.sample(8, seed=2).texts
 
 
 def test_the_same_seed_gives_the_same_samples_in_batches_of_any_size(said, molecules):

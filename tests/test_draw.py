@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.canvas import Canvas
-from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
+from imadarem.errors import ConfigError
+from imadarem.sampling.draw import Truncation, draw_tokens, forbid, normalized_entropy
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 
 
@@ -91,6 +92,109 @@ def test_parallel_endings_have_exactly_the_models_lengths() -> None:
     lengths = (tokens == 2).double().argmax(dim=1)
     shares = torch.bincount(lengths, minlength=4) / 2000
     assert torch.allclose(shares, torch.tensor([0.0, 0.2, 0.5, 0.3]), atol=0.045)
+
+
+# Ranked .4 (id 3), .3 (1), .2 (0), .1 (2): running sums .4, .7, .9, 1. Of the two likeliest,
+# .4 / .7 = .571 is the share of the first.
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [
+        (Truncation(top_k=1), {3}),
+        (Truncation(top_k=3), {3, 1, 0}),
+        (Truncation(top_k=9), {3, 1, 0, 2}),
+        (Truncation(top_p=0.1), {3}),
+        (Truncation(top_p=0.5), {3, 1}),
+        (Truncation(top_p=0.8), {3, 1, 0}),
+        (Truncation(top_p=1.0), {3, 1, 0, 2}),
+        (Truncation(top_k=2, top_p=0.5), {3}),
+        (Truncation(top_k=2, top_p=0.6), {3, 1}),
+        (Truncation(), {3, 1, 0, 2}),
+    ],
+)
+def test_what_is_kept_is_drawn_in_its_old_proportions(
+    truncation: Truncation, kept: set[int]
+) -> None:
+    probs = torch.tensor([0.2, 0.3, 0.1, 0.4])
+    noise = RowNoise(row_seeds(200, 0), 1)
+    tokens = draw_tokens(probs.log().expand(200, 100, 4), noise, 1.0, truncation=truncation)
+    counts = torch.bincount(tokens.flatten(), minlength=4) / tokens.numel()
+    expected = torch.tensor([p if i in kept else 0.0 for i, p in enumerate(probs.tolist())])
+    assert {i for i in range(4) if counts[i] > 0} == kept
+    # 20,000 draws: standard error at most 0.0035.
+    assert torch.allclose(counts, expected / expected.sum(), atol=0.015)
+
+
+def test_ties_are_cut_by_id_so_that_the_count_is_exact() -> None:
+    # Four equal tokens. Half of the mass is two of them; 0.5 is reached, so no third.
+    weights = torch.full((4,), 0.25, dtype=torch.float64)
+    assert Truncation(top_k=2)(weights).nonzero().flatten().tolist() == [0, 1]
+    assert Truncation(top_p=0.5)(weights).nonzero().flatten().tolist() == [0, 1]
+    assert Truncation(top_p=0.51)(weights).nonzero().flatten().tolist() == [0, 1, 2]
+
+
+def test_the_nucleus_is_taken_after_the_temperature() -> None:
+    # .7 and .3 become .604 and .396 at temperature 2, so 0.65 takes both; at 1 the first alone.
+    log_probs = torch.tensor([0.7, 0.3]).log().expand(50, 40, 2)
+    noise = RowNoise(row_seeds(50, 0), 1)
+    nucleus = Truncation(top_p=0.65)
+    assert (draw_tokens(log_probs, noise, 1.0, truncation=nucleus) == 0).all()
+    assert (draw_tokens(log_probs, noise, 2.0, truncation=nucleus) == 1).any()
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(any),
+    st.none() | st.integers(1, 14),
+    st.none() | st.floats(0, 1, exclude_min=True),
+)
+def test_the_kept_tokens_are_the_fewest_likeliest_that_suffice(
+    numbers: list[int], top_k: int | None, top_p: float | None
+) -> None:
+    weights = torch.tensor(numbers, dtype=torch.float64)
+    kept = Truncation(top_k=top_k, top_p=top_p)(weights)
+    alive = kept > 0
+    assert alive.any()
+    assert torch.equal(kept[alive], weights[alive])
+    # No token that was cut is likelier than one that was kept.
+    assert weights[~alive].max() <= kept[alive].min() if (~alive).any() else True
+    best = sorted((n for n in numbers if n), reverse=True)[:top_k]
+    count = int(alive.sum())
+    if top_p is None:
+        assert count == len(best)
+    else:
+        # Whole numbers add up exactly, so these comparisons have no slack but the product's.
+        assert sum(best[: count - 1]) < top_p * sum(best) * (1 + 1e-12)
+        assert sum(best[:count]) >= top_p * sum(best) * (1 - 1e-12)
+
+
+def test_truncation_leaves_the_lengths_alone() -> None:
+    # As above: lengths 1, 2, 3 with probabilities .2, .5, .3, from an EOS that is never among
+    # the likeliest two at position 1.
+    cdf = torch.tensor([0.0, 0.2, 0.7, 1.0])
+    probs = torch.zeros(2000, 4, 5)
+    probs[..., 2], probs[..., 3], probs[..., 4] = cdf, 0.6 * (1 - cdf), 0.4 * (1 - cdf)
+    noise = RowNoise(row_seeds(2000, 0), 1)
+    cut = Truncation(top_k=1, top_p=0.5)
+    plain, truncated = (draw_tokens(probs.log(), noise, 1.0, 2, t) for t in (None, cut))
+    assert torch.equal(plain == 2, truncated == 2)
+    # Where the row goes on, the likeliest token stands.
+    assert set(truncated[truncated != 2].tolist()) == {3}
+    assert set(plain[plain != 2].tolist()) == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 1.5}, "top_k=1.5"),
+        ({"top_k": True}, "top_k=True"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"top_p": math.nan}, "top_p=nan"),
+    ],
+)
+def test_a_truncation_out_of_range_is_refused(settings: dict[str, float], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Truncation(**settings)  # type: ignore[arg-type]
 
 
 def test_special_tokens_are_ruled_out_and_the_rest_is_renormalised() -> None:

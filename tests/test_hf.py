@@ -304,6 +304,14 @@ def test_without_sampling_the_seed_does_not_matter(face):
         face.generate(do_sample=False, temperature=0.7)
 
 
+def test_schedule_and_truncation_are_those_of_the_core(core, face):
+    asked = {"seed": 7, "schedule": "cosine", "top_k": 3, "top_p": 0.7}
+    expected = [row.ids.tolist() for row in core.sample(4, **asked).rows]
+    ids = face.generate(num_return_sequences=4, **asked)
+    assert rows_of(ids, face.config.pad_token_id) == expected
+    assert expected != [row.ids.tolist() for row in core.sample(4, seed=7).rows]
+
+
 def test_a_generator_draws_the_seed(face):
     one, other = (
         face.generate(num_return_sequences=2, generator=torch.Generator().manual_seed(9))

@@ -163,6 +163,27 @@ def test_the_schedule_is_the_models_own_or_as_asked() -> None:
     assert filled.trajectory[0].steps[0].states.count("OPEN") == 5
 
 
+def test_a_truncated_row_depends_on_its_seed_alone() -> None:
+    model = shaken(tiny_model(length_mode="eos"))
+    asked = {"seed": 5, "top_k": 4, "top_p": 0.8}
+    together = [row.ids.tolist() for row in model.sample(6, **asked).rows]
+    apart = [row.ids.tolist() for row in model.sample(6, batch_size=1, **asked).rows]
+    assert apart == together
+    assert [row.ids.tolist() for row in model.sample(6, seed=5).rows] != together
+    # Cutting nothing is drawing as before.
+    whole = [row.ids.tolist() for row in model.sample(6, seed=5, top_k=99, top_p=1.0).rows]
+    assert whole == [row.ids.tolist() for row in model.sample(6, seed=5).rows]
+
+
+def test_one_kept_token_is_the_likeliest() -> None:
+    model = shaken(tiny_model(length_mode="drawn"))
+    asked = {"seed": 3, "policy": "margin"}
+    greedy = model.infill("<mask>" * 5, temperature=0.0, **asked)
+    assert model.infill("<mask>" * 5, top_k=1, **asked).texts == greedy.texts
+    with pytest.warns(UserWarning, match="no effect"):
+        assert model.infill("<mask>" * 5, temperature=0.0, top_k=2, **asked).texts == greedy.texts
+
+
 def test_lengths_are_drawn_from_the_training_lengths() -> None:
     model = tiny_model(length_mode="drawn", length_counts=[0, 0, 3, 0, 1])
     lengths = [len(row.ids) for row in model.sample(400, seed=0).rows]
@@ -215,6 +236,8 @@ def test_a_prompt_without_a_hole_is_returned_with_a_warning() -> None:
         (lambda: MODEL.sample(1, steps=0), ConfigError, "max_refinement_steps=0"),
         (lambda: MODEL.sample(1, temperature=-1.0), ConfigError, "sampling_temperature"),
         (lambda: MODEL.sample(1, schedule="cosin"), ConfigError, 'did you mean "cosine"'),
+        (lambda: MODEL.sample(1, top_k=0), ConfigError, "top_k=0"),
+        (lambda: MODEL.infill("<mask>", top_p=2.0), ConfigError, "top_p=2.0"),
         (lambda: MODEL.sample(1, policy="gat"), ConfigError, 'did you mean "gate"'),
         (lambda: MODEL.sample(1, length=13), DataError, "max_seq_len=12"),
         (lambda: MODEL.sample(1, length=0), DataError, "at least 1"),

@@ -207,6 +207,8 @@ class ImadaremForMaskedLM(PreTrainedModel):
         length: int | None = None,
         policy: str | Policy | None = None,
         schedule: str | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         streamer: Any = None,
@@ -227,6 +229,8 @@ class ImadaremForMaskedLM(PreTrainedModel):
                 :meth:`imadarem.ImplicitRefinementModel.sample`.
             policy: See :meth:`imadarem.ImplicitRefinementModel.sample`.
             schedule: ``linear`` or ``cosine``; default the config's ``mask_schedule``.
+            top_k: Draw each token from the so many likeliest alone.
+            top_p: Draw each token from the nucleus of this probability.
             generator: Draws the seed where ``seed`` is None.
             seed: The same seed gives the same rows.
             streamer: Has ``put`` and ``end``, and may have ``put_draft``, which is shown the
@@ -257,6 +261,8 @@ class ImadaremForMaskedLM(PreTrainedModel):
             "temperature": _temperature(temperature, do_sample),
             "policy": policy,
             "schedule": schedule,
+            "top_k": top_k,
+            "top_p": top_p,
             "seed": seed,
             "generator": generator,
             "on_step": None if streamer is None else _Drafts(streamer),

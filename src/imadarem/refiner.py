@@ -18,6 +18,7 @@ from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_tex
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError
 from imadarem.nn import EmaTeacher, RefinementTransformer
+from imadarem.sampling.draw import Truncation
 from imadarem.sampling.engine import SamplingSettings, refine_all
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import Policy, policy_from_name
@@ -160,6 +161,8 @@ class ImplicitRefinementModel(
         temperature: float | None = None,
         policy: str | Policy | None = None,
         schedule: str | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -178,6 +181,10 @@ class ImplicitRefinementModel(
             policy: A name in :data:`imadarem.sampling.policies.POLICIES` or an object; default
                 the gate, or the entropy rule where ``use_refine_gate`` is False.
             schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
+            top_k: Draw each token from the so many likeliest alone.
+            top_p: Draw each token from the fewest that have this probability together (the
+                nucleus), after the temperature; see
+                :class:`~imadarem.sampling.draw.Truncation`.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
@@ -193,7 +200,7 @@ class ImplicitRefinementModel(
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
         seeds = row_seeds(n, _seed(seed, generator))
         canvas = Canvas.blank(self._lengths(n, length, seeds), self.special)
-        settings = self._settings(steps, temperature, policy, schedule)
+        settings = self._settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
@@ -204,6 +211,8 @@ class ImplicitRefinementModel(
         temperature: float | None = None,
         policy: str | Policy | None = None,
         schedule: str | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -227,7 +236,7 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self._settings(steps, temperature, policy, schedule)
+        settings = self._settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
@@ -347,6 +356,8 @@ class ImplicitRefinementModel(
         temperature: float | None,
         policy: str | Policy | None,
         schedule: str | None,
+        top_k: int | None,
+        top_p: float | None,
     ) -> SamplingSettings:
         ours = self.config
         # Replacing checks the ranges and names the setting in the error.
@@ -358,6 +369,12 @@ class ImplicitRefinementModel(
         )
         if policy is None or isinstance(policy, str):
             policy = policy_from_name(policy, config)
+        truncation = Truncation(top_k=top_k, top_p=top_p)
+        if config.sampling_temperature == 0 and not truncation.keeps_all:
+            warnings.warn(
+                "temperature 0 takes the likeliest token, so top_k and top_p have no effect.",
+                stacklevel=3,
+            )
         return SamplingSettings(
             policy=policy,
             steps=config.max_refinement_steps,
@@ -365,6 +382,7 @@ class ImplicitRefinementModel(
             stop_threshold=config.stop_threshold,
             may_end=config.length_mode == "eos",
             schedule=config.mask_schedule,
+            truncation=None if truncation.keeps_all else truncation,
         )
 
     @torch.no_grad()

@@ -41,6 +41,8 @@ class SamplingFlags:
             entropy-bound or remask; default is the model's own.
         schedule: How many blanks a step fills: linear (as many in each) or cosine (few at
             first); default is the model's own.
+        top_k: Draw each token from the so many likeliest alone.
+        top_p: Draw each token from the fewest likeliest that have this probability together.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default is cuda where there is one.
         batch_size: Samples refined together; changes the speed, never a sample.
@@ -51,6 +53,8 @@ class SamplingFlags:
     temperature: float | None = None
     policy: str | None = None
     schedule: str | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     seed: int = 0
     device: str | None = None
     batch_size: int = 256
@@ -63,8 +67,8 @@ class SamplingFlags:
         """
         if self.batch_size < 1:
             raise ConfigError(f"--batch-size is {self.batch_size}; give at least 1.")
-        names = ("steps", "temperature", "policy", "schedule", "seed", "batch_size")
-        return {name: getattr(self, name) for name in names}
+        elsewhere = ("model", "device")
+        return {name: value for name, value in vars(self).items() if name not in elsewhere}
 
 
 SAMPLING = SamplingFlags()

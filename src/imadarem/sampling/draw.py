@@ -3,14 +3,65 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
+from imadarem.errors import ConfigError
 from imadarem.sampling.noise import RowNoise, Stream
 
-__all__ = ["draw_tokens", "forbid", "normalized_entropy"]
+__all__ = ["Truncation", "draw_tokens", "forbid", "normalized_entropy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation:
+    """Leave the tail of each token's distribution out of the draw.
+
+    Tokens are ranked by their probability *after* the temperature, equal ones by their id.
+    First the ``top_k`` highest are kept; of these, renormalised, the fewest whose
+    probabilities add up to ``top_p`` or more (the nucleus, arXiv:1904.09751). That is the
+    order of Hugging Face's ``generate`` too, which however keeps every token that ties with
+    the k-th. At least one token is always kept.
+
+    Args:
+        top_k: Tokens kept, at least 1; None keeps all.
+        top_p: Probability that the kept tokens must have together, above 0 and at most 1;
+            None and 1 keep all.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        k, p = self.top_k, self.top_p
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+            raise ConfigError(f"top_k={k!r} must be a whole number of at least 1, or None for all.")
+        if p is not None and not 0.0 < p <= 1.0:
+            raise ConfigError(f"top_p={p!r} must be above 0 and at most 1; 1 keeps every token.")
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether no token is ever cut."""
+        return self.top_k is None and self.top_p in (None, 1.0)
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """``(..., V)`` weights, of any sum → the same, 0 for the tokens that are cut."""
+        if self.keeps_all:
+            return weights
+        ranked, order = weights.sort(dim=-1, descending=True, stable=True)
+        if self.top_k is not None:
+            ranked[..., self.top_k :] = 0.0
+        if self.top_p is not None and self.top_p < 1.0:
+            cumulative = ranked.cumsum(dim=-1)
+            # Subtract before comparing: the likeliest token must always pass.
+            cut = cumulative - ranked >= self.top_p * cumulative[..., -1:]
+            ranked = ranked.masked_fill(cut, 0.0)
+        return torch.zeros_like(weights).scatter(-1, order, ranked)
 
 
 def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
@@ -29,27 +80,37 @@ def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
 
 
 def draw_tokens(
-    log_probs: Tensor, noise: RowNoise, temperature: float, eos: int | None = None
+    log_probs: Tensor,
+    noise: RowNoise,
+    temperature: float,
+    eos: int | None = None,
+    truncation: Truncation | None = None,
 ) -> Tensor:
     """Draw a token at every position: ``(B, L, V)`` → ``(B, L)`` int64.
 
     By inversion of the cumulative distribution in float64. Temperature 0 takes the most
-    likely token.
+    likely token, and then truncation changes nothing.
 
     Endings are drawn with *one* uniform number per row: position i ends the row iff
     ``p_i(EOS) > u``. Each position's own probability is unchanged, but since the model
     learns ``p_i(EOS) = P(length ≤ i)``, the first EOS of a parallel draw then has exactly
     the model's distribution of lengths; independent draws would end rows far too early.
+    Truncation leaves these probabilities alone, or it would cut off the short and the long
+    rows; it is about which token stands at a position that does not end the row.
     """
     if temperature == 0:
         return log_probs.argmax(dim=-1)
     probs = (log_probs.double() / temperature).softmax(dim=-1)
     if eos is None:
-        return _invert(probs, noise)
+        return _invert(_truncated(probs, truncation), noise)
     ends = probs[..., eos] > noise.uniform(Stream.ENDING, 1)
     # What is left must still be a distribution where an EOS was certain; it is not used there.
     probs[..., eos] = torch.where(probs[..., eos] >= 1.0, 1.0, 0.0)
-    return _invert(probs, noise).masked_fill(ends, eos)
+    return _invert(_truncated(probs, truncation), noise).masked_fill(ends, eos)
+
+
+def _truncated(probs: Tensor, truncation: Truncation | None) -> Tensor:
+    return probs if truncation is None else truncation(probs)
 
 
 def _invert(probs: Tensor, noise: RowNoise) -> Tensor:

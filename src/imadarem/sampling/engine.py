@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.nn import EmaTeacher
 from imadarem.nn.memory import Retrieved
+from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step, StoppingReason, refine
@@ -30,6 +31,7 @@ class SamplingSettings:
         halting: Further rules by which a row without blanks stops.
         reinject: Show the network the question in every pass; see :func:`refine`.
         schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
+        truncation: Cuts the tail of what is drawn from.
     """
 
     policy: Policy
@@ -40,6 +42,7 @@ class SamplingSettings:
     halting: Halting | None = None
     reinject: bool = False
     schedule: str = "linear"
+    truncation: Truncation | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ def refine_all(
             halting=settings.halting,
             reinject=settings.reinject,
             schedule=settings.schedule,
+            truncation=settings.truncation,
             memory=None if memory is None else memory.rows(chunk),
         )
         results |= _untouched(part, chunk)

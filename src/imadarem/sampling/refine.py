@@ -17,7 +17,7 @@ from imadarem.canvas import Canvas
 from imadarem.corruption import MaskSchedule
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.draw import Truncation, draw_tokens, forbid, normalized_entropy
 from imadarem.sampling.halting import Halting, StoppingReason, Track
 from imadarem.sampling.noise import RowNoise
 from imadarem.sampling.policies import Decision, PassView, Policy
@@ -82,6 +82,7 @@ def refine(
     reinject: bool = False,
     memory: Retrieved | None = None,
     schedule: str = "linear",
+    truncation: Truncation | None = None,
 ) -> Iterator[Step]:
     """Refine a batch of canvases, one record per step; done rows leave the batch.
 
@@ -104,6 +105,8 @@ def refine(
         memory: Earlier canvases for the network to look at, one set for each row.
         schedule: ``linear`` or ``cosine``: how many blanks a step leaves, for the policies
             that ask; see :class:`~imadarem.corruption.MaskSchedule`.
+        truncation: Cuts the tail of what is drawn from. Policies and records see the
+            network's own probabilities, without it and before the temperature.
     """
     blanks = MaskSchedule(steps, schedule)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
@@ -137,7 +140,7 @@ def refine(
             open=canvas.open,
             written=canvas.written,
             log_probs=log_probs,
-            drawn=draw_tokens(log_probs, noise, temperature, eos),
+            drawn=draw_tokens(log_probs, noise, temperature, eos, truncation),
             gate=output.gate_logits.float().sigmoid(),
             entropy=normalized_entropy(judged),
             remaining=blanks.remaining(step, count),
