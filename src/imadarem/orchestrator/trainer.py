@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from imadarem.training.optim import build_optimizer, learning_rate_factor, param
 from imadarem.training.run_folder import RunLog
 
 __all__ = ["TaskEvaluated", "TaskProgress", "TaskTrainer", "TaskTrainingConfig"]
+
+#: Canvas lengths that a validation keeps apart.
+LENGTHS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,18 @@ class TaskProgress:
 
 @dataclass(frozen=True)
 class TaskEvaluated:
-    """A validation of the averaged weights: share of rows right by refinement steps.
+    """A validation of the averaged weights: what is right by refinement steps.
 
     Attributes:
         step: Optimiser steps done.
-        exact: Canvas length → refinement steps → share of rows entirely right.
+        exact: Canvas length → refinement steps → share of rows entirely right. Where there
+            are many lengths, the longest stands for all.
+        tokens: The same of the blanks that are right, a row's share counting once.
     """
 
     step: int
     exact: dict[int, dict[int, float]]
+    tokens: dict[int, dict[int, float]] = field(default_factory=dict)
 
 
 class TaskTrainer:
@@ -162,18 +168,24 @@ class TaskTrainer:
         steps = self.orchestrator.config.max_steps_train
         runner = self.orchestrator.averaged()
         exact: dict[int, dict[int, float]] = {}
-        for length, rows in by_length(self.task.valid, self.orchestrator.model.special.pad).items():
+        tokens: dict[int, dict[int, float]] = {}
+        parts = by_length(self.task.valid, self.orchestrator.model.special.pad)
+        if len(parts) > LENGTHS_SHOWN:
+            parts = {max(parts): self.task.valid}
+        for length, rows in parts.items():
             part = rows.rows(slice(0, self.config.valid_rows))
             record = record_steps(runner, part, steps, self.task.name)
             shown = [step for step in (1, 2, 4, 6, 8, 16) if step <= steps]
             exact[length] = record.exact(sorted({*shown, steps}))
-        found = TaskEvaluated(self.step, exact)
+            tokens[length] = {k: float(record.tokens[k - 1].mean()) for k in exact[length]}
+        found = TaskEvaluated(self.step, exact, tokens)
         self._log.write(
             "valid",
             self.step,
             {
-                f"exact_{length}_at_{step}": value
-                for length, by_step in exact.items()
+                f"{name}_{length}_at_{step}": value
+                for name, shares in (("exact", exact), ("tokens", tokens))
+                for length, by_step in shares.items()
                 for step, value in by_step.items()
             },
         )
