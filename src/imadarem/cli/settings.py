@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -19,12 +19,18 @@ from imadarem.errors import ConfigError, nearest
 from imadarem.training.settings import TrainingConfig
 
 __all__ = [
+    "DECIDED_BY_DATA",
     "DataFlags",
     "ModelFlags",
+    "NAMED",
     "RunSettings",
     "TrainingFlags",
+    "check_table",
+    "flags_of",
     "given",
     "read_settings",
+    "read_toml",
+    "toml_lines",
 ]
 
 #: Settings of the model that the data and the tokenizer decide.
@@ -45,23 +51,48 @@ DEFERRED = {
 }
 
 
-def _flags(source: type, title: str, rank: int, leave_out: tuple[str, ...] = ()) -> type:
+def flags_of(
+    source: type,
+    title: str,
+    rank: int,
+    leave_out: tuple[str, ...] = (),
+    *,
+    shown: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> type:
     """A dataclass of flags: the settings of ``source``, each None until it is given.
 
     Help comes from the docstring of ``source``, so that a setting is explained once.
+
+    Args:
+        source: A dataclass of settings.
+        title: Of the group in the help.
+        rank: Of the group among the others.
+        leave_out: Settings without a flag.
+        shown: What the help gives as a setting's default, where that is not its own.
+        kinds: Types of flags that differ from the setting's.
+        names: A second name of a flag, such as ``--window``.
     """
     helps = _explanations(source.__doc__ or "")
     group = Group(title, sort_key=rank)
     fields = []
-    for setting, kind in get_type_hints(source).items():
+    for setting, own_kind in get_type_hints(source).items():
         if setting in leave_out:
             continue
-        default = MODEL_DEFAULTS.get(setting, getattr(source, setting, None))
+        default = getattr(source, setting, None)
+        own: dict[str, Any] = {}
+        if setting in (names or {}):
+            own["name"] = [f"--{setting.replace('_', '-')}", (names or {})[setting]]
         parameter = Parameter(
             help=helps.get(setting),
-            show_default=DEFERRED.get(setting, "" if default is None else str(default)) or None,
+            show_default=(shown or {}).get(setting, "" if default is None else str(default))
+            or None,
             group=group,
+            negative_iterable=(),
+            **own,
         )
+        kind = (kinds or {}).get(setting, own_kind)
         fields.append((setting, Annotated[kind | None, parameter], field(default=None)))
     made = dataclasses.make_dataclass(f"{source.__name__}Flags", fields, frozen=True, kw_only=True)
     # cyclopts takes a class of the module "types" for a built-in one without fields.
@@ -73,7 +104,11 @@ def _explanations(docstring: str) -> dict[str, str]:
     """``setting: explanation`` of the section ``Args`` of a docstring."""
     section = docstring.partition("Args:\n")[2].partition("\n\n    Raises:")[0]
     found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", section, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()).replace("``", "`") for name, text in found}
+    return {
+        # Markdown has no roles: ``:class:`Name``` is `Name`.
+        name: re.sub(r":\w+:(?=`)", "", " ".join(text.split()).replace("``", "`"))
+        for name, text in found
+    }
 
 
 @Parameter(name="*")
@@ -101,8 +136,14 @@ class DataFlags:
     init: str | None = None
 
 
-ModelFlags = _flags(ImplicitRefinementConfig, "Model", 1, DECIDED_BY_DATA)
-TrainingFlags = _flags(TrainingConfig, "Training", 2)
+ModelFlags = flags_of(
+    ImplicitRefinementConfig,
+    "Model",
+    1,
+    DECIDED_BY_DATA,
+    shown={**{name: str(value) for name, value in MODEL_DEFAULTS.items()}, **DEFERRED},
+)
+TrainingFlags = flags_of(TrainingConfig, "Training", 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,10 +203,10 @@ class RunSettings:
 
     def to_toml(self) -> str:
         """As a file that ``--config`` reads."""
-        parts = [_toml_lines(self.data)]
+        parts = [toml_lines(self.data)]
         for title, table in (("model", self.model), ("training", self.training)):
             if table:
-                parts.append(f"[{title}]\n{_toml_lines(table)}")
+                parts.append(f"[{title}]\n{toml_lines(table)}")
         return "\n".join(parts)
 
 
@@ -181,23 +222,37 @@ def read_settings(path: str | Path) -> RunSettings:
         ConfigError: The file is missing or not TOML, a setting is unknown or of a wrong
             type.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+    content = read_toml(path)
     tables = {name: content.pop(name, {}) for name in ("model", "training")}
     for title, table, kind in (
         ("", content, DataFlags),
         ("[model] ", tables["model"], ModelFlags),
         ("[training] ", tables["training"], TrainingFlags),
     ):
-        _check_table(path, title, table, kind)
+        check_table(path, title, table, kind)
     return RunSettings(data=content, model=tables["model"], training=tables["training"])
 
 
-def _check_table(path: str | Path, title: str, table: Any, kind: type) -> None:
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: It cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from None
+
+
+def check_table(path: str | Path, title: str, table: Any, kind: type) -> None:
+    """Refuse a table with settings that ``kind``, a class of flags, has not.
+
+    Raises:
+        ConfigError: A setting is unknown or of a wrong type.
+    """
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: {title}must be a table of settings.")
     hints = get_type_hints(kind)
@@ -215,9 +270,21 @@ def _check_table(path: str | Path, title: str, table: Any, kind: type) -> None:
 
 
 def _members(hint: Any) -> list[type]:
-    return [t for t in getattr(hint, "__args__", (hint,)) if t is not type(None)]
+    members = [t for t in getattr(hint, "__args__", (hint,)) if t is not type(None)]
+    return [get_origin(t) or t for t in members]
 
 
-def _toml_lines(table: Mapping[str, Any]) -> str:
-    # JSON's strings, numbers and booleans are TOML's too; TOML has no null, absence says it.
-    return "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items() if v is not None)
+def toml_lines(table: Mapping[str, Any]) -> str:
+    """A line for each setting that is not None: TOML has no null, absence says it."""
+    return "".join(f"{k} = {_toml(v)}\n" for k, v in table.items() if v is not None)
+
+
+def _toml(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists are TOML's too; its objects are not."""
+    if isinstance(value, Mapping):
+        return (
+            "{ " + ", ".join(f"{json.dumps(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+        )
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)

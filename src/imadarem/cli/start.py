@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from imadarem.cli.models import is_molecular
 from imadarem.cli.settings import RunSettings
@@ -16,11 +16,19 @@ from imadarem.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from imadarem.data.prepare import PreparedData
+    from imadarem.data.tasks import Task
     from imadarem.refiner import ImplicitRefinementModel
     from imadarem.tokenizers import Tokenizer
     from imadarem.workers import Progress
 
-__all__ = ["initial_model", "new_model", "prepared_data", "same_model", "saved_model"]
+__all__ = [
+    "initial_model",
+    "new_model",
+    "prepared_data",
+    "same_model",
+    "saved_model",
+    "task_model",
+]
 
 #: Settings that the shapes or the meaning of saved weights depend on.
 ARCHITECTURE = (
@@ -110,6 +118,34 @@ def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementMo
     config = ImplicitRefinementConfig(vocab_size=len(data.tokenizer), length_counts=counts, **model)
     torch.manual_seed(settings.training["seed"])
     return ImplicitRefinementModel(config, tokenizer=data.tokenizer)
+
+
+def task_model(settings: Mapping[str, Any], task: Task, seed: int) -> ImplicitRefinementModel:
+    """A model with random weights for a task, its canvas as long as the longest episode.
+
+    Args:
+        settings: Of the model, without those that the task decides.
+        task: Brings vocabulary, lengths and, where it has them, relations.
+        seed: Of the weights.
+    """
+    import torch
+
+    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.tokenizers import special_ids
+
+    rows = torch.cat([task.train.inputs, task.valid.inputs])
+    vocabulary = len(cast(Sized, task.tokenizer))
+    pad = special_ids(task.tokenizer, vocabulary).pad
+    lengths = (rows != pad).sum(dim=1)
+    config = ImplicitRefinementConfig(
+        vocab_size=vocabulary,
+        max_seq_len=int(lengths.max()),
+        length_counts=lengths.bincount().tolist(),
+        relations=task.relations,
+        **settings,
+    )
+    torch.manual_seed(seed)
+    return ImplicitRefinementModel(config, tokenizer=task.tokenizer)
 
 
 def same_model(saved: ImplicitRefinementModel, data: PreparedData) -> ImplicitRefinementModel:

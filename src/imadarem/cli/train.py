@@ -37,10 +37,11 @@ from imadarem.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from imadarem.data.prepare import PreparedData
+    from imadarem.orchestrator.trainer import TaskTrainer
     from imadarem.refiner import ImplicitRefinementModel
     from imadarem.training.trainer import Trainer, TrainingResult
 
-__all__ = ["train"]
+__all__ = ["INTERRUPTED", "SETTINGS", "refuse_old_run", "stopping", "train"]
 
 SETTINGS = "settings.toml"
 INTERRUPTED = 130
@@ -63,7 +64,7 @@ def train(
     model: ModelFlags = _MODEL,  # type: ignore[valid-type]
     training: TrainingFlags = _TRAINING,  # type: ignore[valid-type]
 ) -> int:
-    """Train a model on molecules or on lines of text.
+    """Train a model on molecules, on lines of text, or on a task with answers.
 
     **Examples**
 
@@ -72,6 +73,7 @@ def train(
     imadarem train --data mine.csv --column SMILES --init default --out runs/mine
     imadarem train --data words.txt --tokenizer char --out runs/words
     imadarem train --out runs/first --resume
+    imadarem train --task sudoku --out runs/sudoku
     imadarem train --config run.toml --learning-rate 5e-4 --print-config
     python -m torch.distributed.run --nproc_per_node 2 -m imadarem train --data moses
     ```
@@ -99,7 +101,7 @@ def train(
         _print(settings.to_toml())
         return 0
     if not resume:
-        _refuse_old_run(folder)
+        refuse_old_run(folder)
     return _train(settings, folder, resume, device, processes, json)
 
 
@@ -136,7 +138,7 @@ def _train(
         if resume:
             _resume(trainer, folder)
         _keep_settings(settings, folder)
-        with _stopping(trainer):
+        with stopping(trainer):
             result = trainer.run()
     return _finish(result, folder, json)
 
@@ -153,7 +155,12 @@ def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
     return Path("runs") / Path(source).name.split(".")[0]
 
 
-def _refuse_old_run(folder: Path) -> None:
+def refuse_old_run(folder: Path) -> None:
+    """Refuse a folder in which another run would be overwritten.
+
+    Raises:
+        ConfigError: It holds a run, or is a file.
+    """
     from imadarem.training.run_folder import latest_checkpoint
 
     if latest_checkpoint(folder) is not None:
@@ -232,7 +239,7 @@ def _resume(trainer: Trainer, folder: Path) -> None:
 
 
 @contextmanager
-def _stopping(trainer: Trainer) -> Iterator[None]:
+def stopping(trainer: Trainer | TaskTrainer) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks the trainer to save and stop; the second kills."""
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     asked = -math.inf

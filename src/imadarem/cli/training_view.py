@@ -8,6 +8,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -18,7 +19,7 @@ from imadarem.training.settings import TrainingConfig
 if TYPE_CHECKING:
     from imadarem.training import trainer
 
-__all__ = ["TrainingView"]
+__all__ = ["TrainingView", "training_bar"]
 
 SAMPLES_SHOWN = 3
 
@@ -36,16 +37,7 @@ class TrainingView:
         self.config, self.molecular, self.json = config, molecular, json
         self._console = err()
         self._start = (time.perf_counter(), None)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            disable=not self._console.is_terminal or not speaks(),
-            transient=True,
-        )
+        self._bar = training_bar(self._console)
         self._task = self._bar.add_task("train", total=config.steps, figures="first validation")
 
     def __enter__(self) -> TrainingView:
@@ -106,6 +98,20 @@ class TrainingView:
         if valid:
             shares["unique"] = len(set(valid)) / len(valid)
         return shares
+
+
+def training_bar(console: Console) -> Progress:
+    """A bar of steps with the field ``figures`` behind it; nothing where no terminal is."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        disable=not console.is_terminal or not speaks(),
+        transient=True,
+    )
 
 
 def _finite(record: dict[str, float]) -> dict[str, float | None]:
