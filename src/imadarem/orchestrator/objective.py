@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -106,7 +105,7 @@ class UnrollObjective:
         state = start(question) if state is None else state
         result = Unrolled()
         correct = token_accuracy(state.answer, question)
-        scores: Tensor | None = None
+        scores = None if state.beliefs is None else _scores(state, question)
         names: list[str] = []
 
         def rewrite(step: int, open: Tensor, written: Tensor, gate: Tensor) -> Tensor:
@@ -115,34 +114,33 @@ class UnrollObjective:
 
         pending: Tensor | None = None
         halts: list[tuple[StepLoss, Tensor]] = []
+        share = 0.0
         for step, output in unroll(self.network, question, state, plan, rewrite):
             loss = score_step(output, question)
+            if result.surprise is None:
+                # Before any backward pass: an infinite loss would leave NaN in the gradients.
+                _check_legal(loss)
+                result.surprise = loss.token.detach()
             weight = plan.weights[step]
             if step in plan.graph:
                 term = self._weighted(loss, weight, result)
+                share += weight
                 pending = term if pending is None else pending + term
                 if self.config.halting_loss == "ponder" and output.halt_logits is not None:
                     halts.append((loss, output.halt_logits))
             if step in plan.cuts and pending is not None:
-                pending = pending + self._at_cut(halts, weight, result)
+                pending = pending + self._at_cut(halts, share, result)
                 result.loss += float(pending.detach())
                 backward(pending)
-                pending = None
+                pending, share = None, 0.0
             before, correct = correct, token_accuracy(output.state.answer, question)
             result.steps.append(step + first_step - 1)
             result.gains.append(correct - before)
             result.step_losses.append(float(loss.token.detach().mean()))
-            if result.surprise is None:
-                result.surprise = loss.token.detach()
-            scores = _scores(output, question)
+            scores = _scores(output.state, question)
             self._finish(result, output, question)
         result.edits = names
         result.token_accuracy = correct
-        if math.isinf(result.step_losses[0]):
-            raise DataError(
-                "a label asks for a token that may not stand there (an EOS in the first place, or "
-                "before a given token). Mend the labels."
-            )
         return result
 
     def _weighted(self, loss: StepLoss, weight: float, result: Unrolled) -> Tensor:
@@ -162,16 +160,19 @@ class UnrollObjective:
         return total
 
     def _at_cut(
-        self, halts: list[tuple[StepLoss, Tensor]], weight: float, result: Unrolled
+        self, halts: list[tuple[StepLoss, Tensor]], share: float, result: Unrolled
     ) -> Tensor | float:
-        """What is not a sum over steps: the cost of the memory, and PonderNet's loss."""
+        """What is not a sum over steps: the cost of the memory, and PonderNet's loss.
+
+        ``share`` is what the steps since the last cut weigh together.
+        """
         total: Tensor | float = 0.0
         memory = getattr(self.network, "memory", None)
         weights = self.config.term_weights
         if memory is not None and weights["memory"] > 0:
             opening = memory.gate.tanh().abs()
             result.terms["memory"] = float(opening.detach())
-            total = total + weights["memory"] * weight * opening
+            total = total + weights["memory"] * share * opening
         if halts:
             token, divergence = ponder_loss(
                 torch.stack([loss.token for loss, _ in halts]),
@@ -217,10 +218,17 @@ def ponder_loss(losses: Tensor, halt_logits: Tensor, prior: float) -> tuple[Tens
     return (p * losses).sum(dim=0).mean(), divergence.mean()
 
 
-def _scores(output: StepOutput, question: Question) -> Tensor:
+def _check_legal(loss: StepLoss) -> None:
+    if bool(torch.isinf(loss.token.detach()).any()):
+        raise DataError(
+            "a label asks for a token that may not stand there (an EOS in the first place, before "
+            "a given token, or where the length is fixed). Mend the labels."
+        )
+
+
+def _scores(state: UnrollState, question: Question) -> Tensor:
     """``(B,)`` mean probability of the answer's tokens from when they were written."""
-    beliefs = output.state.beliefs
-    assert beliefs is not None
-    standing = beliefs.detach().gather(-1, output.state.answer[..., None]).squeeze(-1)
+    assert state.beliefs is not None
+    standing = state.beliefs.detach().gather(-1, state.answer[..., None]).squeeze(-1)
     blanks = question.blanks
     return (standing * blanks).sum(dim=1) / blanks.sum(dim=1).clamp(min=1)

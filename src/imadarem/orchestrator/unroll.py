@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
+from imadarem.errors import ConfigError
 from imadarem.nn import RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator.config import OrchestrationConfig
@@ -144,6 +145,9 @@ class Plan:
 
         Where the data has no separate answer, the first step has at least
         ``base_loss_share`` of the loss, in every mode.
+
+        Raises:
+            ConfigError: No step with a graph has any weight.
         """
         mode, steps = config.gradient_mode, config.max_steps_train
         window = config.backprop_truncate_steps
@@ -157,6 +161,11 @@ class Plan:
             graph = {step for step in weights if step > steps - window}
             weights = {step: w if step in graph else 0.0 for step, w in weights.items()}
             total = sum(weights.values())
+            if total == 0:
+                raise ConfigError(
+                    f"step_weighting gives no weight to the last {window} steps, and "
+                    "unroll_mode='last_k' trains no other. Weigh one of them."
+                )
             weights = {step: w / total for step, w in weights.items()}
         if not has_answers and weights[1] < config.base_loss_share:
             left = (1.0 - config.base_loss_share) / (1.0 - weights[1])
