@@ -17,6 +17,7 @@ from imadarem.sampling.draw import normalized_entropy
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
+    AdaptiveGate,
     Ancestral,
     Confidence,
     EntropyBound,
@@ -148,6 +149,66 @@ def test_remask_flips_its_coin_with_the_capped_probability() -> None:
     assert not Remask(eta=1.0)(last).remask.any()
 
 
+# Entropies ln8, ln2, ln4; the schedule asks for one of three. The budget takes the surest
+# whatever it is, and with ln 2 spent it takes the next as well.
+@pytest.mark.parametrize(
+    ("gamma", "remaining", "written"),
+    [
+        (0.0, 2, [False, True, False]),
+        (1.5 * math.log(2), 2, [False, True, True]),
+        (math.inf, 2, [True, True, True]),
+        (0.0, 1, [False, True, True]),
+        (0.0, 0, [True, True, True]),
+    ],
+)
+def test_the_adaptive_gate_fills_its_budget_and_at_least_the_schedules_share(
+    gamma: float, remaining: int, written: list[bool]
+) -> None:
+    # A drawn token of a position that is uniform over n has probability 1/n: the order of
+    # confidence is that of entropy here.
+    seen = view([1, 1, 1], probs=uniform_over(8, 2, 4), remaining=remaining)
+    assert AdaptiveGate(gamma=gamma, gumbel=0.0)(seen).write.tolist() == [written]
+
+
+def test_the_adaptive_gate_remasks_as_the_gate_does() -> None:
+    gate = [0, 0, 0.6, 0.9, 0.7, 0.2]
+    seen = view([1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], gate=gate, remaining=2)
+    decision = AdaptiveGate(gamma=0.0, gumbel=0.0)(seen)
+    assert torch.equal(decision.remask, Gate(gumbel=0.0)(seen).remask)
+    assert torch.equal(decision.write, Gate(gumbel=0.0)(seen).write)
+
+
+def test_a_flagged_token_goes_back_while_a_step_is_left() -> None:
+    # The schedule leaves no blank in a row of three from step 6 of 9 on; the plain gate
+    # then cannot re-mask, the adaptive one can until the last step.
+    seen = view([0, 0, 0], [1, 1, 1], gate=[0.6, 0.9, 0.1], step=7, steps=9, remaining=0)
+    assert not Gate()(seen).remask.any()
+    assert AdaptiveGate()(seen).remask.tolist() == [[False, True, False]]
+    assert not AdaptiveGate()(replace(seen, step=9)).remask.any()
+
+
+@pytest.mark.parametrize(
+    ("gate", "held"),
+    [
+        ([0.1, 0.2, 0.3], False),  # none flagged, mean 0.2
+        ([0.0, 0.0, 0.51], True),  # one flagged, mean 0.17
+        ([0.5, 0.4, 0.3], True),  # none flagged, mean 0.4
+        ([0.3, 0.3, 0.3], True),  # the mean must be below 0.3
+    ],
+)
+def test_a_row_is_held_by_a_flag_or_by_the_mean_gate(gate: list[float], held: bool) -> None:
+    seen = view([0, 0, 0, 0], [1, 1, 1, 0], gate=[*gate, 0.99])
+    # The fourth position is given: its gate counts for nothing.
+    decision = AdaptiveGate(content=float(torch.tensor(0.3)))(seen)
+    assert decision.hold is not None and decision.hold.tolist() == [held]
+
+
+def test_a_token_that_was_just_written_holds_its_row_until_it_is_judged() -> None:
+    seen = view([1, 0], [0, 1], gate=[0.0, 0.1])
+    decision = AdaptiveGate()(seen)
+    assert decision.hold is not None and decision.hold.tolist() == [True]
+
+
 def test_the_coin_of_remask_follows_the_schedule() -> None:
     seen = view([0] * 4000, [1] * 4000, step=5, steps=6, remaining=4000)
     # Linear: (1 - 5/6) / (4/6) = 1/4. Cosine: cos 75° / (1 - cos 60°) = .2588 / .5 = .518.
@@ -191,6 +252,8 @@ def test_names_become_policies_with_the_settings_of_the_model() -> None:
     config = ImplicitRefinementConfig(vocab_size=9, min_refine_uncertainty=0.3)
     assert policy_from_name(None, config) == Gate(fraction=0.5)
     assert policy_from_name("entropy", config) == EntropyThreshold(0.3)
+    adaptive = policy_from_name("gate-adaptive", replace(config, refine_fraction=0.2))
+    assert adaptive == AdaptiveGate(fraction=0.2)
     assert policy_from_name(None, replace(config, use_refine_gate=False)) == EntropyThreshold(0.3)
     assert policy_from_name(None, replace(config, refine_fraction=1.0)) == GateInPlace()
 
@@ -206,6 +269,10 @@ def test_an_unknown_policy_names_the_nearest() -> None:
         lambda: EntropyBound(gamma=-1.0),
         lambda: EntropyBound(gamma=math.nan),
         lambda: Gate(fraction=1.1),
+        lambda: AdaptiveGate(gamma=-0.1),
+        lambda: AdaptiveGate(fraction=0.0),
+        lambda: AdaptiveGate(content=0.0),
+        lambda: AdaptiveGate(gumbel=math.inf),
         lambda: Confidence(gumbel=-1.0),
         lambda: Remask(eta=2.0),
         lambda: EntropyThreshold(1.5),

@@ -14,6 +14,7 @@ from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
+    AdaptiveGate,
     Ancestral,
     Confidence,
     EntropyThreshold,
@@ -92,6 +93,72 @@ def test_few_changes_end_the_row_as_unchanged() -> None:
     # Everything is flagged and redrawn in pass 2, but nothing becomes another token.
     assert len(records) == 2
     assert records[-1].changed_fraction.tolist() == [0.0]
+    assert reasons(records) == ["unchanged"]
+
+
+def test_a_sure_row_takes_one_pass_to_fill_and_one_to_judge() -> None:
+    canvas = Canvas.blank([6], SPECIAL)
+    records = run(always(4, gate=-9.0), canvas, AdaptiveGate(), steps=8)
+    assert [int(step.canvas.open.sum()) for step in records] == [0, 0]
+    assert reasons(records) == ["settled"]
+    assert records[-1].forward_passes == 2
+    # The plain gate follows the schedule: one blank a pass, and a seventh pass to judge.
+    assert len(run(always(4, gate=-9.0), canvas, Gate(), steps=8)) == 7
+
+
+def flagging(wrong: int, calls: int) -> Scripted:
+    """Certain of token 4; flags position ``wrong`` in the first ``calls`` passes."""
+
+    def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
+        gate = torch.full(ids.shape, -9.0)
+        gate[:, wrong] = 9.0 if call <= calls else -9.0
+        return peaked(torch.full_like(ids, 4), V), gate
+
+    return Scripted(answer)
+
+
+@pytest.mark.parametrize("stop_threshold", [0.0, 0.9])
+def test_a_flagged_token_keeps_a_row_going_however_little_changes(stop_threshold: float) -> None:
+    # Pass 1 fills six blanks. Pass 2 takes position 2 back, pass 3 fills it again: 1/6 changed.
+    # Pass 4 still flags it, pass 5 fills it, pass 6 flags nothing.
+    records = run(
+        flagging(2, calls=5), Canvas.blank([6], SPECIAL), AdaptiveGate(), steps=12,
+        stop_threshold=stop_threshold,
+    )  # fmt: skip
+    back = [step.remasked[0].nonzero().flatten().tolist() for step in records]
+    assert back == [[], [2], [], [2], [], []]
+    # In pass 3 nothing that stood was flagged, but what it wrote had not been judged.
+    assert reasons(records) == ["settled"]
+
+
+def test_a_row_with_a_high_mean_gate_waits_for_the_cap() -> None:
+    # A gate of sigmoid(-.4) = .40 flags nothing, and is no content either.
+    records = run(always(4, gate=-0.4), Canvas.blank([4], SPECIAL), AdaptiveGate(), steps=5)
+    assert reasons(records) == ["max_steps"]
+    assert not any(step.remasked.any() for step in records)
+    calm = run(always(4, gate=-0.4), Canvas.blank([4], SPECIAL), AdaptiveGate(content=0.5), steps=5)
+    assert reasons(calm) == ["settled"]
+
+
+def test_rows_take_as_many_passes_as_each_needs() -> None:
+    # Row 0 is of token 4 and certain; row 1 is uniform over 4 to 7 and goes by the schedule.
+    def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
+        logits = peaked(torch.full_like(ids, 4), V)
+        logits[ids[:, 0] == 6] = peaked(torch.tensor(4), V)[None] * 0.0
+        return logits, torch.full(ids.shape, -9.0)
+
+    canvas = Canvas.with_holes([[5, 1, 1, 1, 1], [6, 1, 1, 1, 1]], SPECIAL)
+    records = run(Scripted(answer), canvas, AdaptiveGate(gamma=0.1), steps=4)
+    ended = {int(row): s.step for s in records for row in s.rows[s.reasons != 0]}
+    assert ended == {0: 2, 1: 4}
+
+
+def test_the_other_policies_stop_below_the_threshold_even_where_the_gate_flags() -> None:
+    # What the threshold has always done: all is flagged, redrawn, and nothing changes.
+    records = run(
+        always(4, gate=9.0), Canvas.blank([5], SPECIAL), GateInPlace(), steps=9, stop_threshold=0.02
+    )
+    assert (records[-1].gate > 0.5).all()
     assert reasons(records) == ["unchanged"]
 
 

@@ -37,7 +37,7 @@ class SamplingFlags:
         model: A folder written by a training run, a name on the hub, or "default".
         steps: Most refinement passes; default is the model's own setting.
         temperature: Divides the logits; 0 takes the likeliest token.
-        policy: gate, gate-in-place, entropy, ancestral, confidence, margin,
+        policy: gate, gate-adaptive, gate-in-place, entropy, ancestral, confidence, margin,
             entropy-bound or remask; default is the model's own.
         schedule: How many blanks a step fills: linear (as many in each) or cosine (few at
             first); default is the model's own.

@@ -21,6 +21,7 @@ from imadarem.sampling.noise import RowNoise, Stream
 
 __all__ = [
     "POLICIES",
+    "AdaptiveGate",
     "Ancestral",
     "Confidence",
     "Decision",
@@ -84,11 +85,14 @@ class Decision(NamedTuple):
         write: Open or written positions that take the drawn token.
         remask: Written positions that go back to blank.
         edit: What was done, by name, where a policy chooses between edits.
+        hold: ``(B,)`` bool, rows that must go on even where nothing is blank and little or
+            nothing changed; None holds no row.
     """
 
     write: Tensor
     remask: Tensor
     edit: str = ""
+    hold: Tensor | None = None
 
 
 class Policy(Protocol):
@@ -149,6 +153,70 @@ class Gate:
         remask = _top(view.gate, flagged, torch.minimum(share, view.remaining))
         fill = view.to_fill + remask.sum(dim=1)
         return Decision(_top(_noisy_confidence(view, self.gumbel), view.open, fill), remask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptiveGate:
+    """As many passes as a row needs: fill what is sure at once, stop when the gate is content.
+
+    Three rules, each row by itself:
+
+    - *Fill* the surest blanks while their joint entropy stays within ``gamma``, as
+      :class:`EntropyBound` does, but at least as many as the schedule asks; what the budget
+      does not cover is ranked as :class:`Gate` ranks it.
+    - *Re-mask* a share of what the gate flags, as :class:`Gate` does; while a step is left,
+      one token may go back even where the schedule leaves no blank.
+    - *Stop* once nothing is blank, nothing is flagged and the mean gate over the model's
+      tokens is below ``content``. That little or nothing changed ends no row before that.
+
+    A row without a blank is judged by the pass after the one that filled it, so a row that is
+    sure of everything takes two passes. A token whose gate is ≤ 0.5 is never touched: a row
+    with none above it whose mean gate is not below ``content`` waits for the cap, which
+    helps a network with a carry, and costs passes with any other.
+
+    Source: filling from EB-sampler (arXiv:2505.24857), re-masking as in :class:`Gate`; that
+    they share a row's passes, and when to stop, is ours.
+
+    Args:
+        gamma: Entropy budget per row and step, in nats; ``0`` leaves it to the schedule.
+        fraction: Share of the flagged tokens that is re-masked in a step, above 0.
+        gumbel: As in :class:`Gate`; for the blanks that the budget does not cover.
+        content: Mean gate below which a row may stop, in (0, 1]; from 0.5 on the flags
+            alone decide.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    gamma: float = 1.0
+    fraction: float = 0.5
+    gumbel: float = 1.0
+    content: float = 0.3
+    refines: bool = True
+    uses_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        _check_budget(self.gamma)
+        _check_scale("gumbel", self.gumbel)
+        for name in ("fraction", "content"):
+            _check_share(name, getattr(self, name))
+            if getattr(self, name) == 0.0:
+                raise ConfigError(f"{name}=0 would let no flagged row end; give more than 0.")
+
+    def __call__(self, view: PassView) -> Decision:
+        flagged = view.written & (view.gate > 0.5)
+        share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
+        room = view.remaining.clamp(min=int(view.step < view.steps))
+        remask = _top(view.gate, flagged, torch.minimum(share, room))
+        sure = _within_budget(view, self.gamma)
+        missing = view.to_fill + remask.sum(dim=1) - sure.sum(dim=1)
+        ranking = _noisy_confidence(view, self.gumbel)
+        write = sure | _top(ranking, view.open & ~sure, missing)
+        doubt = (view.gate * view.written).sum(dim=1) / view.written.sum(dim=1).clamp(min=1)
+        # A token written just now has not been judged yet.
+        unjudged = write.any(dim=1)
+        hold = unjudged | flagged.any(dim=1) | (doubt >= self.content)
+        return Decision(write, remask, hold=hold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,17 +335,10 @@ class EntropyBound:
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        if math.isnan(self.gamma) or self.gamma < 0:
-            raise ConfigError(f"gamma={self.gamma} must be an entropy of at least 0 nats.")
+        _check_budget(self.gamma)
 
     def __call__(self, view: PassView) -> Decision:
-        nats = view.entropy.double() * math.log(max(view.log_probs.shape[-1], 2))
-        nats = nats.masked_fill(~view.open, math.inf)
-        sorted_nats, order = nats.sort(dim=1, stable=True)
-        # Subtract before comparing: the surest position must always pass.
-        spent = sorted_nats.nan_to_num(posinf=0.0).cumsum(1) - sorted_nats.nan_to_num(posinf=0.0)
-        within = torch.zeros_like(view.open).scatter(1, order, spent <= self.gamma)
-        return Decision(within & view.open, torch.zeros_like(view.open))
+        return Decision(_within_budget(view, self.gamma), torch.zeros_like(view.open))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +381,7 @@ class Remask:
 
 POLICIES: dict[str, type[Policy]] = {
     "gate": Gate,
+    "gate-adaptive": AdaptiveGate,
     "gate-in-place": GateInPlace,
     "entropy": EntropyThreshold,
     "ancestral": Ancestral,
@@ -345,6 +407,8 @@ def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Poli
     if name == "gate":
         literal = config.refine_fraction == 1.0
         return GateInPlace() if literal else Gate(fraction=config.refine_fraction)
+    if name == "gate-adaptive":
+        return AdaptiveGate(fraction=config.refine_fraction)
     if name == "entropy":
         return EntropyThreshold(config.min_refine_uncertainty)
     return POLICIES[name]()
@@ -356,6 +420,17 @@ def _noisy_confidence(view: PassView, scale: float) -> Tensor:
         return view.confidence.double()
     noise = view.noise.gumbel(Stream.ORDER, view.open.shape[1])
     return view.confidence.double() + scale * (1.0 - view.step / view.steps) * noise
+
+
+def _within_budget(view: PassView, gamma: float) -> Tensor:
+    """``(B, L)`` bool: the open positions of lowest entropy whose sum stays within ``gamma``."""
+    nats = view.entropy.double() * math.log(max(view.log_probs.shape[-1], 2))
+    nats = nats.masked_fill(~view.open, math.inf)
+    sorted_nats, order = nats.sort(dim=1, stable=True)
+    # Subtract before comparing: the surest position must always pass.
+    spent = sorted_nats.nan_to_num(posinf=0.0).cumsum(1) - sorted_nats.nan_to_num(posinf=0.0)
+    within = torch.zeros_like(view.open).scatter(1, order, spent <= gamma)
+    return within & view.open
 
 
 def _top(ranking: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
@@ -371,6 +446,11 @@ def _top(ranking: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
 def _check_share(name: str, value: float) -> None:
     if not 0.0 <= value <= 1.0:
         raise ConfigError(f"{name}={value} must be a share from 0 to 1.")
+
+
+def _check_budget(gamma: float) -> None:
+    if math.isnan(gamma) or gamma < 0:
+        raise ConfigError(f"gamma={gamma} must be an entropy of at least 0 nats.")
 
 
 def _check_scale(name: str, value: float) -> None:

@@ -151,7 +151,7 @@ def refine(
         decision = policy(view)
         if step == steps:
             nothing = torch.zeros_like(view.open)
-            decision = Decision(decision.write | view.open, nothing, decision.edit)
+            decision = decision._replace(write=decision.write | view.open, remask=nothing)
         # 4. Write, re-mask, freeze what lies at or behind an EOS.
         edited = canvas.write(decision.write, view.drawn).remask(decision.remask)
         edited = edited.freeze_endings()
@@ -240,7 +240,7 @@ def _reasons(
     changed_fraction: Tensor,
     stop_threshold: float,
 ) -> Tensor:
-    """``(B,)`` stopping reasons; a row with a blank always goes on."""
+    """``(B,)`` stopping reasons; a row with a blank, or one that is held, goes on."""
     full = ~canvas.open.any(dim=1)
     idle = ~decision.write.any(dim=1)
     reasons = torch.zeros_like(full, dtype=torch.long)
@@ -248,4 +248,4 @@ def _reasons(
     reasons[full & idle] = int(StoppingReason.SETTLED)
     if not policy.refines:
         reasons[full] = int(StoppingReason.FILLED)
-    return reasons
+    return reasons if decision.hold is None else reasons.masked_fill(decision.hold, 0)
