@@ -10,7 +10,7 @@ import pytest
 from cli_parts import SIXTY, WORDS, records, saved_model
 
 from imadarem.evaluation.gate_report import gate_report
-from imadarem.evaluation.likelihood import likelihood_bound
+from imadarem.evaluation.likelihood import likelihood_bound, ordered_log_likelihood
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.sampling.policies import policy_from_name
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
@@ -96,6 +96,35 @@ def test_a_likelihood_has_an_interval_and_says_what_is_averaged(said, molecules)
     assert (record["kind"], record["rows"], record["canvases"]) == ("likelihood", 20, 2)
 
 
+def test_an_order_adds_its_exact_likelihood(said, molecules):
+    Path("held.smi").write_text("\n".join(SIXTY[:20]))
+    line = ("evaluate", "--model", molecules, "--likelihood", "--data", "held.smi")
+    code, out, _ = said(*line, "--order", "left-to-right", "--json")
+    (record,) = records(out)
+    assert code == 0
+    model = ImplicitRefinementModel.from_pretrained(molecules)
+    rows = [model.tokenizer.encode(text) for text in SIXTY[:20]]
+    nats = -ordered_log_likelihood(model, rows, model.special, "left-to-right").sum().item()
+    ordered = record["ordered"]
+    assert (ordered["order"], ordered["exact"], ordered["rows"]) == ("left-to-right", True, 20)
+    assert ordered["nats_per_token"] == pytest.approx(nats / sum(map(len, rows)), rel=1e-6)
+    # The bound of random order stands beside it, as without the flag.
+    _, out, _ = said(*line, "--json")
+    assert records(out) == [{k: v for k, v in record.items() if k != "ordered"}]
+    code, out, _ = said(*line, "--order", "confidence")
+    assert "in the order confidence (exact)" in out
+
+
+def test_where_the_end_is_the_models_only_left_to_right_is_exact(said, words):
+    Path("held.txt").write_text("the dog sat\na cat ran\n")
+    line = ("evaluate", "--model", words, "--likelihood", "--data", "held.txt", "--json")
+    exact = {}
+    for order in ("left-to-right", "margin"):
+        _, out, _ = said(*line, "--order", order)
+        exact[order] = records(out)[0]["ordered"]["exact"]
+    assert exact == {"left-to-right": True, "margin": False}
+
+
 def test_rows_that_cannot_be_used_are_counted_and_told(said, molecules):
     # Uranium is no token of this model; a chain of 90 carbons is too long; C1CC is none.
     Path("some.smi").write_text("CCO\nCCN\n[U]\n" + "C" * 90 + "\nC1CC\n")
@@ -136,6 +165,8 @@ def test_the_reliability_diagram_is_drawn(said, molecules):
     [
         (("--rows", "5"), "--rows has no effect without --calibration"),
         (("--calibration", "--canvases", "4"), "--canvases has no effect without --likelihood"),
+        (("--calibration", "--order", "margin"), "--order has no effect without --likelihood"),
+        (("--likelihood", "--rows", "5", "--order", "left"), "unknown order 'left'"),
         (("--likelihood", "--canvases", "0"), "canvases=0 must be at least 1"),
         (("--likelihood", "--plot", "a.png"), "add --calibration"),
         (("--calibration", "--plot", "a.jpg"), "must end in .png"),

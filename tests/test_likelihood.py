@@ -16,6 +16,7 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.likelihood import (
     ORDERS,
     likelihood_bound,
+    ordered_likelihood,
     ordered_log_likelihood,
     row_bounds,
 )
@@ -225,6 +226,35 @@ def test_the_corpus_figure_is_all_nats_over_all_tokens() -> None:
     low, high = bound.interval
     assert (high - low) / 2 == pytest.approx(1.96 * bound.standard_error, rel=1e-4)
     assert bound.to_dict()["interval_95"] == [low, high]
+
+
+def test_the_corpus_figure_of_an_order_is_all_nats_over_all_tokens() -> None:
+    rows = [(3,), (4, 5, 4), (5, 3)]
+    nats = [-x for x in ordered_log_likelihood(random_network(), rows, SPECIAL).tolist()]
+    found = ordered_likelihood(random_network(), rows, SPECIAL)
+    assert (found.order, found.exact) == ("confidence", True)
+    assert (found.rows, found.tokens) == (3, 6)
+    assert found.nats_per_token == pytest.approx(sum(nats) / 6, abs=1e-9)
+    assert found.nats_per_row == pytest.approx(sum(nats) / 3, abs=1e-9)
+    assert found.to_dict()["bits_per_token"] == pytest.approx(sum(nats) / 6 / math.log(2))
+
+
+def test_a_carry_is_handed_on_as_in_the_loop() -> None:
+    # Five tokens of ids 3 to 7; without the carry every pass but the first reads otherwise.
+    model = shaken(tiny_model(carry=True, length_mode="drawn"))
+    row = [3, 5, 4, 6, 7]
+    expected, carry = 0.0, None
+    ids = torch.full((1, 5), SPECIAL.mask)
+    beliefs = None
+    for at, token in enumerate(row):
+        output = model(ids, None, prev_probs=beliefs, carry=carry)
+        logits = output.logits.detach().double()
+        logits[..., list({*model.special.banned, model.special.eos})] = -math.inf
+        beliefs, carry = logits.softmax(-1).float(), output.carry
+        expected += logits.log_softmax(-1)[0, at, token].item()
+        ids[0, at] = token
+    found = ordered_log_likelihood(model, [row], model.special, "left-to-right")
+    assert found.item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_one_row_has_no_interval() -> None:

@@ -19,7 +19,11 @@ from imadarem.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from imadarem.data.corpus import TokenCorpus
     from imadarem.evaluation.gate_report import GateFigures, GateReport
-    from imadarem.evaluation.likelihood import LikelihoodBound
+    from imadarem.evaluation.likelihood import (
+        CorpusLikelihood,
+        LikelihoodBound,
+        OrderedLikelihood,
+    )
     from imadarem.refiner import ImplicitRefinementModel
 
 __all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
@@ -36,6 +40,8 @@ class HeldOutFlags:
         calibration: Is the gate right about the model's own tokens? AUROC and calibration
             error at every step, with the --steps, --temperature and --policy of sampling.
         likelihood: The masked-diffusion bound, in nats and bits per token.
+        order: With --likelihood, also the exact likelihood of writing one token per pass in
+            this order: left-to-right, confidence, margin or entropy. Costs a pass per token.
         data: Held-out rows: moses-sample (5,000 test molecules, shipped; the default for a
             model of molecules), moses (the test split) or a file.
         rows: Rows drawn from them; default 500.
@@ -45,6 +51,7 @@ class HeldOutFlags:
 
     calibration: Switch = False
     likelihood: Switch = False
+    order: str | None = None
     data: str | None = None
     rows: int | None = None
     canvases: int | None = None
@@ -61,12 +68,13 @@ class HeldOutFlags:
         Raises:
             ConfigError: A setting has no effect, or is out of range.
         """
-        names = ("data", "rows", "canvases", "plot")
+        names = ("order", "data", "rows", "canvases", "plot")
         idle = [name for name in names if getattr(self, name) is not None]
         if idle and not self.asked:
             raise ConfigError(f"--{idle[0]} has no effect without --calibration or --likelihood.")
-        if self.canvases is not None and not self.likelihood:
-            raise ConfigError("--canvases has no effect without --likelihood.")
+        for name in ("canvases", "order"):
+            if getattr(self, name) is not None and not self.likelihood:
+                raise ConfigError(f"--{name} has no effect without --likelihood.")
         if self.plot is not None and not self.calibration:
             raise ConfigError("--plot draws the gate's calibration; add --calibration.")
         if self.plot is not None and self.plot.suffix != ".png":
@@ -137,11 +145,15 @@ def evaluate_held_out(
             _show_calibration(report, rows, how)
     if flags.likelihood:
         bound = _likelihood(network, rows, flags.canvases, seed)
+        ordered = None if flags.order is None else _ordered(network, rows, flags.order)
         if json:
             told = {"name": name, "data": rows.source, "left_out": rows.left_out, "seed": seed}
-            json_line({"kind": "likelihood", **told, **bound.to_dict()})
+            exact = {} if ordered is None else {"ordered": ordered.to_dict()}
+            json_line({"kind": "likelihood", **told, **bound.to_dict(), **exact})
         else:
             _show_likelihood(bound, rows)
+            if ordered is not None:
+                _show_ordered(ordered, rows)
 
 
 def _rows(
@@ -245,6 +257,20 @@ def _likelihood(
         )
 
 
+def _ordered(network: ImplicitRefinementModel, rows: Rows, order: str) -> OrderedLikelihood:
+    from imadarem.evaluation.likelihood import ordered_likelihood
+
+    with progress_bar(f"likelihood, {order}", len(rows.corpus)) as advance:
+        return ordered_likelihood(
+            network,
+            rows.corpus,
+            network.special,
+            order,
+            canvas_length=_canvas_length(network),
+            on_rows=advance,
+        )
+
+
 def _tell_left_out(rows: Rows) -> None:
     if rows.left_out:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
@@ -290,25 +316,36 @@ def _cells(figures: GateFigures) -> Sequence[object]:
 
 def _show_likelihood(bound: LikelihoodBound, rows: Rows) -> None:
     heading("likelihood (upper bound on the negative logarithm)")
-    figures = bound.to_dict()
-    interval = "–"
-    if figures["interval_95"] is not None:
-        low, high = bound.interval
-        interval = f"{low:.4f} to {high:.4f}"
-    out().print(
-        grid(
-            ("", ""),
-            [
-                ("nats per token", f"{bound.nats_per_token:.4f}"),
-                ("95 % interval", interval),
-                ("bits per token", f"{bound.bits_per_token:.4f}"),
-                ("perplexity", f"{bound.perplexity:.3f}"),
-                ("nats per row", f"{bound.nats_per_row:.2f}"),
-            ],
-        )
-    )
+    _print_likelihood(bound)
     line = (
         f"{bound.rows:,} rows of {rows.source}, {bound.tokens:,} tokens, {bound.canvases} canvases "
         "each; all nats ÷ all tokens, one token per pass in random order"
     )
     out().print(Text(line, "dim"))
+
+
+def _show_ordered(ordered: OrderedLikelihood, rows: Rows) -> None:
+    kind = "exact" if ordered.exact else "upper bound"
+    heading(f"negative log-likelihood in the order {ordered.order} ({kind})")
+    _print_likelihood(ordered)
+    line = (
+        f"{ordered.rows:,} rows of {rows.source}, {ordered.tokens:,} tokens; one token per "
+        "pass, in the order that the canvas decides"
+    )
+    out().print(Text(line, "dim"))
+
+
+def _print_likelihood(figures: CorpusLikelihood) -> None:
+    low, high = figures.interval
+    out().print(
+        grid(
+            ("", ""),
+            [
+                ("nats per token", f"{figures.nats_per_token:.4f}"),
+                ("95 % interval", "–" if low != low else f"{low:.4f} to {high:.4f}"),
+                ("bits per token", f"{figures.bits_per_token:.4f}"),
+                ("perplexity", f"{figures.perplexity:.3f}"),
+                ("nats per row", f"{figures.nats_per_row:.2f}"),
+            ],
+        )
+    )

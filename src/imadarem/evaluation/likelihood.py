@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,31 +32,38 @@ from imadarem.sampling.draw import forbid, normalized_entropy
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["ORDERS", "LikelihoodBound", "likelihood_bound", "ordered_log_likelihood", "row_bounds"]
+__all__ = [
+    "ORDERS",
+    "CorpusLikelihood",
+    "LikelihoodBound",
+    "OrderedLikelihood",
+    "likelihood_bound",
+    "ordered_likelihood",
+    "ordered_log_likelihood",
+    "row_bounds",
+]
 
 #: Half the width of a 95 % interval of a normal distribution, in standard errors.
 NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, kw_only=True)
-class LikelihoodBound:
-    """The masked-diffusion bound of a corpus.
+class CorpusLikelihood:
+    """What the rows of a corpus cost, in nats.
 
     Attributes:
         rows: Rows it was measured on.
         tokens: Their tokens; with ``canvas_length`` each closing EOS counts as one.
-        canvases: Canvases drawn for each row.
         nats_per_token: All nats divided by all tokens, not the mean over rows of each row's
             nats per token: long rows weigh more.
         standard_error: Of ``nats_per_token``, as a ratio estimator over rows:
             ``sqrt(N/(N-1) · Σ (nats_i - R·tokens_i)²) / Σ tokens_i``. It holds the scatter
-            of the rows and that of the masks; NaN for a single row.
+            of the rows, and that of the masks where they are drawn; NaN for a single row.
         nats_per_row: Mean over rows of a row's nats.
     """
 
     rows: int
     tokens: int
-    canvases: int
     nats_per_token: float
     standard_error: float
     nats_per_row: float
@@ -73,16 +81,15 @@ class LikelihoodBound:
 
     @property
     def perplexity(self) -> float:
-        """``exp(nats_per_token)``: of how many equally likely tokens, an upper bound."""
+        """``exp(nats_per_token)``: of how many equally likely tokens."""
         return math.exp(self.nats_per_token)
 
-    def to_dict(self) -> dict[str, float | list[float] | None]:
+    def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values; NaN as None."""
         known = not math.isnan(self.standard_error)
         return {
             "rows": self.rows,
             "tokens": self.tokens,
-            "canvases": self.canvases,
             "nats_per_token": self.nats_per_token,
             "bits_per_token": self.bits_per_token,
             "perplexity": self.perplexity,
@@ -90,6 +97,37 @@ class LikelihoodBound:
             "standard_error": self.standard_error if known else None,
             "interval_95": list(self.interval) if known else None,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodBound(CorpusLikelihood):
+    """The masked-diffusion bound: at least what the rows cost in random order.
+
+    Attributes:
+        canvases: Canvases drawn for each row.
+    """
+
+    canvases: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"canvases": self.canvases, **super().to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderedLikelihood(CorpusLikelihood):
+    """What the rows cost in an order that the canvas decides.
+
+    Attributes:
+        order: A name in :data:`ORDERS`.
+        exact: Whether this is the likelihood itself. Where the end is the model's to write
+            and the order is not ``left-to-right``, it is an upper bound on the cost.
+    """
+
+    order: str
+    exact: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"order": self.order, "exact": self.exact, **super().to_dict()}
 
 
 def likelihood_bound(
@@ -106,16 +144,7 @@ def likelihood_bound(
     """The bound of :func:`row_bounds` over a corpus, with its error; same arguments."""
     data = HeldOut.from_rows(rows, special, canvas_length)
     nats = _row_bounds(network, data, canvases, seed, batch_size, on_rows)
-    tokens = data.tokens.double()
-    ratio = (nats.sum() / tokens.sum()).item()
-    return LikelihoodBound(
-        rows=len(data),
-        tokens=int(tokens.sum()),
-        canvases=canvases,
-        nats_per_token=ratio,
-        standard_error=_ratio_error(nats, tokens, ratio),
-        nats_per_row=nats.mean().item(),
-    )
+    return LikelihoodBound(canvases=canvases, **_figures(nats, data))
 
 
 def row_bounds(
@@ -166,7 +195,23 @@ def row_bounds(
     return _row_bounds(network, data, canvases, seed, batch_size, on_rows)
 
 
-@torch.no_grad()
+def ordered_likelihood(
+    network: nn.Module,
+    rows: TokenRows,
+    special: SpecialIds,
+    order: str = "confidence",
+    *,
+    canvas_length: int | None = None,
+    batch_size: int = 256,
+    on_rows: Callable[[int], None] | None = None,
+) -> OrderedLikelihood:
+    """:func:`ordered_log_likelihood` over a corpus, as costs; same arguments."""
+    data = HeldOut.from_rows(rows, special, canvas_length)
+    nats = -_ordered(network, data, order, batch_size, on_rows)
+    exact = canvas_length is None or order == "left-to-right"
+    return OrderedLikelihood(order=order, exact=exact, **_figures(nats, data))
+
+
 def ordered_log_likelihood(
     network: nn.Module,
     rows: TokenRows,
@@ -175,6 +220,7 @@ def ordered_log_likelihood(
     *,
     canvas_length: int | None = None,
     batch_size: int = 256,
+    on_rows: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Exact log-likelihood under an order that the canvas decides, ``(N,)`` float64 nats.
 
@@ -192,7 +238,8 @@ def ordered_log_likelihood(
       ranks blanks by the token that was *drawn*, so the canvas does not decide its order and
       this is not its likelihood. Nor is it that of ``Ancestral``, ``Gate`` or ``Remask``.
 
-    As in the loop, each pass is conditioned on the probabilities of the pass before.
+    As in the loop, each pass is conditioned on the probabilities of the pass before, and on
+    its carry where the network has one.
 
     Args:
         network: Used as it is: put it in evaluation mode first.
@@ -203,20 +250,34 @@ def ordered_log_likelihood(
             orders may write behind an end not yet written, and give a lower bound on
             ``log p(text)``.
         batch_size: Rows at a time.
+        on_rows: Called with the number of rows just finished (a progress bar).
 
     Raises:
         ConfigError: No order has that name, or ``batch_size`` is below 1.
         DataError: There is no row; a row is empty, too long, or holds a special token.
     """
+    data = HeldOut.from_rows(rows, special, canvas_length)
+    return _ordered(network, data, order, batch_size, on_rows)
+
+
+@torch.no_grad()
+def _ordered(
+    network: nn.Module,
+    data: HeldOut,
+    order: str,
+    batch_size: int,
+    on_rows: Callable[[int], None] | None,
+) -> Tensor:
     if order not in ORDERS:
         raise ConfigError(
             f"unknown order {order!r}{nearest(order, ORDERS)}. Legal: {', '.join(ORDERS)}."
         )
     _at_least_one("batch_size", batch_size)
-    data = HeldOut.from_rows(rows, special, canvas_length)
     total = torch.zeros(len(data), dtype=torch.float64)
     for numbers, part in data.batches(batch_size, device_of(network)):
         total[numbers] = _in_order(network, part, ORDERS[order]).cpu()
+        if on_rows is not None:
+            on_rows(len(numbers))
     return total
 
 
@@ -224,16 +285,18 @@ def _in_order(network: nn.Module, data: HeldOut, rank: Callable[[Tensor], Tensor
     """Write the data into blank canvases, the highest rank first: ``(B,)`` nats, float64."""
     canvas = data.canvas(data.inside)
     total = torch.zeros(len(data), dtype=torch.float64, device=data.targets.device)
-    prev_probs: Tensor | None = None
+    known: dict[str, Tensor | None] = {"prev_probs": None}
     while bool(canvas.open.any()):
-        output: RefinementOutput = network(canvas.ids, canvas.attention_mask, prev_probs=prev_probs)
+        output: RefinementOutput = network(canvas.ids, canvas.attention_mask, **known)
         log_probs = forbid(output.logits, canvas, may_end=data.ends)
         ranking = rank(log_probs).masked_fill(~canvas.open, -math.inf)
         first = torch.zeros_like(canvas.open).scatter(1, ranking.argmax(dim=1, keepdim=True), True)
         chosen = first & canvas.open
         total += _surprise(log_probs, data.targets, chosen).sum(dim=1).neg()
         canvas = canvas.write(chosen, data.targets).freeze_endings()
-        prev_probs = log_probs.exp()
+        known = {"prev_probs": log_probs.exp()}
+        if output.carry is not None:
+            known["carry"] = output.carry
     return total
 
 
@@ -312,6 +375,19 @@ def _lowest(noise: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
     """The ``counts`` ``(B,)`` eligible positions of lowest noise, ``(B, L)`` bool."""
     ranks = noise.masked_fill(~eligible, math.inf).argsort(dim=1).argsort(dim=1)
     return ranks < counts[:, None]
+
+
+def _figures(nats: Tensor, data: HeldOut) -> dict[str, Any]:
+    """The fields of :class:`CorpusLikelihood` from ``(N,)`` costs."""
+    tokens = data.tokens.double()
+    ratio = (nats.sum() / tokens.sum()).item()
+    return {
+        "rows": len(data),
+        "tokens": int(tokens.sum()),
+        "nats_per_token": ratio,
+        "standard_error": _ratio_error(nats, tokens, ratio),
+        "nats_per_row": nats.mean().item(),
+    }
 
 
 def _ratio_error(nats: Tensor, tokens: Tensor, ratio: float) -> float:
