@@ -252,7 +252,8 @@ def curve(
 
 
 def recorded_stops(puzzles: PuzzleSet, found: StepRecord) -> Iterator[Stop]:
-    for threshold in THRESHOLDS:
+    default = OrchestrationConfig().halt_confidence
+    for threshold in sorted({*THRESHOLDS, *([] if default is None else [default])}):
         rule = found.halted(threshold, CAP)
         yield Stop(
             puzzles.name,
@@ -298,10 +299,9 @@ def real_stop(
 def real_stops(
     puzzles: PuzzleSet, model: ImplicitRefinementModel, found: StepRecord
 ) -> Iterator[Stop]:
-    threshold = OrchestrationConfig().halt_confidence
     plain, verified = runner(model), with_verifier(model)
-    alone = Halting(confidence=threshold)
-    yield real_stop(puzzles, f"run: confidence {threshold:g}", plain, alone, found)
+    alone = Halting(confidence=OrchestrationConfig().halt_confidence)
+    yield real_stop(puzzles, f"run: {default_confidence()}", plain, alone, found)
     yield real_stop(puzzles, "run: default rules", plain, None, found)
     tireless = replace(plain.halting(TASK), patience=None)
     yield real_stop(puzzles, "run: default rules, no patience", plain, tireless, found)
@@ -374,11 +374,15 @@ def verdicts(report: Report) -> list[Verdict]:
     return found + [verdict for stop in report.stops for verdict in stop_verdicts(stop)]
 
 
+def default_confidence() -> str:
+    return f"confidence {OrchestrationConfig().halt_confidence:g}"
+
+
 def stop_verdicts(stop: Stop) -> Iterator[Verdict]:
-    default = f"confidence {OrchestrationConfig().halt_confidence:g}"
-    if stop.rule == default:
+    # The head alone, which is what the targets are about, and what a user gets.
+    if stop.rule in (default_confidence(), "run: default rules"):
         lost, wrong = 100 * stop.lost, 100 * stop.halted_wrong
-        name = f"{stop.puzzles}: {default},"
+        name = f"{stop.puzzles}: {stop.rule},"
         yield Verdict(f"{name} lost", f"{lost:.2f} points", "≤ 0.5", lost <= 0.5)
         yield Verdict(f"{name} steps / oracle", f"{stop.ratio:.2f}", "≤ 1.3", stop.ratio <= 1.3)
         yield Verdict(f"{name} halted wrong", f"{wrong:.2f} %", "≤ 0.5 %", wrong <= 0.5)
