@@ -160,11 +160,16 @@ def _source(source: str) -> tuple[str, Iterable[tuple[int, str]]]:
     if not os.path.exists(source) and _is_puzzle(source):
         return "the puzzle", enumerate(source.splitlines(), start=1)
     if os.path.exists(source) and not os.path.isfile(source) and not os.path.isdir(source):
-        # A pipe, which can be read only once.
-        return source, _stream(open(source, encoding="utf-8"), source)
+        return source, _pipe(source)
     from imadarem.data.text import iter_lines
 
     return source, iter_lines(source)
+
+
+def _pipe(path: str) -> Iterator[tuple[int, str]]:
+    """Unlike a file it can be opened only once, so its first bytes cannot be looked at."""
+    with open(path, encoding="utf-8") as lines:
+        yield from _stream(lines, path)
 
 
 def _stream(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]:

@@ -81,6 +81,9 @@ def train(
     Ctrl-C saves and stops; a second one stops at once. All settings can stand in a TOML
     file (`--print-config` writes one); flags win over it.
 
+    With `--task` sudoku, modular, addition, arc, text or molecules, the model learns to
+    answer by refinement, and other flags apply: `imadarem train --task sudoku --help`.
+
     Args:
         out: The run's folder; default is runs/ and the name of the data.
         resume: Go on with the run in that folder, with its settings.
