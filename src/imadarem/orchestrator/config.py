@@ -10,7 +10,7 @@ from typing import Any
 
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["StepWeighting", "OrchestrationConfig"]
+__all__ = ["OrchestrationConfig", "StepWeighting"]
 
 StepWeighting = Callable[[int, int], float]
 """``weight(step, steps)`` with ``step`` from 1; at least 0, normalised over the steps."""
@@ -72,7 +72,8 @@ class OrchestrationConfig:
         ponder_weight: Weight of the divergence from the prior.
         halt_confidence: Probability of the halting head above which a row stops; None: never.
         quality_threshold: Mean token probability above which a row stops; None: never.
-        patience: Steps without a gain in it after which a row stops; None: never.
+        patience: Steps with no token changed and no gain in it after which a row stops; None:
+            never.
         halt_exploration: In ``carry`` mode, share of rows that may not halt before a random
             step, so that the head sees what comes after.
         temperature: Of the draws at inference; 0 takes the likeliest token.
