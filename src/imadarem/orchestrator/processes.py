@@ -25,23 +25,24 @@ def rank() -> int:
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replace every gradient by its mean over the processes; none counts as zero.
 
+    Where no process has one, there is none afterwards: to a filter or an optimiser a zero
+    is a first gradient like any other.
+
     Once per optimiser step, after all backward passes of it: a window's own backward pass
     must not wait for the others.
     """
     if world_size() == 1:
         return
     parameters = list(parameters)
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    present = torch.tensor([float(p.grad is not None) for p in parameters])
+    flat = torch.cat([*(g.flatten() for g in gradients), present.to(gradients[0])])
     dist.all_reduce(flat)
     flat /= world_size()
-    start = 0
-    for parameter in parameters:
-        assert parameter.grad is not None
-        parameter.grad.copy_(flat[start : start + parameter.numel()].view_as(parameter))
-        start += parameter.numel()
+    sizes = [parameter.numel() for parameter in parameters]
+    *means, anywhere = flat.split([*sizes, len(parameters)])
+    for parameter, mean, found in zip(parameters, means, anywhere.tolist(), strict=True):
+        parameter.grad = mean.view_as(parameter).clone() if found else None
 
 
 def mean_over_processes(values: list[float]) -> list[float]:
