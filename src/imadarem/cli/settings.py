@@ -20,9 +20,9 @@ from imadarem.training.settings import TrainingConfig
 
 __all__ = [
     "DECIDED_BY_DATA",
+    "NAMED",
     "DataFlags",
     "ModelFlags",
-    "NAMED",
     "RunSettings",
     "TrainingFlags",
     "check_table",
