@@ -109,15 +109,16 @@ def test_patience_counts_the_steps_since_the_last_gain() -> None:
     counts = []
     # A gain of 0.00005 is none; 0.2 after it is one, and a fall is none.
     for quality in (0.5, 0.5, 0.50005, 0.7, 0.3, 0.7):
-        track = track.after(torch.tensor([quality]))
+        track = track.after(torch.tensor([quality]), torch.tensor([False]))
         counts.append(int(track.since))
     assert counts == [0, 1, 2, 0, 1, 2]
     assert track.best.item() == pytest.approx(0.7)
 
 
 def test_a_track_follows_its_rows() -> None:
-    track = Track.start(3, torch.device("cpu")).after(torch.tensor([0.1, 0.2, 0.3]))
-    kept = track.rows(torch.tensor([True, False, True])).after(torch.tensor([0.1, 0.9]))
+    still = torch.zeros(3, dtype=torch.bool)
+    track = Track.start(3, torch.device("cpu")).after(torch.tensor([0.1, 0.2, 0.3]), still)
+    kept = track.rows(torch.tensor([True, False, True])).after(torch.tensor([0.1, 0.9]), still[:2])
     assert kept.since.tolist() == [1, 0]
     assert kept.best.tolist() == pytest.approx([0.1, 0.9])
 
@@ -141,3 +142,13 @@ def test_reasons_are_told_in_words() -> None:
         "running", "filled", "settled", "unchanged", "max_steps",
         "verified", "confidence", "quality", "patience",
     ]  # fmt: skip
+
+
+def test_a_row_that_changes_its_mind_is_at_work_however_unsure() -> None:
+    # Quality falls in each step; steps that change a token start the count anew.
+    track = Track.start(1, torch.device("cpu")).after(torch.tensor([0.9]), torch.tensor([True]))
+    counts = []
+    for quality, changed in ((0.8, False), (0.7, True), (0.6, False), (0.5, False)):
+        track = track.after(torch.tensor([quality]), torch.tensor([changed]))
+        counts.append(int(track.since))
+    assert counts == [1, 0, 1, 2]

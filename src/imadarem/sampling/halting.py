@@ -34,7 +34,7 @@ class StoppingReason(enum.IntEnum):
     CONFIDENCE = 6
     #: The tokens are probable enough.
     QUALITY = 7
-    #: The tokens have not become more probable for a while.
+    #: The tokens have not changed and not become more probable for a while.
     PATIENCE = 8
 
     @property
@@ -48,7 +48,7 @@ class Track(NamedTuple):
 
     Attributes:
         best: ``(B,)``, highest quality so far.
-        since: ``(B,)``, steps since then.
+        since: ``(B,)``, steps since it rose or a token changed.
     """
 
     best: Tensor
@@ -60,10 +60,11 @@ class Track(NamedTuple):
         best = torch.full((rows,), -math.inf, device=device)
         return cls(best, torch.zeros(rows, dtype=torch.long, device=device))
 
-    def after(self, quality: Tensor) -> Track:
-        """With a step of this ``quality`` ``(B,)`` taken."""
-        better = quality > self.best + MIN_GAIN
-        since = torch.where(better, torch.zeros_like(self.since), self.since + 1)
+    def after(self, quality: Tensor, changed: Tensor) -> Track:
+        """With a step taken: its quality and whether it changed a token, both ``(B,)``."""
+        # A row that still changes its mind is at work, even while it grows less sure.
+        moving = changed | (quality > self.best + MIN_GAIN)
+        since = torch.where(moving, torch.zeros_like(self.since), self.since + 1)
         return Track(torch.maximum(self.best, quality), since)
 
     def rows(self, keep: Tensor) -> Track:
@@ -87,7 +88,8 @@ class Halting:
         confidence: Probability of the halting head above which a row stops (adaptive
             computation time, arXiv:1603.08983, with the stopping rule of arXiv:2510.04871).
         quality: Mean probability of the tokens on the writable positions above which it does.
-        patience: Steps in a row without a gain in quality after which it does.
+        patience: Steps in a row with no token changed and no gain in quality after which it
+            does.
 
     Raises:
         ConfigError: A threshold is out of range.

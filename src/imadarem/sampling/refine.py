@@ -161,7 +161,7 @@ def refine(
         halt = None if output.halt_logits is None else output.halt_logits.float().sigmoid()
         # 5. Rows that are done say why, and leave.
         reasons = _reasons(edited, decision, policy, changed_fraction, stop_threshold)
-        track = track.after(quality)
+        track = track.after(quality, changed.any(dim=1))
         if halting is not None:
             full = ~edited.open.any(dim=1)
             found = halting.reasons(question.ids, edited.ids, halt, quality, track)
