@@ -188,7 +188,7 @@ class AdaptiveGate:
         ConfigError: A setting is out of range.
     """
 
-    gamma: float = 1.0
+    gamma: float = 0.1
     fraction: float = 0.5
     gumbel: float = 1.0
     content: float = 0.3
