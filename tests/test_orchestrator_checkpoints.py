@@ -27,7 +27,7 @@ from orchestrator_parts import (
 )
 
 from imadarem.data.tasks import Episodes
-from imadarem.errors import CheckpointError, ConfigError
+from imadarem.errors import CheckpointError
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.training.optim import build_optimizer, parameter_groups
 from imadarem.training.run_folder import latest_checkpoint
@@ -188,12 +188,23 @@ def test_another_model_memory_or_optimizer_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(CheckpointError, match="does not fit this model"):
         orchestrator(model(hidden_size=32, memory=True), bank()).load_checkpoint(tmp_path)
-    with pytest.raises(ConfigError, match="size=64.*size=32"):
+    with pytest.raises(CheckpointError, match="size=64.*size=32"):
         orchestrator(model(memory=True), bank(size=32)).load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="saved with a memory and this orchestrator has none"):
+        orchestrator(model(memory=True)).load_checkpoint(tmp_path)
     over = orchestrator(model(memory=True), bank())
     half = torch.optim.AdamW(list(over.model.parameters())[:3])
     with pytest.raises(CheckpointError, match="does not fit this model and optimizer"):
         over.load_checkpoint(tmp_path, half)
+
+
+def test_how_inference_stops_may_change_on_the_way(tmp_path: Path) -> None:
+    first = orchestrator()
+    first.train_step(episodes(2), adam(first), "copy")
+    first.save_checkpoint(tmp_path)
+    other = orchestrator(halt_confidence=0.6, max_steps_infer=6, patience=None)
+    other.load_checkpoint(tmp_path)
+    assert other.step_count == 1
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:

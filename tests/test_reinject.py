@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -259,6 +259,27 @@ def test_the_loop_takes_the_steps_that_the_unroll_trains(
         assert (record.reasons[gone] == StoppingReason.SETTLED).all()
         assert not record.changed[gone].any()
         assert names[record.step - 1] == "patch" or not gone.any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["replace", "patch"])
+def test_they_are_the_same_steps_where_a_row_may_end(name: str, seed: int) -> None:
+    asked = replace(question("carry", seed, [5, 9, 7]), may_end=True)
+    trained = unrolled("carry", asked, [name] * 5)
+    policy = ChosenEdit(lambda step, scores: name)
+    records = run(model_of("carry"), asked.canvas, policy, 5, may_end=True)
+    for record, output in zip(records, trained, strict=False):
+        going = record.reasons == 0
+        answer = output.state.answer[record.rows]
+        width = record.canvas.ids.shape[1]
+        # A row under way is as the unroll has it; one that leaves is cut behind its first EOS.
+        assert torch.equal(record.canvas.ids[going], answer[going, :width])
+        for left, whole in (
+            zip(record.canvas.rows(~going).sequences(), answer[~going], strict=True)
+            if bool((~going).any())
+            else ()
+        ):
+            assert left.tolist() == whole[: len(left)].tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -237,6 +237,17 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
         trainer(tmp_path, unroll_mode="carry").resume()
 
 
+def test_a_run_may_go_on_for_longer_but_not_otherwise(tmp_path: Path) -> None:
+    trainer(tmp_path, settings(steps=1)).run()
+    assert trainer(tmp_path, settings(steps=4, log_every=1)).resume() == 1
+    with pytest.raises(CheckpointError, match="training setting batch_size=8.*this run has 4"):
+        trainer(tmp_path, settings(batch_size=4)).resume()
+    other = trainer(tmp_path)
+    other.orchestrator.model.config.dropout = 0.5
+    with pytest.raises(CheckpointError, match="model setting dropout=0.1.*this run has 0.5"):
+        other.resume()
+
+
 # ---------------------------------------------------------------- lengths and settings
 
 

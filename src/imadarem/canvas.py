@@ -132,11 +132,21 @@ class Canvas:
         ids = self.ids.masked_fill(where, self.special.mask)
         return replace(self, ids=ids, state=self.state.masked_fill(where, State.OPEN))
 
-    def freeze_endings(self) -> Canvas:
-        """Freeze every row from its first written EOS on, and blank out what lies behind."""
+    def reopened(self) -> Canvas:
+        """The same ids with every WRITTEN position OPEN: the question, for who may stand where."""
+        return replace(self, state=self.state.masked_fill(self.written, State.OPEN))
+
+    def freeze_endings(self, rows: Tensor | None = None) -> Canvas:
+        """Freeze rows from their first written EOS on, and blank out what lies behind.
+
+        Args:
+            rows: ``(B,)`` bool, the rows to freeze; None freezes all.
+        """
         if self.special.eos is None:
             return self
         ending = (self.ids == self.special.eos) & (self.state == State.WRITTEN)
+        if rows is not None:
+            ending = ending & rows[:, None]
         behind = ending.long().cumsum(1) - ending.long() > 0
         live = self.state != State.PAD
         state = self.state.masked_fill((ending | behind) & live, State.FROZEN)

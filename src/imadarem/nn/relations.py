@@ -15,7 +15,8 @@ class RelationPooling(nn.Module):
     """Every position hears the mean of each of its groups; zero at initialisation.
 
     ``y_i = Σ_r W_r · mean_{j in group r of i} GELU(V x_j)``. The groups are all that it
-    knows of a position: what it learns on one grid holds in each symmetric one.
+    knows of a position: what it learns on one grid holds in every other one with the same
+    relations. (A transposition of a grid swaps two of them; training on both teaches that.)
 
     Source: recurrent relational networks (arXiv:1711.08028) pass a message along every
     edge; a mean over the group, mapped once per group and not once per position, costs a

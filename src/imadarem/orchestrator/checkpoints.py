@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 
 from imadarem.checkpoint import load_json, load_state, load_tensors
-from imadarem.errors import CheckpointError
+from imadarem.errors import CheckpointError, ConfigError
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.processes import gathered, rank, world_size
 from imadarem.orchestrator.stats import TrainingRecord
@@ -19,7 +19,12 @@ from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 if TYPE_CHECKING:
     from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 
-__all__ = ["load", "save", "state_beside_model"]
+__all__ = ["load", "read_extra", "save", "state_beside_model"]
+
+#: Settings that no training step depends on; a resume may change them.
+OF_INFERENCE = frozenset(
+    {"max_steps_infer", "halt_confidence", "quality_threshold", "patience", "temperature"}
+)
 
 
 def state_beside_model(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, Any]:
@@ -40,6 +45,12 @@ def state_beside_model(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, An
         # Every process has rows of its own under way, and random numbers of its own.
         "processes": gathered(_own_state(orchestrator)),
     }
+
+
+def read_extra(run_dir: Path) -> dict[str, Any]:
+    """The ``extra`` of the newest complete checkpoint; empty where there is none."""
+    folder = latest_checkpoint(run_dir)
+    return {} if folder is None else dict(load_json(folder / "trainer.json")["extra"])
 
 
 def save(
@@ -74,6 +85,7 @@ def load(
     state = load_state(folder / "orchestrator")
     _check_settings(orchestrator.config.to_dict(), state["config"], folder)
     _check_processes(state["processes"], folder)
+    _load_memory(orchestrator, state["memory_bank"], folder)
     model = orchestrator.model
     weights = load_tensors(folder / "model.safetensors")
     if any(name.startswith("teacher.") for name in weights) and model.teacher is None:
@@ -94,8 +106,6 @@ def load(
         orchestrator.update.grok_fast.load_state_dict(state["grok_fast_state"])
     if orchestrator.update.scaler is not None:
         orchestrator.update.scaler.load_state_dict(state["scaler"])
-    if orchestrator.memory_bank is not None and state["memory_bank"] is not None:
-        orchestrator.memory_bank.load_state_dict(state["memory_bank"])
     _load_own_state(orchestrator, state["processes"][rank()])
     extra: dict[str, Any] = load_json(folder / "trainer.json")["extra"]
     return extra
@@ -117,6 +127,24 @@ def _load_own_state(orchestrator: UnifiedRefinerOrchestrator, own: Mapping[str, 
         orchestrator.carried = Carried.from_state_dict(own["carried"], special, orchestrator.device)
 
 
+def _load_memory(
+    orchestrator: UnifiedRefinerOrchestrator, saved: Mapping[str, Any] | None, folder: Path
+) -> None:
+    """First of all, since it may refuse: nothing else has changed by then."""
+    bank = orchestrator.memory_bank
+    if (bank is None) != (saved is None):
+        has, lacks = ("a memory", "none") if saved is not None else ("no memory", "one")
+        raise CheckpointError(
+            f"{folder} was saved with {has} and this orchestrator has {lacks}. Build it as it was "
+            "saved."
+        )
+    if bank is not None and saved is not None:
+        try:
+            bank.load_state_dict(saved)
+        except ConfigError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+
+
 def _check_processes(states: list[Any], folder: Path) -> None:
     if len(states) != world_size():
         raise CheckpointError(
@@ -127,7 +155,7 @@ def _check_processes(states: list[Any], folder: Path) -> None:
 
 def _check_settings(ours: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:
     for name, value in saved.items():
-        if ours.get(name) != value:
+        if name not in OF_INFERENCE and ours.get(name) != value:
             raise CheckpointError(
                 f"{folder} was saved with {name}={value!r} and this orchestrator has "
                 f"{ours.get(name)!r}. Go on with the saved value, or start afresh."

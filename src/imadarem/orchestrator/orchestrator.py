@@ -38,6 +38,7 @@ from imadarem.orchestrator.processes import (
 from imadarem.orchestrator.stats import TrainingRecord
 from imadarem.orchestrator.unroll import Question
 from imadarem.orchestrator.update import GuardedUpdate
+from imadarem.orchestrator.voting import refuse_rule
 from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
 from imadarem.tokenizers import SpecialIds
@@ -259,6 +260,9 @@ class UnifiedRefinerOrchestrator(nn.Module):
             self._update_teacher()
             self.record.good_step(unrolled.loss, norm)
             self._learn_edits(unrolled, task_type)
+            if carried is not None and unrolled.surprise is not None:
+                # A row under way is no longer a surprise; only its first step says how much it was.
+                unrolled.surprise[carried.steps > 0] = float("nan")
             written = self._remember(question, unrolled, task_ids)
             if carried is not None:
                 self.carried = carried.after(unrolled, self.config)
@@ -388,6 +392,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         ids = ids.long()
         if votes < 1 or batch_size < 1:
             raise ConfigError(f"votes={votes} and batch_size={batch_size} must be at least 1.")
+        refuse_rule(vote_by)
         if temperature is not None and not 0 <= temperature < math.inf:
             raise ConfigError(f"temperature={temperature} must be a finite number of at least 0.")
         settings = SamplingSettings(

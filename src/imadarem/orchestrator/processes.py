@@ -9,7 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["average_gradients", "gathered", "mean_over_processes", "rank", "world_size"]
+__all__ = [
+    "average_gradients",
+    "gathered",
+    "mean_over_processes",
+    "rank",
+    "share_first",
+    "world_size",
+]
 
 
 def world_size() -> int:
@@ -43,6 +50,14 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
     *means, anywhere = flat.split([*sizes, len(parameters)])
     for parameter, mean, found in zip(parameters, means, anywhere.tolist(), strict=True):
         parameter.grad = mean.view_as(parameter).clone() if found else None
+
+
+@torch.no_grad()
+def share_first(parameters: Iterable[Tensor]) -> None:
+    """Give every process the first one's values."""
+    if world_size() > 1:
+        for parameter in parameters:
+            dist.broadcast(parameter.data, src=0)
 
 
 def mean_over_processes(values: list[float]) -> list[float]:

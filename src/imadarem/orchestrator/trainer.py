@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,14 +13,19 @@ import torch
 
 from imadarem.data.corpus import LengthBuckets
 from imadarem.data.tasks import Episodes, Task
+from imadarem.errors import CheckpointError
 from imadarem.orchestrator.accuracy import record_steps
+from imadarem.orchestrator.checkpoints import read_extra
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.orchestrator.processes import gathered, rank, world_size
+from imadarem.orchestrator.processes import gathered, rank, share_first, world_size
 from imadarem.orchestrator.training_settings import TaskTrainingConfig
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.run_folder import RunLog
 
 __all__ = ["TaskEvaluated", "TaskProgress", "TaskTrainer", "TaskTrainingConfig"]
+
+#: Training settings that a resume may change: a longer run, other records of it.
+MAY_CHANGE = frozenset({"steps", "log_every", "eval_every", "save_every", "valid_rows"})
 
 #: Canvas lengths that a validation keeps apart.
 LENGTHS_SHOWN = 3
@@ -101,6 +107,8 @@ class TaskTrainer:
         self.run_dir, self.on_event = Path(run_dir), on_event
         orchestrator.register(task)
         model = orchestrator.model
+        # Processes that were seeded differently would train different models.
+        share_first(model.parameters())
         if model.teacher is None:
             model.init_teacher()
         groups = parameter_groups(model, config.learning_rate, config.weight_decay, 1.0)
@@ -127,6 +135,15 @@ class TaskTrainer:
         Raises:
             CheckpointError: There is none, or it belongs to other settings.
         """
+        saved = read_extra(self.run_dir)
+        for kind, ours in self._what_steps_follow_from().items():
+            for name, value in ours.items():
+                was = saved.get(kind, {}).get(name, value)
+                if was != value:
+                    raise CheckpointError(
+                        f"{self.run_dir} was trained with the {kind} setting {name}={was!r}, and "
+                        f"this run has {value!r}. Go on with the saved value, or start afresh."
+                    )
         self.orchestrator.load_checkpoint(self.run_dir, self.optimizer)
         return self.step
 
@@ -159,7 +176,8 @@ class TaskTrainer:
 
     def save(self) -> None:
         """Write a checkpoint and the averaged model."""
-        self.orchestrator.save_checkpoint(self.run_dir, self.optimizer)
+        extra = self._what_steps_follow_from()
+        self.orchestrator.save_checkpoint(self.run_dir, self.optimizer, extra=extra)
         if rank() == 0:
             self.orchestrator.model.averaged().save_pretrained(self.run_dir / "model")
 
@@ -196,6 +214,15 @@ class TaskTrainer:
     def _asked_to_stop(self) -> bool:
         # All processes stop after the same step, whichever of them was asked.
         return any(gathered(self._stop))
+
+    def _what_steps_follow_from(self) -> dict[str, dict[str, Any]]:
+        """Settings that a resume must not change; how long, how often and how many it may."""
+        training = asdict(self.config)
+        model = json.loads(self.orchestrator.model.config.to_json())
+        return {
+            "training": {name: training[name] for name in sorted(training.keys() - MAY_CHANGE)},
+            "model": model,
+        }
 
     def _one_step(self) -> tuple[dict[str, Any], float]:
         factor = learning_rate_factor(

@@ -251,7 +251,8 @@ def score_step(output: StepOutput, question: Question) -> StepLoss:
 
     *token*: cross-entropy of the blanks, averaged over a row's blanks.
     *gate*: binary cross-entropy of "the token that stood here is not the label".
-    *halt*: binary cross-entropy of "the answer after this step is entirely right".
+    *halt*: binary cross-entropy of "the answer after this step is entirely right"; 0 for a row
+    without a blank, which was right from the start.
     """
     blanks, labels = question.blanks, question.labels
     share = blanks / blanks.sum(dim=1, keepdim=True).clamp(min=1)
@@ -267,6 +268,7 @@ def score_step(output: StepOutput, question: Question) -> StepLoss:
         halt = F.binary_cross_entropy_with_logits(
             output.halt_logits.float(), right, reduction="none"
         )
+        halt = halt * blanks.any(dim=1)
     return StepLoss(token, gate, halt)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from imadarem.errors import ConfigError, DataError, nearest
 from imadarem.orchestrator.augment import Augmenter
 
-__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "solve_with_voting", "vote"]
+__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "refuse_rule", "solve_with_voting", "vote"]
 
 RULES = ("count", "confidence")
 
@@ -126,7 +126,7 @@ def solve_with_voting(
         ConfigError: ``by`` is no rule, or ``count`` is below 1.
         DataError: The numbers of rows do not fit, or ``run`` returns other shapes.
     """
-    _refuse_rule(by)
+    refuse_rule(by)
     numbers = torch.as_tensor(task_ids).tolist()
     if inputs.ndim != 2 or len(inputs) == 0 or len(numbers) != len(inputs):
         raise DataError(
@@ -160,7 +160,12 @@ def solve_with_voting(
     )
 
 
-def _refuse_rule(by: str) -> None:
+def refuse_rule(by: str) -> None:
+    """Refuse what is no key of :data:`RULES`.
+
+    Raises:
+        ConfigError: The nearest rule is named.
+    """
     if by not in RULES:
         raise ConfigError(
             f"unknown rule by={by!r}{nearest(str(by), RULES)}. Choose one of {', '.join(RULES)}."
@@ -168,7 +173,7 @@ def _refuse_rule(by: str) -> None:
 
 
 def _refuse_votes(answers: Tensor, confidence: Tensor, by: str) -> None:
-    _refuse_rule(by)
+    refuse_rule(by)
     if answers.ndim not in (2, 3) or len(answers) == 0:
         raise DataError(
             f"answers {tuple(answers.shape)} are no votes: give (A, L), or (A, B, L) for a batch, "

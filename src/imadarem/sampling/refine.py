@@ -123,11 +123,13 @@ def refine(
         shown = canvas.ids.masked_fill(canvas.written & reinject, canvas.special.mask)
         arguments = known.arguments()
         output: RefinementOutput = network(shown, canvas.attention_mask, **arguments)
-        log_probs = forbid(output.logits, canvas, may_end)
+        # Where the network sees a blank, whatever may stand in a blank may stand.
+        asked = canvas.reopened() if reinject else canvas
+        log_probs = forbid(output.logits, asked, may_end)
         judged = log_probs
         if judge is not None:
             seen: RefinementOutput = judge(shown, canvas.attention_mask, **arguments)
-            judged = forbid(seen.logits, canvas, may_end)
+            judged = forbid(seen.logits, asked, may_end)
         passes += 1 if judge is None else 2
         # 2. Draw a token everywhere, from noise that belongs to the row.
         noise = RowNoise(seeds, step)
@@ -152,12 +154,14 @@ def refine(
         if step == steps:
             nothing = torch.zeros_like(view.open)
             decision = decision._replace(write=decision.write | view.open, remask=nothing)
-        # 4. Write, re-mask, freeze what lies at or behind an EOS.
+        # 4. Write, re-mask, freeze what lies at or behind an EOS (a question asked again may
+        #    still end elsewhere: its row is frozen when it leaves).
         edited = canvas.write(decision.write, view.drawn).remask(decision.remask)
-        edited = edited.freeze_endings()
+        if not reinject:
+            edited = edited.freeze_endings()
         changed = edited.ids != canvas.ids
         changed_fraction = changed.sum(dim=1) / count
-        quality = _quality(log_probs, edited, writable)
+        quality = _quality(log_probs, edited.freeze_endings(), writable)
         halt = None if output.halt_logits is None else output.halt_logits.float().sigmoid()
         # 5. Rows that are done say why, and leave.
         reasons = _reasons(edited, decision, policy, changed_fraction, stop_threshold)
@@ -168,6 +172,8 @@ def refine(
             reasons = torch.where(full & (found != 0), found, reasons)
         if step == steps:
             reasons = reasons.masked_fill(reasons == 0, int(StoppingReason.MAX_STEPS))
+        if reinject:
+            edited = edited.freeze_endings(reasons != 0)
         yield Step(
             step=step,
             rows=rows,
