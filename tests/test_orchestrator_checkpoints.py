@@ -255,7 +255,7 @@ def test_killing_a_saving_process_leaves_the_newest_checkpoint_loadable(tmp_path
     context.set_forkserver_preload([__name__])
     delays = random.Random(0)
     counts = []
-    for trial in range(8):
+    for trial in range(4):
         folder = tmp_path / str(trial)
         child = context.Process(target=save_for_ever, args=(str(folder), trial % 2 == 0))
         child.start()
