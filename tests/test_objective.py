@@ -274,7 +274,9 @@ def test_a_temperature_in_use_is_taken_into_account() -> None:
             return output._replace(gate_logits=output.gate_logits / 2.0)
 
     corpus = TokenCorpus.from_rows(some_ids(50, 8).tolist(), 256)
-    cold, warm = objective(length_mode="drawn"), objective(length_mode="drawn", gate_temperature=2)
+    # The literal rule asks the gate's sign alone, so both are judged on the same canvases.
+    settings: dict[str, object] = {"length_mode": "drawn", "refine_fraction": 1.0}
+    cold, warm = objective(**settings), objective(**settings, gate_temperature=2)
     assert fit_gate_temperature(Blind(), cold, corpus) == pytest.approx(
         fit_gate_temperature(Warm(), warm, corpus), rel=1e-3
     )

@@ -286,3 +286,35 @@ def test_settings_of_a_policy_are_checked(build: object) -> None:
 def test_every_policy_keeps_the_protocol() -> None:
     policies: list[Policy] = [kind() for kind in POLICIES.values()]
     assert {p.uses_teacher for p in policies} == {True, False}
+
+
+def test_a_token_that_was_rare_when_it_was_drawn_is_no_mistake() -> None:
+    # Gate 0.9 leaves a tenth. Drawn with 0.8 that is a loss of ln 8 = 2.08 nats; drawn with 0.1,
+    # none; drawn with 0.25, ln 2.5 = 0.92. The fourth is below 0.5, whatever it lost.
+    seen = replace(
+        view([0, 0, 0, 0], [1, 1, 1, 1], gate=[0.9, 0.9, 0.9, 0.45], remaining=4),
+        drawn_with=torch.tensor([[0.8, 0.1, 0.25, 1.0]]).log(),
+    )
+
+    def remasked(drop: float | None) -> list[bool]:
+        return Gate(fraction=1.0, drop=drop)(seen).remask.tolist()[0]
+
+    assert remasked(1.0) == [True, False, False, False]
+    assert remasked(0.5) == [True, False, True, False]
+    assert remasked(None) == [True, True, True, False]
+
+
+def test_the_worst_is_what_lost_most() -> None:
+    # Losses ln(0.3/0.1) = 1.10 and ln(0.9/0.2) = 1.50, though the first has the higher gate.
+    seen = replace(
+        view([0, 0], [1, 1], gate=[0.9, 0.8], remaining=1),
+        drawn_with=torch.tensor([[0.3, 0.9]]).log(),
+    )
+    assert Gate()(seen).remask.tolist() == [[False, True]]
+    assert Gate(drop=None)(seen).remask.tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("drop", [-0.1, math.inf, math.nan])
+def test_the_drop_is_a_number_of_nats(drop: float) -> None:
+    with pytest.raises(ConfigError, match="drop"):
+        Gate(drop=drop)

@@ -17,9 +17,11 @@ from imadarem.sampling.policies import (
     AdaptiveGate,
     Ancestral,
     Confidence,
+    Decision,
     EntropyThreshold,
     Gate,
     GateInPlace,
+    PassView,
     Policy,
     Remask,
 )
@@ -310,3 +312,29 @@ def test_beliefs_are_passed_on_for_blanks_only_and_follow_their_rows() -> None:
     # Certain of token 5 where it was blank, nothing where it was given.
     assert seen[1][0, :, 5].tolist() == pytest.approx([1.0, 0.0, 1.0])
     assert seen[1][0, 1].sum() == 0
+
+
+def test_a_policy_is_told_what_each_token_was_drawn_with() -> None:
+    # Pass n draws token 4 with probability 1 - 0.1 n, one blank a pass from the left.
+    told: list[list[float]] = []
+
+    class LeftToRight:
+        refines = uses_teacher = False
+
+        def __call__(self, view: PassView) -> Decision:
+            assert view.drawn_with is not None
+            told.append(view.drawn_with[0].exp().tolist())
+            first = view.open & (view.open.long().cumsum(1) == 1)
+            return Decision(first, torch.zeros_like(first))
+
+    def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
+        probs = torch.full((*ids.shape, V), 0.0)
+        probs[..., 4], probs[..., 5] = 1 - 0.1 * call, 0.1 * call
+        return probs.log(), torch.full(ids.shape, -9.0)
+
+    canvas = Canvas.with_holes([[6, 1, 1, 1]], SPECIAL)
+    run(Scripted(answer), canvas, LeftToRight(), steps=3, temperature=0.0)
+    expected = [[1.0] * 4, [1.0, 0.9, 1.0, 1.0], [1.0, 0.9, 0.8, 1.0]]
+    assert [row == pytest.approx(want) for row, want in zip(told, expected, strict=True)] == [
+        True
+    ] * 3

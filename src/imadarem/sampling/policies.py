@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+#: Probability below which a logarithm is not taken.
+SMALLEST = 1e-6
+
+
 @dataclass(frozen=True)
 class PassView:
     """What a policy may look at: one forward pass over a batch of canvases.
@@ -53,6 +57,8 @@ class PassView:
         remaining: ``(B,)``, blanks that the schedule leaves after this step.
         noise: Uniform noise of this step, by row.
         schedule: Shape of the schedule, ``linear`` or ``cosine``.
+        drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
+            drawn, nats; 0 where the model did not write. None where nobody kept it.
     """
 
     step: int
@@ -66,6 +72,7 @@ class PassView:
     remaining: Tensor
     noise: RowNoise
     schedule: str = "linear"
+    drawn_with: Tensor | None = None
 
     @property
     def confidence(self) -> Tensor:
@@ -120,37 +127,49 @@ class Policy(Protocol):
 class Gate:
     """Fill the surest blanks by schedule; re-mask a share of what the gate flags.
 
-    In each step but the last, tokens with gate > 0.5 are flagged and ``fraction`` of
-    them, the worst first, go back to blank. The freed places are filled elsewhere, so the
-    number of blanks after step ``s`` is that of the schedule whatever the gate says. One
-    pass both judges the written tokens and predicts the blanks. A token whose gate is
-    ≤ 0.5 is never touched.
+    In each step but the last, ``fraction`` of the flagged tokens, the worst first, go back
+    to blank. A token is flagged if its gate is above 0.5 *and* it has become implausible:
+    ``ln p - ln(1 - gate) > drop``, where ``p`` is the probability it was drawn with and
+    ``1 - gate`` the one that is left to it now that others stand around it. A rare token
+    is "probably not the data's" from the start, and drawing it was no mistake; taking
+    all of those back sharpens the samples and ruins their distribution (measured: FCD 19.5
+    against 17.7). The freed places are filled elsewhere, so the number of blanks after step
+    ``s`` is that of the schedule whatever the gate says. One pass both judges the written
+    tokens and predicts the blanks. A token whose gate is ≤ 0.5 is never touched.
 
     Source: the founding document's rule, with re-masking as in RemeDi (arXiv:2509.23653)
-    and PRISM (arXiv:2510.01384).
+    and PRISM (arXiv:2510.01384); the likelihood ratio is ours.
 
     Args:
         fraction: Share of the flagged tokens that is re-masked in a step, in [0, 1].
+        drop: Nats by which a token must have become less probable; None flags by the gate
+            alone.
         gumbel: Scale of the Gumbel noise on the confidence by which blanks are ranked; it
             falls linearly to 0 with the steps. 0 is greedy and costs diversity.
 
     Raises:
-        ConfigError: ``fraction`` or ``gumbel`` is out of range.
+        ConfigError: ``fraction``, ``drop`` or ``gumbel`` is out of range.
     """
 
     fraction: float = 0.5
+    drop: float | None = 1.0
     gumbel: float = 1.0
     refines: bool = True
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
         _check_share("fraction", self.fraction)
+        if self.drop is not None:
+            _check_scale("drop", self.drop)
         _check_scale("gumbel", self.gumbel)
 
     def __call__(self, view: PassView) -> Decision:
-        flagged = view.written & (view.gate > 0.5)
+        flagged, ranking = view.written & (view.gate > 0.5), view.gate
+        if self.drop is not None and view.drawn_with is not None:
+            lost = view.drawn_with - (1.0 - view.gate).clamp(min=SMALLEST).log()
+            flagged, ranking = flagged & (lost > self.drop), lost
         share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
-        remask = _top(view.gate, flagged, torch.minimum(share, view.remaining))
+        remask = _top(ranking, flagged, torch.minimum(share, view.remaining))
         fill = view.to_fill + remask.sum(dim=1)
         return Decision(_top(_noisy_confidence(view, self.gumbel), view.open, fill), remask)
 

@@ -115,6 +115,7 @@ def refine(
     question = canvas
     track = Track.start(len(rows), seeds.device)
     known = _Known(memory=_rows_of(memory, rows))
+    drawn_with = torch.zeros(canvas.ids.shape, device=seeds.device)
     passes = 0
     for step in range(1, steps + 1):
         if len(rows) == 0:
@@ -148,6 +149,7 @@ def refine(
             remaining=blanks.remaining(step, count),
             noise=noise,
             schedule=schedule,
+            drawn_with=drawn_with,
         )
         # 3. The policy decides; the last step leaves no blank.
         decision = policy(view)
@@ -196,6 +198,7 @@ def refine(
         rows, seeds, track = rows[going], seeds[going], track.rows(going)
         width = canvas.ids.shape[1]
         question = question.rows(going, width)
+        drawn_with = torch.where(decision.write, view.confidence, drawn_with)[going, :width]
         # Beliefs about blanks only: what a written token's logits say is not trained, save
         # where the network is shown a blank in its place.
         told = decision.write if reinject else view.open
