@@ -81,9 +81,11 @@ def test_text_is_written_and_filled_by_any_tokenizer(tmp_path, capsys):
     script("examples/text_with_any_tokenizer.py").main(
         [str(file), str(tmp_path / "run"), "--steps", "3", "--hidden-size", "16"]
     )
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("held out: ")
-    assert printed[-1].startswith("In the ") and "<mask>" not in printed[-1]
+    printed = capsys.readouterr().out
+    assert printed.startswith("held out: ")
+    # After three steps the filling is noise, line breaks among it: take all from the prompt on.
+    filled = printed[printed.rindex("\nIn the ") :]
+    assert "<mask>" not in filled
 
 
 @pytest.mark.slow
