@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from imadarem.cli.console import err, json_line
+from imadarem.cli.console import json_line
 from imadarem.cli.results import share
-from imadarem.cli.training_view import training_bar
+from imadarem.cli.training_view import BarView
 
 if TYPE_CHECKING:
     from imadarem.orchestrator.trainer import TaskEvaluated, TaskProgress
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["TaskView", "accuracies"]
 
 
-class TaskView:
+class TaskView(BarView):
     """Called with each event of a task trainer; a context manager, for the bar's sake.
 
     Args:
@@ -29,21 +28,7 @@ class TaskView:
 
     def __init__(self, steps: int, *, json: bool) -> None:
         self.json = json
-        self._console = err()
-        self._bar = training_bar(self._console)
-        self._task = self._bar.add_task("train", total=steps, figures="first steps")
-
-    def __enter__(self) -> TaskView:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+        super().__init__(steps, "first steps")
 
     def __call__(self, event: TaskProgress | TaskEvaluated) -> None:
         """Show one event."""

@@ -36,12 +36,21 @@ from imadarem.errors import CheckpointError, ConfigError, ImadaremError
 from imadarem.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
+    from imadarem.cli.task_settings import TaskRunSettings
     from imadarem.data.prepare import PreparedData
     from imadarem.orchestrator.trainer import TaskTrainer
     from imadarem.refiner import ImplicitRefinementModel
     from imadarem.training.trainer import Trainer, TrainingResult
 
-__all__ = ["INTERRUPTED", "SETTINGS", "refuse_old_run", "stopping", "train"]
+__all__ = [
+    "INTERRUPTED",
+    "SETTINGS",
+    "keep_settings",
+    "refuse_old_run",
+    "resume_run",
+    "stopping",
+    "train",
+]
 
 SETTINGS = "settings.toml"
 INTERRUPTED = 130
@@ -139,8 +148,8 @@ def _train(
             network, data.train, data.valid, config, folder, device=device, on_event=view
         )
         if resume:
-            _resume(trainer, folder)
-        _keep_settings(settings, folder)
+            resume_run(trainer, folder)
+        keep_settings(settings, folder)
         with stopping(trainer):
             result = trainer.run()
     return _finish(result, folder, json)
@@ -197,7 +206,8 @@ def _saved_settings(folder: Path, upper: RunSettings) -> RunSettings:
     return saved.under(upper)
 
 
-def _keep_settings(settings: RunSettings, folder: Path) -> None:
+def keep_settings(settings: RunSettings | TaskRunSettings, folder: Path) -> None:
+    """Write down what the run is started with; of several processes the first one does."""
     if int(os.environ.get("RANK", "0")) == 0:
         from imadarem.checkpoint import write_text
 
@@ -231,7 +241,13 @@ def _report_lengths(model: ImplicitRefinementModel, data: PreparedData) -> None:
 # --- running
 
 
-def _resume(trainer: Trainer, folder: Path) -> None:
+def resume_run(trainer: Trainer | TaskTrainer, folder: Path) -> None:
+    """Go on with a run, and say so.
+
+    Raises:
+        CheckpointError: There is nothing to go on with, or it is of other settings.
+        ConfigError: It is finished.
+    """
     step = trainer.resume()
     if step >= trainer.config.steps:
         raise ConfigError(

@@ -31,7 +31,14 @@ from imadarem.cli.task_settings import (
     read_task_settings,
 )
 from imadarem.cli.task_view import TaskView, accuracies
-from imadarem.cli.train import INTERRUPTED, SETTINGS, refuse_old_run, stopping
+from imadarem.cli.train import (
+    INTERRUPTED,
+    SETTINGS,
+    keep_settings,
+    refuse_old_run,
+    resume_run,
+    stopping,
+)
 from imadarem.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -160,8 +167,8 @@ def _train(
     with TaskView(training.steps, json=json) as view:
         trainer = TaskTrainer(orchestrator, task, training, folder, on_event=view)
         if resume:
-            _resume(trainer, folder)
-        _keep_settings(settings, folder)
+            resume_run(trainer, folder)
+        keep_settings(settings, folder)
         with stopping(trainer):
             last = trainer.run()
     return _finish(trainer, last, folder, json)
@@ -218,15 +225,6 @@ def _saved_settings(folder: Path, upper: TaskRunSettings) -> TaskRunSettings:
     return saved.under(upper)
 
 
-def _keep_settings(settings: TaskRunSettings, folder: Path) -> None:
-    from imadarem.orchestrator.processes import rank
-
-    if rank() == 0:
-        from imadarem.checkpoint import write_text
-
-        write_text(settings.to_toml(), folder / SETTINGS)
-
-
 # --- running
 
 
@@ -271,16 +269,6 @@ def _task(settings: TaskRunSettings, processes: int, progress: Progress) -> Task
     if rank() == 0 and world_size() > 1:
         dist.barrier()
     return task
-
-
-def _resume(trainer: TaskTrainer, folder: Path) -> None:
-    step = trainer.resume()
-    if step >= trainer.config.steps:
-        raise ConfigError(
-            f"the run in {folder} is finished: it did all {step:,} steps. Give a larger --steps "
-            "to go on."
-        )
-    note(f"resuming {folder} at step {step:,}")
 
 
 def _finish(trainer: TaskTrainer, last: TaskEvaluated, folder: Path, json: bool) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -19,28 +18,25 @@ from imadarem.training.settings import TrainingConfig
 if TYPE_CHECKING:
     from imadarem.training import trainer
 
-__all__ = ["TrainingView", "training_bar"]
+__all__ = ["BarView", "TrainingView", "training_bar"]
 
 SAMPLES_SHOWN = 3
 
 
-class TrainingView:
-    """Called with each event of a trainer; a context manager, for the bar's sake.
+class BarView:
+    """A bar of training steps, shown within a ``with`` block.
 
     Args:
-        config: Of the run.
-        molecular: Whether samples are molecules, whose validity is shown.
-        json: Write every event to stdout as JSON Lines instead.
+        steps: Of the run.
+        waiting: What stands behind the bar until there are figures.
     """
 
-    def __init__(self, config: TrainingConfig, *, molecular: bool, json: bool) -> None:
-        self.config, self.molecular, self.json = config, molecular, json
+    def __init__(self, steps: int, waiting: str) -> None:
         self._console = err()
-        self._start = (time.perf_counter(), None)
         self._bar = training_bar(self._console)
-        self._task = self._bar.add_task("train", total=config.steps, figures="first validation")
+        self._task = self._bar.add_task("train", total=steps, figures=waiting)
 
-    def __enter__(self) -> TrainingView:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -51,6 +47,20 @@ class TrainingView:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+class TrainingView(BarView):
+    """Called with each event of a trainer; a context manager, for the bar's sake.
+
+    Args:
+        config: Of the run.
+        molecular: Whether samples are molecules, whose validity is shown.
+        json: Write every event to stdout as JSON Lines instead.
+    """
+
+    def __init__(self, config: TrainingConfig, *, molecular: bool, json: bool) -> None:
+        self.config, self.molecular, self.json = config, molecular, json
+        super().__init__(config.steps, "first validation")
 
     def __call__(self, event: trainer.Progress | trainer.Evaluated) -> None:
         """Show one event."""

@@ -12,7 +12,7 @@ from imadarem.data.molecules import parse, read_smiles
 from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
 from imadarem.data.sides import held_out, number_of
 from imadarem.data.tasks import Task
-from imadarem.errors import ConfigError, DataError, MissingExtraError, nearest
+from imadarem.errors import ConfigError, DataError, nearest
 from imadarem.tokenizers import CorpusTokenizer, special_ids, tokenizer_class
 from imadarem.workers import Workers
 
@@ -34,11 +34,9 @@ def flat_form(smiles: str) -> str:
     molecule = parse(smiles)
     if molecule is None:
         raise DataError(f"{smiles!r} is not a molecule. Read files with read_smiles first.")
-    try:
-        from rdkit import Chem, rdBase
-        from rdkit.Chem.MolStandardize import rdMolStandardize
-    except ImportError:
-        raise MissingExtraError("rdkit", "mol") from None
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
     # Fragments, charges, isotopes and map numbers cannot be written without these.
     if "." in smiles or "[" in smiles:
         with rdBase.BlockLogs():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from imadarem.data.molecules import canonical, parse
-from imadarem.errors import DataError, MissingExtraError
+from imadarem.errors import DataError
 from imadarem.tokenizers import CorpusTokenizer
 
 __all__ = ["randomised_smiles", "respell"]
@@ -31,10 +31,8 @@ def randomised_smiles(smiles: str, rng: np.random.Generator) -> str:
     molecule = parse(smiles)
     if molecule is None:
         raise DataError(f"{smiles[:60]!r} is not a molecule. Read files with read_smiles first.")
-    try:
-        from rdkit import Chem
-    except ImportError:
-        raise MissingExtraError("rdkit", "mol") from None
+    from rdkit import Chem
+
     # Not doRandom=True: RDKit would draw from a generator that the whole process shares.
     order = rng.permutation(molecule.GetNumAtoms()).tolist()
     return str(Chem.MolToSmiles(Chem.RenumberAtoms(molecule, order), canonical=False))

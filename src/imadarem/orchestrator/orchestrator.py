@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,11 +41,10 @@ from imadarem.orchestrator.voting import refuse_rule
 from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
 from imadarem.tokenizers import SpecialIds
+from imadarem.training.step import MAX_SKIPPED_IN_A_ROW, step_generator, warm_decay
 
 __all__ = ["Refiner", "UnifiedRefinerOrchestrator"]
 
-#: Non-finite steps in a row after which training gives up.
-MAX_SKIPPED_IN_A_ROW = 20
 AnyBatch = Tensor | Episodes | Mapping[str, Tensor]
 
 
@@ -227,9 +225,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
         self.model.train()
         # A batch that was refused half-way may have left gradients behind.
         optimizer.zero_grad(set_to_none=True)
-        generator = self._generator()
+        generator = step_generator(self.config.seed, self.step_count, rank())
         given = read_batch(batch, self.model.special, self.model.config)
-        question, task_ids, counts = self._question(given, task_type, generator)
+        question, counts = self._question(given, task_type, generator)
+        task_ids = given.task_ids
         carried, replaced, first_step = None, 0, 1
         if self.config.gradient_mode == "carry":
             carried, replaced = Carried.merged(
@@ -513,17 +512,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
     # Parts of a training step
 
-    def _generator(self) -> torch.Generator:
-        """All randomness of a step but dropout: from (seed, step, process)."""
-        numbers = [self.config.seed, self.step_count, rank()]
-        state = np.random.SeedSequence(numbers).generate_state(2, np.uint64)
-        torch.manual_seed(int(state[0] >> np.uint64(1)))
-        return torch.Generator().manual_seed(int(state[1] >> np.uint64(1)))
-
     def _question(
         self, given: Batch, task_type: str, generator: torch.Generator
-    ) -> tuple[Question, Tensor, dict[str, int]]:
-        """The batch, augmented, as questions with what the memory has on them."""
+    ) -> tuple[Question, dict[str, int]]:
+        """The batch, augmented, as questions; and the rows per strategy of augmentation."""
         augmenter = self.augmenter(task_type)
         ks = torch.randint(
             self.config.augmentation_count + 1, given.task_ids.shape, generator=generator
@@ -540,7 +532,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             labels=labels,
             may_end=self.model.config.length_mode == "eos",
         )
-        return question, given.task_ids, rows.counts()
+        return question, rows.counts()
 
     def recall(self, canvas: Canvas, exclude_task_ids: Tensor | None = None) -> Any:
         """What the memory has on these canvases, or None where it has nothing."""
@@ -552,9 +544,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
     def _update_teacher(self) -> None:
         if self.model.teacher is not None:
-            # A young average forgets its start sooner.
-            warm = (1 + self.step_count) / (10 + self.step_count)
-            self.model.update_teacher(min(self.model.config.ema_decay, warm))
+            self.model.update_teacher(warm_decay(self.model.config.ema_decay, self.step_count))
 
     def _skip(self) -> None:
         self.record.skip()

@@ -159,11 +159,12 @@ def refine(
         # 4. Write, re-mask, freeze what lies at or behind an EOS (a question asked again may
         #    still end elsewhere: its row is frozen when it leaves).
         edited = canvas.write(decision.write, view.drawn).remask(decision.remask)
+        ended = edited.freeze_endings()
         if not reinject:
-            edited = edited.freeze_endings()
+            edited = ended
         changed = edited.ids != canvas.ids
         changed_fraction = changed.sum(dim=1) / count
-        quality = _quality(log_probs, edited.freeze_endings(), writable)
+        quality = _quality(log_probs, ended, writable)
         halt = None if output.halt_logits is None else output.halt_logits.float().sigmoid()
         # 5. Rows that are done say why, and leave.
         reasons = _reasons(edited, decision, policy, changed_fraction, stop_threshold)

@@ -32,12 +32,10 @@ from imadarem.training.objective import LossTerms, Objective
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.run_folder import RunLog, latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig
+from imadarem.training.step import MAX_SKIPPED_IN_A_ROW, step_generator, warm_decay
 from imadarem.training.validation import Validation, fit_gate_temperature, validate
 
 __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
-
-#: Non-finite steps in a row after which training gives up.
-MAX_SKIPPED_IN_A_ROW = 20
 
 
 class Trainable(Protocol):
@@ -277,7 +275,7 @@ class Trainer:
         # A loss that is not finite makes every rank's gradient so; the norm decides for all.
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
-            self.model.update_teacher(_warm_decay(self.model.config.ema_decay, self.step))
+            self.model.update_teacher(warm_decay(self.model.config.ema_decay, self.step))
             self._skipped_in_a_row = 0
         else:
             self._skip()
@@ -305,9 +303,7 @@ class Trainer:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        state = np.random.SeedSequence([self.config.seed, step, rank]).generate_state(2, np.uint64)
-        torch.manual_seed(int(state[0] >> np.uint64(1)))
-        generator = torch.Generator().manual_seed(int(state[1] >> np.uint64(1)))
+        generator = step_generator(self.config.seed, step, rank)
         rows = [self.train[i] for i in self.buckets.batch(step)[rank::world]]
         ids, inside = collate(rows, self.model.special.pad)
         device = self.accelerator.device
@@ -406,8 +402,3 @@ def _longest_row(config: ImplicitRefinementConfig, special: SpecialIds) -> int:
     """Tokens that fit on a canvas; a canvas that ends by EOS needs room for it."""
     ends = config.length_mode == "eos" and special.eos is not None
     return config.max_seq_len - 1 if ends else config.max_seq_len
-
-
-def _warm_decay(decay: float, step: int) -> float:
-    """A shorter average while the run is young, or it would remember the random start."""
-    return min(decay, (1 + step) / (10 + step))
