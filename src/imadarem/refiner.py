@@ -199,8 +199,8 @@ class ImplicitRefinementModel(
         if n < 1:
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
         seeds = row_seeds(n, _seed(seed, generator))
-        canvas = Canvas.blank(self._lengths(n, length, seeds), self.special)
-        settings = self._settings(steps, temperature, policy, schedule, top_k, top_p)
+        canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
+        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
@@ -236,7 +236,7 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self._settings(steps, temperature, policy, schedule, top_k, top_p)
+        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
@@ -350,15 +350,16 @@ class ImplicitRefinementModel(
 
     # Parts
 
-    def _settings(
+    def sampling_settings(
         self,
-        steps: int | None,
-        temperature: float | None,
-        policy: str | Policy | None,
-        schedule: str | None,
-        top_k: int | None,
-        top_p: float | None,
+        steps: int | None = None,
+        temperature: float | None = None,
+        policy: str | Policy | None = None,
+        schedule: str | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> SamplingSettings:
+        """What :meth:`sample` makes of these arguments; the model's own settings for None."""
         ours = self.config
         # Replacing checks the ranges and names the setting in the error.
         config = replace(
@@ -416,7 +417,12 @@ class ImplicitRefinementModel(
             self.train(training)
         return Samples(rows, self.tokenizer, recorder.trajectory() if recorder else None)
 
-    def _lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
+    def canvas_lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
+        """``(n,)`` lengths of blank canvases, drawn by their row seeds where it is the model's way.
+
+        Raises:
+            DataError: A length is above ``max_seq_len``.
+        """
         if length is not None:
             lengths = torch.as_tensor(length).expand(n)
         elif self.config.length_mode == "drawn" and self.config.length_counts is not None:
@@ -448,7 +454,7 @@ class ImplicitRefinementModel(
             masked = [masked]
         if isinstance(masked, Tensor):
             masked = masked.reshape(-1, masked.shape[-1]).tolist() if masked.ndim else []
-        rows = [self._encode(row) if isinstance(row, str) else list(row) for row in masked]
+        rows = [self.encode_prompt(row) if isinstance(row, str) else list(row) for row in masked]
         if not rows:
             raise DataError("there is no prompt to fill; give at least one.")
         for row in rows:
@@ -464,7 +470,8 @@ class ImplicitRefinementModel(
                 )
         return rows
 
-    def _encode(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text with a mask token for each blank."""
         if isinstance(self.tokenizer, CorpusTokenizer):
             return self.tokenizer.encode_with_masks(text)
         if self.tokenizer is None or not hasattr(self.tokenizer, "encode"):
