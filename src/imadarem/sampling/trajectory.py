@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
+from imadarem.sampling.figure import trajectory_table
 from imadarem.sampling.refine import Step, StoppingReason
 
 __all__ = ["RowStep", "RowTrajectory", "Trajectory", "TrajectoryRecorder"]
@@ -111,6 +112,10 @@ class RowTrajectory:
             parts.append("\n".join(lines))
         return "\n\n".join([*parts, self._summary()])
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table without a script, coloured by the judge."""
+        return trajectory_table([self])
+
     def _lines(self) -> list[tuple[str, list[str]]]:
         """Label and one cell per position, for each line of the picture."""
         lines = [("t=0: ", self.start)]
@@ -154,6 +159,10 @@ class Trajectory:
     def to_text(self, width: int = 100) -> str:
         """Every row's :meth:`RowTrajectory.to_text`, an empty line between them."""
         return "\n\n".join(row.to_text(width) for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first rows as tables, coloured by the judge."""
+        return trajectory_table(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the schema ``imadarem.trajectory/1``."""
