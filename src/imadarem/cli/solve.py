@@ -222,26 +222,15 @@ def _sizes(model: ImplicitRefinementModel, name: str) -> list[int]:
     Raises:
         ConfigError: It is a model of something else.
     """
-    from imadarem.data.sudoku.task import sudoku_tokenizer
+    from imadarem.data.sudoku.model_sizes import model_sizes
 
-    digits = sudoku_tokenizer()
-    ours = list(digits.convert_ids_to_tokens(range(len(digits))))
-    config = model.config
-    tokens: list[str] = []
-    if model.tokenizer is not None and len(model.tokenizer) == config.vocab_size:
-        tokens = list(model.tokenizer.convert_ids_to_tokens(range(config.vocab_size)))
-    layouts = [len(layout[0]) for layout in config.relations or []]
-    sizes = [
-        size
-        for size in SIZES
-        if (size * size in layouts if layouts else size * size <= config.max_seq_len)
-    ]
-    if tokens != ours or not sizes:
+    sizes = model_sizes(model.config, model.tokenizer)
+    if not sizes:
         raise ConfigError(
             f"the model {name} is none of sudokus: its tokens are not the digits 1 to 9. solve "
             "takes a model trained by imadarem train --task sudoku; infill fills other texts."
         )
-    return sizes
+    return list(sizes)
 
 
 # --- the model
