@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from imadarem.cli.console import json_line, note, out
-from imadarem.cli.models import SAMPLING, Count, SamplingFlags, Switch, load_model
+from imadarem.cli.models import (
+    SAMPLING,
+    Count,
+    SamplingFlags,
+    Switch,
+    is_molecular,
+    load_model,
+)
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imadarem.sampling.trajectory import RowTrajectory
+    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.sampling.trajectory import RowTrajectory, Trajectory
 
 __all__ = ["painted", "trace"]
 
@@ -23,6 +31,8 @@ def trace(
     count: Count = 1,
     length: int | None = None,
     out: Path | None = None,
+    html: Path | None = None,
+    svg: Path | None = None,
     json: Switch = False,
     sampling: SamplingFlags = SAMPLING,
 ) -> None:
@@ -34,6 +44,7 @@ def trace(
     imadarem trace --length 12
     imadarem trace "[C]<mask><mask><mask>[O]" --seed 3
     imadarem trace -n 4 --json > trajectories.json
+    imadarem trace --seed 7 --html trajectory.html
     ```
 
     Args:
@@ -41,9 +52,11 @@ def trace(
         count: Samples, or fillings of each prompt.
         length: Tokens per blank canvas; default is drawn from the training lengths.
         out: Also write it to a file: .json, or .txt for the picture.
+        html: Also write the studio's view of it, one file that needs no network.
+        svg: Also write it as a figure.
         json: Print the records (schema imadarem.trajectory/1) instead of the picture.
     """
-    _check(prompts, count, length, out)
+    _check(prompts, count, length, {"out": out, "html": html, "svg": svg})
     model = load_model(sampling.model, sampling.device)
     if prompts:
         repeated = [prompt for prompt in prompts for _ in range(count)]
@@ -52,14 +65,9 @@ def trace(
         trajectory = model.analyze_refinement_trajectory(
             n=count, length=length, **sampling.settings()
         )
-    if out is not None:
-        from imadarem.checkpoint import save_json, write_text
-
-        if out.suffix == ".json":
-            save_json(trajectory.to_dict(), out)
-        else:
-            write_text(trajectory.to_text() + "\n", out)
-        note(f"wrote {len(trajectory)} trajectories to {out}")
+    for path in (out, html, svg):
+        if path is not None:
+            _write(trajectory, model, path, sampling)
     if json:
         json_line(trajectory.to_dict())
     else:
@@ -90,10 +98,47 @@ def _show(rows: list[RowTrajectory]) -> None:
         console.print()
 
 
-def _check(prompts: tuple[str, ...], count: int, length: int | None, target: Path | None) -> None:
+def _write(
+    trajectory: Trajectory, model: ImplicitRefinementModel, path: Path, sampling: SamplingFlags
+) -> None:
+    """Write the form that the file's ending names, whole or not at all."""
+    from imadarem.checkpoint import save_json, write_text
+
+    if path.suffix == ".json":
+        save_json(trajectory.to_dict(), path)
+    elif path.suffix == ".html":
+        write_text(_page(trajectory, model, sampling), path)
+    elif path.suffix == ".svg":
+        write_text(_figure(trajectory, model), path)
+    else:
+        write_text(trajectory.to_text() + "\n", path)
+    rows = "trajectory" if len(trajectory) == 1 else "trajectories"
+    note(f"wrote {len(trajectory)} {rows} to {path}")
+
+
+def _page(trajectory: Trajectory, model: ImplicitRefinementModel, sampling: SamplingFlags) -> str:
+    from imadarem.evaluation.trajectory_page import trajectory_page
+
+    policy = sampling.policy or ("gate" if model.config.use_refine_gate else "entropy")
+    return trajectory_page(trajectory, model.tokenizer, policy=policy)
+
+
+def _figure(trajectory: Trajectory, model: ImplicitRefinementModel) -> str:
+    from imadarem.evaluation.trajectory_page import drawings_of
+    from imadarem.sampling.figure import trajectory_svg
+
+    texts = [row.text for row in trajectory] if is_molecular(model.tokenizer) else []
+    return trajectory_svg(trajectory.rows, drawings_of(texts))
+
+
+def _check(
+    prompts: tuple[str, ...], count: int, length: int | None, targets: dict[str, Path | None]
+) -> None:
     if count < 1:
         raise ConfigError(f"--count is {count}; ask for at least 1.")
     if prompts and length is not None:
         raise ConfigError("--length is of blank canvases; a prompt has its own length.")
-    if target is not None and target.suffix not in (".json", ".txt"):
-        raise ConfigError(f"--out {target} must end in .json or .txt.")
+    legal = {"out": (".json", ".txt"), "html": (".html",), "svg": (".svg",)}
+    for flag, path in targets.items():
+        if path is not None and path.suffix not in legal[flag]:
+            raise ConfigError(f"--{flag} {path} must end in {' or '.join(legal[flag])}.")
