@@ -18,6 +18,7 @@ from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
 from imadarem.cli.sample import sample
+from imadarem.cli.serve import serve
 from imadarem.cli.solve import STDIN, solve
 from imadarem.cli.trace import trace
 from imadarem.cli.train import train
@@ -45,6 +46,7 @@ app.command(sample)
 app.command(trace)
 app.command(infill)
 app.command(solve)
+app.command(serve)
 app.command(train)
 app.command(
     train_task, name=COMMAND, show=False, usage="Usage: imadarem train --task NAME [OPTIONS]"

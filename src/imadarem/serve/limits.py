@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from imadarem.errors import ConfigError
 
 __all__ = [
+    "BIGGEST_SEED",
     "LONGEST_CANVAS",
     "LONGEST_SMILES",
     "LONGEST_TEXT",
@@ -23,6 +24,8 @@ MOST_STEPS = 256
 LONGEST_TEXT = 20_000
 LONGEST_CANVAS = 4_096
 LONGEST_SMILES = 400
+#: Whole numbers up to this one are the same in JavaScript.
+BIGGEST_SEED = 2**53 - 1
 
 
 @dataclass(frozen=True, kw_only=True)

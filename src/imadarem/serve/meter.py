@@ -15,31 +15,35 @@ class Meter:
     """The counters of one server; they may be moved from any thread."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
+        self.registry = kept = CollectorRegistry()
         self.requests = Counter(
-            "imadarem_requests", "Answers by route and status.", ["route", "status"], **kept
+            "imadarem_requests", "Answers by route and status.", ["route", "status"], registry=kept
         )
         self.request_seconds = Histogram(
             "imadarem_request_seconds",
             "From the arrival of a request to the end of its answer.",
             ["route"],
             buckets=SECONDS,
-            **kept,
+            registry=kept,
         )
-        self.waiting = Gauge("imadarem_queue_jobs", "Requests that wait or run.", **kept)
+        self.waiting = Gauge("imadarem_queue_jobs", "Requests that wait or run.", registry=kept)
         self.cancelled = Counter(
-            "imadarem_cancelled_jobs", "Requests whose client left or whose time was up.", **kept
+            "imadarem_cancelled_jobs",
+            "Requests whose client left or whose time was up.",
+            registry=kept,
         )
-        self.rows = Counter("imadarem_rows", "Rows refined to the end.", ["model"], **kept)
+        self.rows = Counter("imadarem_rows", "Rows refined to the end.", ["model"], registry=kept)
         self.passes = Counter(
-            "imadarem_row_passes", "Forward passes, counted for each row.", ["model"], **kept
+            "imadarem_row_passes", "Forward passes, counted for each row.", ["model"], registry=kept
         )
         self.batch_rows = Histogram(
-            "imadarem_batch_rows", "Rows refined together.", buckets=ROWS, **kept
+            "imadarem_batch_rows", "Rows refined together.", buckets=ROWS, registry=kept
         )
         self.batch_seconds = Histogram(
-            "imadarem_batch_seconds", "Time of a batch in the engine.", buckets=SECONDS, **kept
+            "imadarem_batch_seconds",
+            "Time of a batch in the engine.",
+            buckets=SECONDS,
+            registry=kept,
         )
 
     def page(self) -> bytes:

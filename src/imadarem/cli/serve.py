@@ -1,0 +1,93 @@
+"""``imadarem serve``: the models over HTTP, and a page to watch them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from imadarem.cli.console import err, note, out
+from imadarem.cli.models import Switch, device_named
+from imadarem.errors import MissingExtraError
+
+__all__ = ["serve"]
+
+Token = Annotated[str | None, Parameter(env_var="IMADAREM_TOKEN")]
+Models = Annotated[
+    tuple[str, ...],
+    Parameter(negative="", consume_multiple=False, show_default="default and sudoku"),
+]
+
+
+def serve(
+    *,
+    model: Models = ("default", "sudoku"),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: Token = None,
+    without_token: Switch = False,
+    device: str | None = None,
+    seconds: float = 60.0,
+    queue: int = 256,
+    body_bytes: int = 262_144,
+    batch_size: int = 64,
+) -> None:
+    """Serve models over HTTP, with a page to watch them refine.
+
+    **Examples**
+
+    ```
+    imadarem serve
+    imadarem serve --model mine=runs/mine/model --port 9000
+    IMADAREM_TOKEN=secret imadarem serve --host 0.0.0.0
+    curl localhost:8000/v1/sample -H 'Content-Type: application/json' -d '{"count": 4}'
+    ```
+
+    Ctrl-C finishes what runs and stops. The interface stands in docs/serve.md.
+
+    Args:
+        model: "default", "sudoku", a folder, or ID=FOLDER; repeat it to serve several. The
+            first is the default of requests.
+        host: Address to listen on; by default no other machine reaches it.
+        port: 0 takes a free one.
+        token: Ask every request for it. Better given as IMADAREM_TOKEN: others on the
+            machine can read a command line.
+        without_token: Listen beyond this machine and ask nobody for a token.
+        device: cpu or cuda; default is cuda where there is one.
+        seconds: Longest time for an answer.
+        queue: Most requests that wait or run.
+        body_bytes: Longest body of a request.
+        batch_size: Most rows refined together; changes the speed, never an answer.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from None
+    from imadarem.serve import server
+    from imadarem.serve.gatekeeper import is_loopback
+    from imadarem.serve.limits import Limits
+
+    limits = Limits(body_bytes=body_bytes, queue_jobs=queue, seconds=seconds, batch_rows=batch_size)
+    server.check_exposure(host, token, without_token=without_token)
+    with server.bind(host, port) as listening:
+        with err().status("loading the models"):
+            from imadarem.serve.app import create_app
+            from imadarem.serve.catalogue import load_catalogue
+
+            catalogue = load_catalogue(model, device_named(device))
+            local = is_loopback(host) and token is None
+            app = create_app(catalogue, limits, token=token, local=local)
+
+        def say() -> None:
+            name = f"[{host}]" if ":" in host else host
+            names = ", ".join(served.id for served in catalogue)
+            console = out()
+            console.print(
+                f"serving {names} at http://{name}:{listening.getsockname()[1]}/", markup=False
+            )
+            console.file.flush()
+
+        server.serve(app, listening, limits, say)
+    note("stopped")
