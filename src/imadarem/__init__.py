@@ -25,6 +25,7 @@ _EXPORTS = {
     "ImplicitRefinementModel": "imadarem.refiner",
     "MemoryBank": "imadarem.orchestrator.memory",
     "OrchestrationConfig": "imadarem.orchestrator.config",
+    "SafeTokenizer": "imadarem.tokenizers",
     "SelfiesTokenizer": "imadarem.tokenizers",
     "SmilesTokenizer": "imadarem.tokenizers",
     "Trainer": "imadarem.training.trainer",
@@ -39,6 +40,7 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
     "ImplicitRefinementModel",
     "MemoryBank",
     "OrchestrationConfig",
+    "SafeTokenizer",
     "SelfiesTokenizer",
     "SmilesTokenizer",
     "Trainer",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     )
     from imadarem.refiner import ImplicitRefinementModel as ImplicitRefinementModel
     from imadarem.tokenizers import CharTokenizer as CharTokenizer
+    from imadarem.tokenizers import SafeTokenizer as SafeTokenizer
     from imadarem.tokenizers import SelfiesTokenizer as SelfiesTokenizer
     from imadarem.tokenizers import SmilesTokenizer as SmilesTokenizer
     from imadarem.training.trainer import Trainer as Trainer

@@ -13,7 +13,7 @@ from imadarem.errors import ConfigError, nearest
 
 __all__ = ["inspect", "moses"]
 
-TOKENS = ("selfies", "smiles", "none")
+TOKENS = ("selfies", "smiles", "safe", "none")
 LISTED = 20
 
 
@@ -35,8 +35,8 @@ def moses(
 
     Args:
         wheel: Use this file of molsets 0.3.1 instead of a download.
-        tokens: Notation to encode the training set in, once for all runs: selfies (some
-            minutes), smiles or none.
+        tokens: Notation to encode the training set in, once for all runs: selfies or safe
+            (some minutes), smiles or none.
         processes: Worker processes; default is one for each core.
         json: Print one JSON object instead of a table.
     """
@@ -86,7 +86,7 @@ def inspect(file: Path, /, *, column: str | None = None, json: bool = False) -> 
     with err().status(f"reading {file}"):
         found = read_smiles(file, column=column)
         distinct = len({canonical(text) for text in found.smiles})
-        lengths = {name: _token_lengths(name, found.smiles) for name in ("selfies", "smiles")}
+        lengths = {name: _token_lengths(name, found.smiles) for name in TOKENS[:-1]}
     figures = {"accepted": len(found.smiles), "distinct": distinct, "rejected": len(found.rejected)}
     if json:
         for line in found.rejected:

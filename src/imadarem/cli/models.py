@@ -25,7 +25,6 @@ __all__ = [
 
 Count = Annotated[int, Parameter(name=["--count", "-n"])]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
-MOLECULE_NOTATIONS = ("selfies", "smiles")
 
 
 @Parameter(name="*")
@@ -111,4 +110,6 @@ def device_named(name: str | None) -> str:
 
 def is_molecular(tokenizer: Any) -> bool:
     """Whether the tokenizer's texts are molecules, as SMILES."""
+    from imadarem.tokenizers import MOLECULE_NOTATIONS
+
     return getattr(tokenizer, "notation", None) in MOLECULE_NOTATIONS

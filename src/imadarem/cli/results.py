@@ -208,7 +208,7 @@ class Outcome:
 def judge(samples: Samples, tokenizer: Any, seconds: float) -> Outcome:
     """Decode samples and, where they are molecules and RDKit is here, parse them."""
     parse = _parser() if is_molecular(tokenizer) else None
-    spelled = getattr(tokenizer, "notation", None) == "selfies"
+    spelled = getattr(tokenizer, "notation", None) in ("selfies", "safe")
     rows = []
     for text, refined in zip(samples.texts, samples.rows, strict=True):
         form = parse(text) if parse else None

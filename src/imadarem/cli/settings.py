@@ -44,7 +44,7 @@ DECIDED_BY_DATA = (
 #: Where the command line departs from the defaults of the configuration.
 MODEL_DEFAULTS: dict[str, Any] = {"conv_kernel_size": 5, "self_conditioning": False}
 #: Data sets, notations and models that go by a name, even beside a file of that name.
-NAMED = ("moses", "moses-sample", "selfies", "smiles", "char", "default")
+NAMED = ("moses", "moses-sample", "selfies", "smiles", "safe", "char", "default")
 DEFERRED = {
     "max_seq_len": "the longest training row",
     "length_mode": "drawn for molecules, else eos",
@@ -120,9 +120,9 @@ class DataFlags:
         data: moses (1.6 million molecules), moses-sample (15,000, shipped) or a file.
         column: The column of a table that holds the texts.
         rows: Train on at most so many rows.
-        tokenizer: selfies, smiles or char, learned from the data, or the folder of a saved
-            tokenizer. selfies and smiles read molecules, the others lines of text.
-            [default: selfies]
+        tokenizer: selfies, smiles, safe (fragments) or char, learned from the data, or the
+            folder of a saved tokenizer. The first three read molecules, the others lines of
+            text. [default: selfies]
         valid_fraction: Share of a file that is held out. [default: 0.1]
         init: Start from this model, its tokenizer and architecture kept: "default" or a
             folder.
@@ -131,7 +131,7 @@ class DataFlags:
     data: str | None = None
     column: str | None = None
     rows: int | None = None
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
     valid_fraction: float | None = None
     init: str | None = None
 

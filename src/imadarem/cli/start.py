@@ -98,7 +98,7 @@ def prepared_data(
     if "column" in settings.data and not is_molecular(data.tokenizer):
         raise ConfigError(
             "--column is of a table of molecules, and this tokenizer reads lines of text. Leave "
-            "it out, or use --tokenizer selfies or smiles."
+            "it out, or use --tokenizer selfies, smiles or safe."
         )
     return data
 

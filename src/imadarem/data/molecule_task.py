@@ -1,4 +1,4 @@
-"""Molecules with holes as a task: SELFIES, or SMILES, some of whose tokens are blank."""
+"""Molecules with holes as a task: SELFIES, SMILES or SAFE, some of whose tokens are blank."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
 from imadarem.data.sides import held_out, number_of
 from imadarem.data.tasks import Task
 from imadarem.errors import ConfigError, DataError, nearest
-from imadarem.tokenizers import CorpusTokenizer, special_ids, tokenizer_class
+from imadarem.tokenizers import (
+    MOLECULE_NOTATIONS,
+    CorpusTokenizer,
+    special_ids,
+    tokenizer_class,
+)
 from imadarem.workers import Workers
 
 __all__ = ["flat_form", "molecule_task"]
-
-NOTATIONS = ("selfies", "smiles")
 
 
 def flat_form(smiles: str) -> str:
@@ -73,8 +76,8 @@ def molecule_task(
     Args:
         source: ``moses-sample`` (shipped, 15,000 molecules), ``moses`` (downloaded), or a
             file; see :func:`~imadarem.data.molecules.read_smiles`.
-        tokenizer: ``selfies`` or ``smiles``, learned from the molecules, or a tokenizer of
-            one of these notations.
+        tokenizer: ``selfies``, ``smiles`` or ``safe``, learned from the molecules, or a
+            tokenizer of one of these notations.
         column: The column of a table that holds the SMILES.
         rows: Use at most so many molecules, drawn with ``seed``; None uses all.
         hole_share: Share of a row's tokens that are blank; see
@@ -146,11 +149,11 @@ class _Notation:
 
 def _kind(tokenizer: str | CorpusTokenizer) -> type[CorpusTokenizer]:
     notation = tokenizer if isinstance(tokenizer, str) else getattr(tokenizer, "notation", "")
-    if notation not in NOTATIONS:
+    if notation not in MOLECULE_NOTATIONS:
         raise ConfigError(
             f"the tokenizer {notation or tokenizer!r} writes no molecules"
-            f"{nearest(str(notation), NOTATIONS)}. Choose {' or '.join(NOTATIONS)}, or pass a "
-            "tokenizer of one of them."
+            f"{nearest(str(notation), MOLECULE_NOTATIONS)}. Choose one of "
+            f"{', '.join(MOLECULE_NOTATIONS)}, or pass a tokenizer of one of them."
         )
     return tokenizer_class(notation)
 

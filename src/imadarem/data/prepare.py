@@ -22,14 +22,19 @@ from imadarem.data.molecules import RejectedLine, read_smiles
 from imadarem.data.molecules import split as split_molecules
 from imadarem.data.text import iter_lines
 from imadarem.errors import DataError
-from imadarem.tokenizers import CorpusTokenizer, Tokenizer, load_tokenizer, tokenizer_class
+from imadarem.tokenizers import (
+    MOLECULE_NOTATIONS,
+    CorpusTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_class,
+)
 from imadarem.workers import Progress, Workers
 
 __all__ = ["PreparedData", "Texts", "encode_texts", "prepare", "read_texts"]
 
 #: Rows held out of a named data set for validation.
 HELD_OUT = 2_000
-MOLECULE_NOTATIONS = ("selfies", "smiles")
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,8 @@ def prepare(
 
     Args:
         source: See :func:`read_texts`.
-        tokenizer: ``selfies``, ``smiles`` or ``char``, learned from the texts; a folder with
-            a saved tokenizer; or a tokenizer object.
+        tokenizer: ``selfies``, ``smiles``, ``safe`` or ``char``, learned from the texts; a folder
+            with a saved tokenizer; or a tokenizer object.
         column: The column of a table that holds the texts.
         rows: Use at most so many training texts.
         valid_fraction: Share of a user's file that is held out.

@@ -13,7 +13,7 @@ import numpy as np
 
 from imadarem.data.molecules import canonical, parse
 from imadarem.errors import DataError
-from imadarem.tokenizers import CorpusTokenizer
+from imadarem.tokenizers import CorpusTokenizer, SafeTokenizer, to_safe
 
 __all__ = ["randomised_smiles", "respell"]
 
@@ -57,7 +57,7 @@ def respell(
         return None
     for _ in range(TRIES):
         try:
-            spelt = tokenizer.encode(randomised_smiles(form, rng))
+            spelt = tokenizer.encode_notation(_spelling(form, tokenizer, rng))
         except DataError:  # a symbol outside the vocabulary
             continue
         # SELFIES drops what it cannot express, such as a stereo mark: hence the last check.
@@ -68,3 +68,10 @@ def respell(
         ):
             return spelt
     return None
+
+
+def _spelling(form: str, tokenizer: CorpusTokenizer, rng: np.random.Generator) -> str:
+    """A random spelling in the tokenizer's notation; of SAFE, other cuts and another order."""
+    if isinstance(tokenizer, SafeTokenizer):
+        return to_safe(form, rng)
+    return tokenizer.to_notation(randomised_smiles(form, rng))

@@ -1,0 +1,163 @@
+"""The contract of special ids: what refinement needs of a tokenizer, and the check of it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Protocol
+
+from imadarem.errors import TokenizerError
+
+__all__ = ["SpecialIds", "Tokenizer", "special_ids"]
+
+
+class Tokenizer(Protocol):
+    """What the library uses of a tokenizer; every Hugging Face tokenizer has it."""
+
+    @property
+    def mask_token_id(self) -> int | None: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+    def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
+    def decode(self, ids: Any, skip_special_tokens: bool = ...) -> str: ...
+    def convert_ids_to_tokens(self, ids: Any) -> list[str]: ...
+    def save_pretrained(self, save_directory: str | Path) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """The token ids that refinement gives a meaning to.
+
+    Args:
+        mask: A blank; refinement starts from a canvas of them.
+        pad: Fills a row after its end.
+        eos: Ends a row; ``None`` where the tokenizer knows no end.
+        banned: Sorted ids that must never stand in an output: every special id but ``eos``.
+    """
+
+    mask: int
+    pad: int
+    eos: int | None
+    banned: tuple[int, ...]
+
+
+def special_ids(tokenizer: object, vocab_size: int) -> SpecialIds:
+    """The special ids of ``tokenizer``, checked against each other and ``vocab_size``.
+
+    Any object with ``mask_token_id`` will do; a missing attribute counts as ``None``.
+    ``pad_token_id`` falls back to 0 and ``eos_token_id`` to ``sep_token_id``, then to no end
+    of sequence; each fallback warns.
+
+    Raises:
+        TokenizerError: There is no mask token; mask, pad and eos are not pairwise different;
+            an id is no integer or lies outside ``0 .. vocab_size - 1``.
+    """
+    mask = _id(tokenizer, "mask_token_id")
+    if mask is None:
+        raise TokenizerError(
+            "this tokenizer has no mask token, and refinement starts from one. Add it with "
+            'tokenizer.add_special_tokens({"mask_token": "<mask>"}), or use '
+            "SelfiesTokenizer.from_corpus(...), which defines it."
+        )
+    pad = _pad_or_zero(tokenizer)
+    eos = _eos_or_sep(tokenizer)
+    _refuse_collisions({"mask": mask, "pad": pad, "eos": eos})
+    banned = ({mask, pad} | _other_special_ids(tokenizer)) - {eos}
+    _refuse_out_of_range({"mask": [mask], "pad": [pad], "eos": [eos]}, vocab_size)
+    _refuse_out_of_range({"special": sorted(banned)}, vocab_size)
+    return SpecialIds(mask=mask, pad=pad, eos=eos, banned=tuple(sorted(banned)))
+
+
+def _id(tokenizer: object, name: str) -> int | None:
+    value = getattr(tokenizer, name, None)
+    return None if value is None else _as_id(value, name)
+
+
+def _as_id(value: object, name: str) -> int:
+    # bool is an Integral: True would silently become token 1.
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TokenizerError(
+            f"{name} is {value!r} ({type(value).__name__}); a token id is an integer. "
+            "Set the tokenizer's special token to a token of its vocabulary."
+        )
+    return int(value)
+
+
+def _pad_or_zero(tokenizer: object) -> int:
+    pad = _id(tokenizer, "pad_token_id")
+    if pad is not None:
+        return pad
+    warnings.warn(
+        "this tokenizer has no pad token: id 0 is used for padding and will never stand in an "
+        'output. Add one with tokenizer.add_special_tokens({"pad_token": "<pad>"}).',
+        UserWarning,
+        stacklevel=3,
+    )
+    return 0
+
+
+def _eos_or_sep(tokenizer: object) -> int | None:
+    eos = _id(tokenizer, "eos_token_id")
+    if eos is not None:
+        return eos
+    sep = _id(tokenizer, "sep_token_id")
+    taken = (
+        "every output fills its canvas"
+        if sep is None
+        else f"its sep token (id {sep}) ends a sequence"
+    )
+    warnings.warn(
+        f"this tokenizer has no eos token: {taken}. Add one with "
+        'tokenizer.add_special_tokens({"eos_token": "</s>"}).',
+        UserWarning,
+        stacklevel=3,
+    )
+    return sep
+
+
+def _other_special_ids(tokenizer: object) -> set[int]:
+    """Ids of unk, bos, cls and sep, and all others that the tokenizer calls special."""
+    names = ("unk_token_id", "bos_token_id", "cls_token_id", "sep_token_id")
+    named = {_id(tokenizer, name) for name in names}
+    listed = {
+        _as_id(value, "an entry of all_special_ids")
+        for value in getattr(tokenizer, "all_special_ids", None) or ()
+        if value is not None
+    }
+    # Reserved tokens of a tokenizer.json are special without having a name.
+    added = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    reserved = {index for index, token in added.items() if getattr(token, "special", False)}
+    return {value for value in named if value is not None} | listed | reserved
+
+
+def _refuse_collisions(ids: dict[str, int | None]) -> None:
+    roles: dict[int, list[str]] = {}
+    for role, value in ids.items():
+        if value is not None:
+            roles.setdefault(value, []).append(role)
+    for value, shared in roles.items():
+        if len(shared) > 1:
+            # The later role moves: eos may end texts elsewhere, pad is free to choose.
+            mover = "pad" if "pad" in shared else shared[0]
+            raise TokenizerError(
+                f"{' and '.join(shared)} share the token id {value}; mask, pad and eos must "
+                f"differ, or a blank, a filler and an end could not be told apart. Give {mover} "
+                f'a token of its own: tokenizer.add_special_tokens({{"{mover}_token": '
+                f'"<{mover}>"}}), and count it in vocab_size.'
+            )
+
+
+def _refuse_out_of_range(ids: dict[str, list[Any]], vocab_size: int) -> None:
+    for role, values in ids.items():
+        for value in values:
+            if value is not None and not 0 <= value < vocab_size:
+                raise TokenizerError(
+                    f"the {role} id {value} lies outside the vocabulary of {vocab_size} tokens "
+                    f"(legal: 0 to {vocab_size - 1}). Set vocab_size=len(tokenizer), which "
+                    "counts added tokens."
+                )
