@@ -31,10 +31,11 @@ class NeighbourConvolution(nn.Module):
         reach = len(self.weight) // 2
         padded = F.pad(x, (0, 0, reach, reach))
         length = x.shape[1]
-        # Shifted sums beat conv1d's transposes at these sizes on a CPU.
-        return torch.stack(
-            [padded[:, j : j + length] * tap for j, tap in enumerate(self.weight)]
-        ).sum(0)
+        # Shifted sums beat conv1d's transposes at these sizes on a CPU, and in place their stack.
+        y = padded[:, :length] * self.weight[0]
+        for j in range(1, len(self.weight)):
+            y.addcmul_(padded[:, j : j + length], self.weight[j])
+        return y
 
 
 class SelfAttention(nn.Module):
@@ -53,9 +54,10 @@ class SelfAttention(nn.Module):
         """``(B, L, D)`` → ``(B, L, D)``; ``attended`` is ``(B, L)`` bool or None for all."""
         batch, length, width = x.shape
         heads = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_size)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        heads = heads.permute(2, 0, 3, 1, 4)
+        q, k, v = heads
         if rotation is not None:
-            q, k = _rotate(q, rotation), _rotate(k, rotation)
+            q, k = _rotate(heads[:2], rotation)
         mixed = F.scaled_dot_product_attention(
             q,
             k,
@@ -109,7 +111,7 @@ class Block(nn.Module):
 
 
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn pairs of channels of ``(B, H, L, D)`` by the angles of their position."""
+    """Turn pairs of channels of ``(..., L, D)`` by the angles of their position."""
     cos, sin = (part.to(x.dtype) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

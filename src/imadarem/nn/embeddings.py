@@ -58,7 +58,9 @@ class TimeEmbedding(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, time: Tensor) -> Tensor:
-        return self.project(time[:, None, None].to(self.project.weight.dtype))
+        # No matrix product: with one row it would round otherwise than with several.
+        scale, shift = self.project.weight[:, 0], self.project.bias
+        return time[:, None, None].to(scale.dtype) * scale + shift
 
 
 def rotary_angles(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,9 @@ class RefineGate(nn.Module):
         nn.init.constant_(self.score.bias, bias_init)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.score(self.activation(self.hidden(self.norm(x)))).squeeze(-1)
+        # A product and a sum: a matrix product with one column rounds by the size of the batch.
+        hidden = self.activation(self.hidden(self.norm(x)))
+        return (hidden * self.score.weight[0]).sum(dim=-1) + self.score.bias
 
 
 class HaltingHead(nn.Module):
@@ -56,4 +58,5 @@ class HaltingHead(nn.Module):
             there = attended[..., None]
             mean = (hidden * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
             most = hidden.masked_fill(~there, float("-inf")).amax(dim=1)
-        return self.score(torch.cat([mean, most], dim=-1)).squeeze(-1)
+        pooled = torch.cat([mean, most], dim=-1)
+        return (pooled * self.score.weight[0]).sum(dim=-1) + self.score.bias
