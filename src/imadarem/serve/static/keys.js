@@ -41,7 +41,7 @@ export function helpDialog({ editing }) {
     h("dl", {}, rows.map(([keys, says]) => [
       h("dt", {}, keys.split(" ").flatMap((key) => [h("kbd", {}, key), " "])), h("dd", {}, says),
     ])),
-    h("form", { method: "dialog" }, h("button", { class: "strong" }, "Close")));
+    h("button", { type: "button", class: "strong", onclick: () => dialog.close() }, "Close"));
   const button = h("button", {
     type: "button", class: "quiet", id: "help", "aria-label": "Keyboard shortcuts",
     onclick: () => dialog.showModal(),

@@ -17,6 +17,7 @@ export class Player {
     this.step = 0;
     this.last = 0;
     this.timer = null;
+    this.live = false;
     const button = (name, label, action) =>
       h("button", { type: "button", class: "icon quiet", "aria-label": label, title: label, onclick: action }, icon(ICONS[name]));
     this.toggle = button("play", "Play", () => this.playing ? this.pause() : this.play());
@@ -55,9 +56,10 @@ export class Player {
     this.#set(Math.min(Math.max(step, 0), this.last));
   }
 
-  /** From here, or from the start where it stands at the end. */
-  play() {
-    if (this.last === 0) return;
+  /** From here, or from the start where it stands at the end; `live` waits for more steps. */
+  play({ live = false } = {}) {
+    if (this.last === 0 && !live) return;
+    this.live = live;
     if (this.step === this.last) this.#set(0);
     this.#sign("pause", "Pause");
     this.#wait();
@@ -76,8 +78,8 @@ export class Player {
 
   #wait() {
     this.timer = setTimeout(() => {
-      this.#set(this.step + 1);
-      if (this.step < this.last) this.#wait();
+      if (this.step < this.last) this.#set(this.step + 1);
+      if (this.step < this.last || this.live) this.#wait();
       else this.pause();
     }, PACE / Number(this.speed.value));
   }

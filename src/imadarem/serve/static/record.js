@@ -45,7 +45,7 @@ export function framesOf(row) {
       row.given[i] ? "GIVEN" : token === "[MASK]" ? "OPEN" : token === "" ? "PAD" : "WRITTEN"),
     forward_passes: 0,
     changed_fraction: null,
-    text: row.start_text ?? null,
+    text: null,
   };
   return [start, ...row.steps.map((step) => widened(step, width))];
 }

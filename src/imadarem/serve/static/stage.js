@@ -3,6 +3,9 @@
 import { h } from "./dom.js";
 import { boardSize, heatOf, marksAt, shortToken, valueAt } from "./record.js";
 
+// RDKit's white sheet, which the page's own paper takes the place of.
+const BACKGROUND = /<rect style='opacity:1.0;fill:#FFFFFF[^>]*>\s*<\/rect>/;
+
 /** A place for the three views. `draw(text)` gives a promise of an SVG, or of null. */
 export class Stage {
   constructor({ kind, draw, onPick }) {
@@ -24,8 +27,7 @@ export class Stage {
     this.caption ??= h("p", { class: "smiles mono" });
     this.element.replaceChildren(this.picture, this.caption);
     const text = frame.text ?? "";
-    this.caption.textContent = text || (frame.text === "" ? "no structure yet" : "");
-    this.caption.classList.toggle("muted", !text);
+    this.caption.textContent = text;
     this.wanted = text;
     const svg = text ? await this.draw(text).catch(() => null) : null;
     if (this.wanted !== text) return;
@@ -71,12 +73,13 @@ export class Stage {
 
 /** An image and not inline SVG: what a server drew can then run nothing. */
 function image(svg, text) {
-  const source = `data:image/svg+xml,${encodeURIComponent(svg)}`;
+  const open = svg.replace(BACKGROUND, "");
+  const source = `data:image/svg+xml,${encodeURIComponent(open)}`;
   return h("img", { src: source, alt: `Structure of ${text}`, width: 240, height: 200 });
 }
 
 function empty(text) {
-  return h("p", { class: "muted none" }, text ? "no drawing of this" : "nothing written yet");
+  return h("p", { class: "muted none" }, text ? "no drawing of this" : "no structure yet");
 }
 
 function spelled(token) {

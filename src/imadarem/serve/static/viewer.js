@@ -49,6 +49,7 @@ export class Viewer {
   /** One run has more steps. */
   update(number, run) {
     this.views[number].update(run);
+    this.player.live &&= this.views.some((view) => view.run.live);
     this.player.extend(this.#last());
   }
 

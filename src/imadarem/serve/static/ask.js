@@ -1,0 +1,126 @@
+/** The form: which model, what to start from, how to refine. */
+
+import { h } from "./dom.js";
+
+const PROMPTS = {
+  molecules: {
+    label: "Prompt, in SELFIES; empty for a canvas of blanks",
+    placeholder: "[C][C]<mask><mask><mask>[O]",
+    examples: [
+      ["blanks", ""],
+      ["an ether with holes", "[C][C][O]<mask><mask><mask><mask><mask><mask><mask><mask>"],
+      ["a ring to decorate", "[C][=C][C][=C]<mask><mask><mask>[C][=C][Ring1][=Branch1]<mask><mask><mask>"],
+    ],
+  },
+  sudoku: {
+    label: "Puzzle, row by row, with . for a blank",
+    placeholder: "53..7....6..195...",
+    examples: [
+      ["9 × 9", "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"],
+      ["harder", "8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4.."],
+      ["4 × 4", "1..4..2..3..4..1"],
+    ],
+  },
+  text: { label: "Prompt; empty for a canvas of blanks", placeholder: "", examples: [["blanks", ""]] },
+};
+const BIGGEST_SEED = 2 ** 31;
+
+const $ = (id) => document.getElementById(id);
+
+/** The fields of the page, filled from what the server says of its models. */
+export class Ask {
+  constructor({ onModel }) {
+    this.onModel = onModel;
+    this.models = [];
+    $("model").addEventListener("change", () => this.#modelChosen());
+    $("policy").addEventListener("change", () => this.#explain());
+    $("other").addEventListener("change", () => this.#explain());
+    $("prompt").addEventListener("input", () => this.#lengthCounts());
+    $("dice").addEventListener("click", () => {
+      $("seed").value = Math.floor(Math.random() * BIGGEST_SEED);
+    });
+  }
+
+  /** The models of the server; the first one is chosen. */
+  fill(models) {
+    this.models = models;
+    $("model").replaceChildren(...models.map(({ id }) => h("option", { value: id }, id)));
+    for (const id of ["model", "policy", "other", "run"]) $(id).disabled = false;
+    this.#modelChosen();
+  }
+
+  get model() {
+    return this.models.find(({ id }) => id === $("model").value);
+  }
+
+  /** One policy, or two to be seen beside each other. */
+  get policies() {
+    return [$("policy").value, $("other").value].filter(Boolean);
+  }
+
+  /** Most steps that may come. */
+  get steps() {
+    return number("steps") ?? this.model.default_steps;
+  }
+
+  /** A request's settings, without policy and canvas. */
+  settings() {
+    return whole({
+      model: this.model.id, steps: number("steps"), temperature: number("temperature"),
+      seed: number("seed") ?? 0,
+    });
+  }
+
+  /** Where to start: a text, or blanks of a length. */
+  canvas() {
+    const text = $("prompt").value.trim();
+    return text ? { text } : whole({ length: number("length") });
+  }
+
+  #modelChosen() {
+    const { model } = this;
+    const { label, placeholder, examples } = PROMPTS[model.kind];
+    const names = model.policies.map(({ name }) => h("option", { value: name, selected: name === model.default_policy }, name));
+    $("policy").replaceChildren(...names);
+    $("other").replaceChildren(h("option", { value: "" }, "nothing"), ...names.map((name) => h("option", { value: name.value }, name.value)));
+    document.querySelector("label[for=prompt]").textContent = label;
+    $("prompt").placeholder = placeholder;
+    $("prompt").value = model.kind === "sudoku" ? examples[0][1] : "";
+    $("steps").placeholder = model.default_steps;
+    $("temperature").placeholder = model.default_temperature;
+    $("length").max = model.max_length;
+    $("examples").replaceChildren("Try", ...examples.map(([name, text]) =>
+      h("button", { type: "button", onclick: () => this.#tryOut(text) }, name)));
+    this.#lengthCounts();
+    this.#explain();
+    this.onModel(model);
+  }
+
+  #tryOut(text) {
+    $("prompt").value = text;
+    this.#lengthCounts();
+    $("ask").requestSubmit();
+  }
+
+  #lengthCounts() {
+    $("length").disabled = this.model?.kind === "sudoku" || $("prompt").value.trim() !== "";
+  }
+
+  #explain() {
+    const said = this.policies.map((policy) => {
+      const { about } = this.model.policies.find(({ name }) => name === policy);
+      return `${policy}: ${about}`;
+    });
+    $("about").textContent = said.join("  ·  ");
+  }
+}
+
+/** A number field's value, or undefined where it is empty; the server says what is legal. */
+function number(id) {
+  const { value, disabled } = $(id);
+  return value === "" || disabled ? undefined : Number(value);
+}
+
+function whole(fields) {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
+}
