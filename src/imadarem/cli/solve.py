@@ -65,7 +65,7 @@ def solve(
 
     ```
     imadarem solve puzzle.txt
-    imadarem solve 1..4..2..3..4..1
+    imadarem solve 1...4..2..3..4..
     imadarem solve puzzles.csv --limit 1000 --json
     imadarem solve puzzle.txt --model runs/sudoku/model --votes 8
     cat puzzles.txt | imadarem solve - --quiet

@@ -119,7 +119,7 @@ class TraceRequest(Sampling):
                     "given": [True, False, False, True],
                     "seed": 7,
                 },
-                {"model": "sudoku", "text": "1..4..2..3..4..1"},
+                {"model": "sudoku", "text": "1...4..2..3..4.."},
             ]
         }
     )
@@ -147,7 +147,7 @@ class TraceRequest(Sampling):
 class SolveRequest(Request):
     """A sudoku of 4x4, 6x6 or 9x9 cells."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"puzzle": "1..4..2..3..4..1"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"puzzle": "1...4..2..3..4.."}]})
     model: Name | None = Field(None, description="Default is the first model of sudokus.")
     puzzle: str = Field(
         min_length=16,

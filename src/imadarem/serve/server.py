@@ -6,6 +6,7 @@ import contextlib
 import math
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -89,6 +90,9 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn does, without dying of the signal at the end: a stop is no failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {name: signal.signal(name, self.handle_exit) for name in SIGNALS}
         try:
             yield
