@@ -17,7 +17,7 @@ const PROMPTS = {
     placeholder: "53..7....6..195...",
     examples: [
       ["9 × 9", "53..7....6..195....98....6.8...6...34..8.3..17...2...6.6....28....419..5....8..79"],
-      ["harder", "8..........36......7..9.2...5...7.......457.....1...3...1....68..85...1..9....4.."],
+      ["harder", ".54.9..2.....3.9.4.9...53...7..2..1...3..8...2.6....3.9....7.63.65.8...7....6.4.."],
       ["4 × 4", "1..4..2..3..4..1"],
     ],
   },
@@ -86,6 +86,7 @@ export class Ask {
     document.querySelector("label[for=prompt]").textContent = label;
     $("prompt").placeholder = placeholder;
     $("prompt").value = model.kind === "sudoku" ? examples[0][1] : "";
+    for (const id of ["steps", "temperature", "length"]) $(id).value = "";
     $("steps").placeholder = model.default_steps;
     $("temperature").placeholder = model.default_temperature;
     $("length").max = model.max_length;

@@ -20,8 +20,8 @@ export const MEASURES = {
 };
 
 const REASONS = {
-  filled: "no blank is left, and this policy takes nothing back",
-  settled: "no blank is left, and no token is in doubt",
+  filled: "no blank is left",
+  settled: "no blank is left, no token in doubt",
   unchanged: "hardly anything changed any more",
   max_steps: "the limit of steps was reached",
   verified: "checked, and right",

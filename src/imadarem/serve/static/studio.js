@@ -95,6 +95,10 @@ function place(runs, options) {
   $("empty").hidden = true;
   $("place").replaceChildren(viewer.element);
   viewer.show(runs, options);
+  // On a phone the form fills the screen.
+  if ($("place").getBoundingClientRect().top > 0.6 * innerHeight) {
+    $("status").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+  }
 }
 
 function back() {
@@ -108,9 +112,15 @@ function back() {
 function outcome(runs, note) {
   const parts = note ? [`${note} `] : [];
   if (runs.length === 2) parts.push(...compared(runs));
+  else if (runs[0].kind === "sudoku") parts.push(solved(runs[0].row));
   else parts.push("Done: ", h("code", {}, runs[0].row.text || "nothing"));
   if (earlier.length) parts.push(h("button", { type: "button", id: "back", onclick: back }, "Back to the run before"));
   return parts;
+}
+
+function solved(row) {
+  return row.stopping_reason === "verified" ? "Solved: complete and legal."
+    : "Not solved; more steps may do it, or another digit fixed.";
 }
 
 function compared(runs) {
@@ -136,6 +146,7 @@ function fail(error, again = null) {
   $("error").hidden = error === null;
   if (error === null) return;
   tell("");
+  $("error").scrollIntoView({ block: "nearest" });
   if (error.status === 401) {
     $("unlock").hidden = false;
     $("token").focus();
@@ -144,8 +155,9 @@ function fail(error, again = null) {
   const sentence = message.charAt(0).toUpperCase() + message.slice(1);
   $("error").replaceChildren(
     h("p", { class: "message" }, sentence),
-    hint ? h("p", { class: "hint" }, hint) : "",
-    again ? h("button", { type: "button", id: "again", onclick: again }, "Try again") : "",
+    // The hint of a refused field is for programs; the message says what is legal.
+    hint && error.status !== 422 ? h("p", { class: "hint" }, hint) : "",
+    again && error.status !== 422 ? h("button", { type: "button", id: "again", onclick: again }, "Try again") : "",
   );
 }
 

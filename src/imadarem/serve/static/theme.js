@@ -1,8 +1,9 @@
 /** Light, dark, or whatever the system says; the choice is kept where the browser allows it. */
 
-import { h } from "./dom.js";
+import { h, icon } from "./dom.js";
 
 const THEMES = ["auto", "light", "dark"];
+const HALF = "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2zm0 1.5v9a4.5 4.5 0 0 1 0-9z";
 const KEY = "imadarem-theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 
@@ -13,7 +14,8 @@ export function themeButton() {
   const apply = () => {
     const resolved = chosen === "auto" ? (system.matches ? "dark" : "light") : chosen;
     document.documentElement.dataset.theme = resolved;
-    button.textContent = { auto: "◐ Auto", light: "○ Light", dark: "● Dark" }[chosen];
+    const name = { auto: "Auto", light: "Light", dark: "Dark" }[chosen];
+    button.replaceChildren(icon(HALF), name);
     button.setAttribute("aria-label", `Colour theme: ${chosen}. Change it.`);
   };
   button.addEventListener("click", () => {
