@@ -91,7 +91,9 @@ def test_the_token_term_is_the_mean_over_rows_of_the_mean_over_blanks() -> None:
     logits[1, 0, [3, 4]] = math.log(1 / 2)
     logits[:, 2] = 0.0
     logits[1, 1] = 0.0
-    batch = TrainingCanvas(canvas, ids, torch.zeros(2, 3, dtype=torch.bool))
+    batch = TrainingCanvas(
+        canvas, ids, torch.zeros(2, 3, dtype=torch.bool), torch.zeros(len(ids), dtype=torch.bool)
+    )
     # -inf * 0 would be NaN in the graph; the loss must not touch other positions.
     terms = objective().score(RefinementOutput(logits.clamp(min=-1e4), torch.zeros(2, 3)), batch)
     expected = (math.log(8) / 2 + math.log(2)) / 2
@@ -107,7 +109,12 @@ def test_signs_of_the_terms() -> None:
     judged[2:, 2:4] = True  # column 2 stands as in the data, column 3 does not
     shown = ids.clone()
     shown[2:, 3] = torch.where(ids[2:, 3] == 3, 4, 3)
-    batch = TrainingCanvas(Canvas(shown.masked_fill(blank, 1), state, MODEL.special), ids, judged)
+    batch = TrainingCanvas(
+        Canvas(shown.masked_fill(blank, 1), state, MODEL.special),
+        ids,
+        judged,
+        torch.zeros(len(ids), dtype=torch.bool),
+    )
     score = objective(diversity_weight=0.1).score
 
     right, unsure = certain_of(ids, 0.0), certain_of(ids, 0.0, height=0.0)
@@ -136,7 +143,8 @@ def test_a_canvas_with_tokens_of_the_model_teaches_the_gate_alone() -> None:
     logits = torch.zeros(2, 4, MODEL.config.vocab_size)
     logits[1, 0, ids[1, 0]] = -30.0  # badly wrong, and not asked about
     terms = objective().score(
-        RefinementOutput(logits, torch.zeros(2, 4)), TrainingCanvas(canvas, ids, judged)
+        RefinementOutput(logits, torch.zeros(2, 4)),
+        TrainingCanvas(canvas, ids, judged, torch.zeros(len(ids), dtype=torch.bool)),
     )
     assert terms.token.item() == pytest.approx(math.log(MODEL.config.vocab_size))
 
@@ -280,3 +288,35 @@ def test_a_temperature_in_use_is_taken_into_account() -> None:
     assert fit_gate_temperature(Blind(), cold, corpus) == pytest.approx(
         fit_gate_temperature(Warm(), warm, corpus), rel=1e-3
     )
+
+
+def test_blank_rows_are_read_once_for_each_length_and_cost_what_they_cost_alone() -> None:
+    model = shaken(tiny_model(joint_size=5, length_mode="drawn", self_conditioning=False)).eval()
+    ids = torch.tensor([[3, 4, 5], [5, 4, 3], [6, 6, 0], [3, 3, 3]])
+    inside = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]])
+    whole = Objective(
+        config=model.config, special=model.special, on_policy_share=0.0, blank_share=0.75
+    )
+    seen: list[int] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))  # type: ignore[func-returns-value]
+    )
+    batch = whole.corrupt(ids, inside, torch.Generator().manual_seed(0))
+    assert batch.blank.tolist() == [True, True, True, False]
+    assert batch.canvas.open[:3].sum(dim=1).tolist() == [3, 3, 2]
+    terms = whole(model, ids, inside, torch.Generator().manual_seed(0))
+    handle.remove()
+    # Two lengths of blank rows, and the row that shows something.
+    assert seen == [3]
+    each = model(batch.canvas.ids, batch.canvas.attention_mask, targets=ids)
+    assert terms.token.item() == pytest.approx(whole.score(each, batch).token.item(), rel=1e-5)
+
+
+def test_blank_rows_train_no_gate() -> None:
+    whole = Objective(config=MODEL.config, special=MODEL.special, blank_share=0.5)
+    ids = some_ids(8, 6)
+    generator = torch.Generator().manual_seed(0)
+    batch = replace(whole, on_policy_share=1.0).fill(
+        whole.corrupt(ids, None, generator), MODEL, generator
+    )
+    assert not batch.judged[:4].any() and batch.judged[4:].any()

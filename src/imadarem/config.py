@@ -56,6 +56,9 @@ class ImplicitRefinementConfig:
             beside the tokens (arXiv:2510.19304, arXiv:2510.04871).
         halting: Give the network a head that says whether its answer is entirely right.
         memory: Let the network look at earlier canvases through gated cross-attention.
+        joint_size: Hidden units of a recurrent head that draws the blanks of one pass from
+            left to right, each given the tokens now left of it, so that they fit each other;
+            ``0``: each blank is drawn by itself. Sequences must be padded on the right.
         self_conditioning: Feed the previous step's probabilities for the positions that
             are still blank into the next step (arXiv:2208.04202).
         gradient_checkpointing: Recompute the blocks in the backward pass to save memory.
@@ -109,6 +112,7 @@ class ImplicitRefinementConfig:
     carry: bool = False
     halting: bool = False
     memory: bool = False
+    joint_size: int = 0
     self_conditioning: bool = True
     gradient_checkpointing: bool = False
     use_refine_gate: bool = True
@@ -135,6 +139,7 @@ class ImplicitRefinementConfig:
         self._check_int("max_refinement_steps", 1)
         self._check_int("inner_steps", 1)
         self._check_int("conv_kernel_size", 0)
+        self._check_int("joint_size", 0)
         if self.intermediate_size is not None:
             self._check_int("intermediate_size", 1)
         if self.hidden_size % (2 * self.num_heads):

@@ -15,7 +15,7 @@ from torch import Tensor
 from imadarem.config import MASK_SCHEDULES
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["MaskSchedule", "choose_masked", "masked_counts", "stratified_rates"]
+__all__ = ["MaskSchedule", "choose_masked", "last_of", "masked_counts", "stratified_rates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,12 @@ def masked_counts(rates: Tensor, lengths: Tensor) -> Tensor:
     """``ceil(rate * length)``, at least 1: ``(B,)`` rates and lengths → ``(B,)`` counts."""
     counts = torch.ceil(rates * lengths.double()).long()
     return torch.minimum(counts.clamp(min=1), lengths)
+
+
+def last_of(counts: Tensor, eligible: Tensor) -> Tensor:
+    """The last ``counts`` ``(B,)`` eligible positions of each row: ``(B, L)`` bool."""
+    from_the_end = eligible.flip(1).cumsum(1).flip(1)
+    return eligible & (from_the_end <= counts[:, None])
 
 
 def choose_masked(counts: Tensor, eligible: Tensor, generator: torch.Generator) -> Tensor:

@@ -38,6 +38,7 @@ ARCHITECTURE = (
     "max_seq_len",
     "intermediate_size",
     "conv_kernel_size",
+    "joint_size",
     "rotary",
     "self_conditioning",
     "use_refine_gate",

@@ -17,6 +17,7 @@ from imadarem.nn.embeddings import (
     rotary_angles,
 )
 from imadarem.nn.heads import HaltingHead, RefineGate
+from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
 from imadarem.nn.relations import Layouts
 
@@ -34,12 +35,18 @@ class RefinementOutput(NamedTuple):
             right answer; None without ``config.halting``.
         carry: ``(B, L, D)``, the state to hand to the next step; None without
             ``config.carry``.
+        joint: What draws the blanks of this pass jointly; ``logits`` are then those of each
+            blank by itself. None without ``config.joint_size``.
+        joint_logits: ``(B, L, V)``, those of each token given the ``targets`` left of it;
+            None unless ``targets`` were given.
     """
 
     logits: Tensor
     gate_logits: Tensor
     halt_logits: Tensor | None = None
     carry: Tensor | None = None
+    joint: JointLogits | None = None
+    joint_logits: Tensor | None = None
 
 
 class RefinementTransformer(nn.Module):
@@ -73,6 +80,11 @@ class RefinementTransformer(nn.Module):
         self.halt = HaltingHead(width) if config.halting else None
         self.memory_embedding = MemoryEmbedding(width) if config.memory else None
         self.memory = GatedCrossAttention(width, config.num_heads) if config.memory else None
+        self.joint = (
+            JointHead(width, config.vocab_size, config.joint_size, mask_token_id)
+            if config.joint_size
+            else None
+        )
         self.layouts = None if config.relations is None else Layouts(config.relations)
 
     def forward(
@@ -83,6 +95,8 @@ class RefinementTransformer(nn.Module):
         prev_probs: Tensor | None = None,
         carry: Tensor | None = None,
         memory: Retrieved | None = None,
+        targets: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> RefinementOutput:
         """One pass over a canvas.
 
@@ -97,11 +111,15 @@ class RefinementTransformer(nn.Module):
                 or the gate judges its odds instead of its fit).
             carry: ``(B, L, D)``, the ``carry`` of the last step's output; None starts afresh.
             memory: Earlier canvases to look at; None, or none for a row, changes nothing.
+            targets: ``(B, L)`` the data's tokens, for ``joint_logits``: each position hears
+                those left of it, as they will stand there when its turn comes.
+            rows: ``(R,)`` indices into the batch, to judge a canvas for several targets in one
+                pass: everything returned, and ``targets``, then has ``R`` rows.
 
         Raises:
             DataError: The canvas is longer than ``max_seq_len``, or its length has no layout
                 of relations.
-            ConfigError: A carry or a memory is given to a model built without.
+            ConfigError: A carry, a memory or targets are given to a model built without.
         """
         length = input_ids.shape[1]
         if length > self.config.max_seq_len:
@@ -114,15 +132,31 @@ class RefinementTransformer(nn.Module):
             raise ConfigError("this model has no carry; build it with carry=True, or give none.")
         if memory is not None and self.memory is None:
             raise ConfigError("this model has no memory; build it with memory=True, or give none.")
+        if targets is not None and self.joint is None:
+            raise ConfigError(
+                "this model has no joint head to tell targets; build it with joint_size > 0."
+            )
         attended = None if attention_mask is None else attention_mask.bool()
         x = self._embed(input_ids, attended, time, prev_probs)
         state = self._run_blocks(x, carry, attended, memory)
+        if rows is not None:
+            state = state[rows]
+            attended = None if attended is None else attended[rows]
         halt = None if self.halt is None else self.halt(state, attended)
+        logits = self.to_logits(state)
+        joint, joint_logits = None, None
+        if self.joint is not None:
+            if targets is None:
+                joint = JointLogits.read(self.joint, state, logits)
+            else:
+                joint_logits = logits + self.joint(state, targets)
         return RefinementOutput(
-            logits=self.to_logits(state),
+            logits=logits,
             gate_logits=self.gate(state) / self.config.gate_temperature,
             halt_logits=halt,
             carry=state if self.config.carry else None,
+            joint=joint,
+            joint_logits=joint_logits,
         )
 
     def _run_blocks(

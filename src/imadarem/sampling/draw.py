@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
+from imadarem.nn.joint import JointLogits
 from imadarem.sampling.noise import RowNoise, Stream
 
-__all__ = ["Truncation", "draw_tokens", "forbid", "normalized_entropy"]
+__all__ = ["Truncation", "draw_jointly", "draw_tokens", "forbid", "normalized_entropy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +71,57 @@ def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
     Special tokens are ruled out everywhere; the EOS everywhere but where
     :meth:`Canvas.ending_allowed` says so, and there too unless ``may_end``.
     """
+    return _ruled_out(logits, canvas, may_end).log_softmax(dim=-1)
+
+
+def _ruled_out(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
+    """A float32 copy of the logits, ``-inf`` for what may not stand at a position."""
     logits = logits.float().clone()
     special = canvas.special
     logits[..., list(special.banned)] = -math.inf
     if special.eos is not None:
         allowed = canvas.ending_allowed() if may_end else torch.zeros_like(canvas.open)
         logits[..., special.eos] = logits[..., special.eos].masked_fill(~allowed, -math.inf)
-    return logits.log_softmax(dim=-1)
+    return logits
+
+
+def draw_jointly(
+    joint: JointLogits,
+    canvas: Canvas,
+    noise: RowNoise,
+    temperature: float,
+    may_end: bool,
+    truncation: Truncation | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw from left to right, each token given those that now stand left of it.
+
+    Left of a position stand the canvas's own tokens, and the drawn ones where it has a
+    blank. At a blank and at temperature 1 a row's draw has the probability
+    ``Π_i p(x_i | canvas, x_<i)``. An EOS is a token like any other here: what follows one
+    is told so.
+
+    Returns:
+        Log-probabilities ``(B, L, V)`` of each position given what was drawn left of it, and
+        the drawn tokens ``(B, L)``.
+    """
+    allowed = _ruled_out(joint.logits, canvas, may_end)
+    joint = replace(joint, logits=allowed)
+    uniform = noise.uniform(Stream.TOKEN, allowed.shape[1])
+    hidden, previous = joint.begin()
+    heard, drawn = [], []
+    for position, (standing, blank) in enumerate(
+        zip(canvas.ids.unbind(dim=1), canvas.open.unbind(dim=1), strict=True)
+    ):
+        logits, hidden = joint.at(position, hidden, previous)
+        if temperature == 0:
+            token = logits.argmax(dim=-1)
+        else:
+            probs = _truncated((logits.double() / temperature).softmax(dim=-1), truncation)
+            token = _invert(probs, uniform[:, position])
+        heard.append(logits)
+        drawn.append(token)
+        previous = torch.where(blank, token, standing)
+    return torch.stack(heard, dim=1).log_softmax(dim=-1), torch.stack(drawn, dim=1)
 
 
 def draw_tokens(
@@ -101,22 +146,26 @@ def draw_tokens(
     if temperature == 0:
         return log_probs.argmax(dim=-1)
     probs = (log_probs.double() / temperature).softmax(dim=-1)
+    uniform = noise.uniform(Stream.TOKEN, probs.shape[1])
     if eos is None:
-        return _invert(_truncated(probs, truncation), noise)
+        return _invert(_truncated(probs, truncation), uniform)
     ends = probs[..., eos] > noise.uniform(Stream.ENDING, 1)
     # What is left must still be a distribution where an EOS was certain; it is not used there.
     probs[..., eos] = torch.where(probs[..., eos] >= 1.0, 1.0, 0.0)
-    return _invert(_truncated(probs, truncation), noise).masked_fill(ends, eos)
+    return _invert(_truncated(probs, truncation), uniform).masked_fill(ends, eos)
 
 
 def _truncated(probs: Tensor, truncation: Truncation | None) -> Tensor:
     return probs if truncation is None else truncation(probs)
 
 
-def _invert(probs: Tensor, noise: RowNoise) -> Tensor:
-    """The first token whose cumulative weight exceeds a uniform share of the whole."""
+def _invert(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The first token whose cumulative weight exceeds a uniform share of the whole.
+
+    ``(..., V)`` weights and ``(...)`` numbers in (0, 1), float64 both → ``(...)`` int64.
+    """
     cumulative = probs.cumsum(dim=-1)
-    target = noise.uniform(Stream.TOKEN, probs.shape[1]) * cumulative[..., -1]
+    target = uniform * cumulative[..., -1]
     tokens = torch.searchsorted(cumulative, target[..., None], right=True).squeeze(-1)
     return tokens.clamp(max=probs.shape[-1] - 1)
 

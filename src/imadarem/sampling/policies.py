@@ -29,6 +29,7 @@ __all__ = [
     "EntropyThreshold",
     "Gate",
     "GateInPlace",
+    "LeftToRight",
     "Margin",
     "PassView",
     "Policy",
@@ -39,6 +40,8 @@ __all__ = [
 
 #: Probability below which a logarithm is not taken.
 SMALLEST = 1e-6
+#: In which order :class:`Gate` fills blanks.
+ORDERS = ("confidence", "left-to-right")
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,17 @@ class Gate:
             alone.
         gumbel: Scale of the Gumbel noise on the confidence by which blanks are ranked; it
             falls linearly to 0 with the steps. 0 is greedy and costs diversity.
+        order: ``confidence``: the surest blanks are filled first; ``left-to-right``: the
+            leftmost, as suits a network with a joint head.
 
     Raises:
-        ConfigError: ``fraction``, ``drop`` or ``gumbel`` is out of range.
+        ConfigError: A setting is out of range.
     """
 
     fraction: float = 0.5
     drop: float | None = 1.0
     gumbel: float = 1.0
+    order: str = "confidence"
     refines: bool = True
     uses_teacher: bool = False
 
@@ -162,6 +168,11 @@ class Gate:
         if self.drop is not None:
             _check_scale("drop", self.drop)
         _check_scale("gumbel", self.gumbel)
+        if self.order not in ORDERS:
+            raise ConfigError(
+                f"order={self.order!r} is not one of {', '.join(ORDERS)}"
+                f"{nearest(self.order, ORDERS)}."
+            )
 
     def __call__(self, view: PassView) -> Decision:
         flagged, ranking = view.written & (view.gate > 0.5), view.gate
@@ -171,7 +182,9 @@ class Gate:
         share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
         remask = _top(ranking, flagged, torch.minimum(share, view.remaining))
         fill = view.to_fill + remask.sum(dim=1)
-        return Decision(_top(_noisy_confidence(view, self.gumbel), view.open, fill), remask)
+        left = self.order == "left-to-right"
+        order = _from_the_left(view) if left else _noisy_confidence(view, self.gumbel)
+        return Decision(_top(order, view.open, fill), remask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,6 +303,23 @@ class Ancestral:
         return Decision(_top(order, view.open, view.to_fill), torch.zeros_like(view.open))
 
 
+@dataclass(frozen=True, slots=True)
+class LeftToRight:
+    """Fill the leftmost blanks, as many as the schedule asks: block by block.
+
+    With a joint head, which draws a block token by token, this is an autoregressive model
+    whose transformer runs once a block, not once a token. Without one the tokens of a block
+    are drawn independently, as in block diffusion (arXiv:2503.09573) at one step a block.
+    """
+
+    refines: bool = False
+    uses_teacher: bool = False
+
+    def __call__(self, view: PassView) -> Decision:
+        write = _top(_from_the_left(view), view.open, view.to_fill)
+        return Decision(write, torch.zeros_like(view.open))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confidence:
     """Fill the blanks whose drawn token is likeliest (MaskGIT, arXiv:2202.04200).
@@ -404,6 +434,7 @@ POLICIES: dict[str, type[Policy]] = {
     "gate-in-place": GateInPlace,
     "entropy": EntropyThreshold,
     "ancestral": Ancestral,
+    "left-to-right": LeftToRight,
     "confidence": Confidence,
     "margin": Margin,
     "entropy-bound": EntropyBound,
@@ -425,12 +456,20 @@ def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Poli
         )
     if name == "gate":
         literal = config.refine_fraction == 1.0
-        return GateInPlace() if literal else Gate(fraction=config.refine_fraction)
+        if literal:
+            return GateInPlace()
+        order = "left-to-right" if config.joint_size else "confidence"
+        return Gate(fraction=config.refine_fraction, order=order)
     if name == "gate-adaptive":
         return AdaptiveGate(fraction=config.refine_fraction)
     if name == "entropy":
         return EntropyThreshold(config.min_refine_uncertainty)
     return POLICIES[name]()
+
+
+def _from_the_left(view: PassView) -> Tensor:
+    """``(B, L)``, higher the further left."""
+    return -torch.arange(view.open.shape[1], device=view.open.device).expand(view.open.shape)
 
 
 def _noisy_confidence(view: PassView, scale: float) -> Tensor:

@@ -17,7 +17,13 @@ from imadarem.canvas import Canvas
 from imadarem.corruption import MaskSchedule
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.draw import Truncation, draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.draw import (
+    Truncation,
+    draw_jointly,
+    draw_tokens,
+    forbid,
+    normalized_entropy,
+)
 from imadarem.sampling.halting import Halting, StoppingReason, Track
 from imadarem.sampling.noise import RowNoise
 from imadarem.sampling.policies import Decision, PassView, Policy
@@ -126,24 +132,30 @@ def refine(
         output: RefinementOutput = network(shown, canvas.attention_mask, **arguments)
         # Where the network sees a blank, whatever may stand in a blank may stand.
         asked = canvas.reopened() if reinject else canvas
-        log_probs = forbid(output.logits, asked, may_end)
+        # 2. Draw a token everywhere, from noise that belongs to the row.
+        noise = RowNoise(seeds, step)
+        eos = canvas.special.eos if may_end else None
+        if output.joint is None:
+            log_probs = forbid(output.logits, asked, may_end)
+            drawn = draw_tokens(log_probs, noise, temperature, eos, truncation)
+        else:
+            log_probs, drawn = draw_jointly(
+                output.joint, asked, noise, temperature, may_end, truncation
+            )
         judged = log_probs
         if judge is not None:
             seen: RefinementOutput = judge(shown, canvas.attention_mask, **arguments)
             judged = forbid(seen.logits, asked, may_end)
         passes += 1 if judge is None else 2
-        # 2. Draw a token everywhere, from noise that belongs to the row.
-        noise = RowNoise(seeds, step)
         writable = canvas.open | canvas.written
         count = writable.sum(dim=1)
-        eos = canvas.special.eos if may_end else None
         view = PassView(
             step=step,
             steps=steps,
             open=canvas.open,
             written=canvas.written,
             log_probs=log_probs,
-            drawn=draw_tokens(log_probs, noise, temperature, eos, truncation),
+            drawn=drawn,
             gate=output.gate_logits.float().sigmoid(),
             entropy=normalized_entropy(judged),
             remaining=blanks.remaining(step, count),

@@ -6,6 +6,8 @@
   over the rows that show nothing but data. Mask rates are stratified over (0, 1], so its
   mean is the masked-diffusion bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with
   the linear schedule).
+  With a joint head it is the cost of each blank given the tokens left of it too, and the
+  cross-entropy of each blank by itself is added at ``INDEPENDENT_WEIGHT``.
 - *diversity*: entropy floor ``relu(0.5 - H)``, ``H`` in nats, on the blanks.
 - *gate*: binary cross-entropy of "the token standing here is not the one of the data", on
   tokens that the model itself wrote. A share of the rows are canvases tied to a real
@@ -28,6 +30,7 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import (
     MaskSchedule,
     choose_masked,
+    last_of,
     masked_counts,
     stratified_rates,
 )
@@ -41,6 +44,8 @@ __all__ = ["ENTROPY_FLOOR", "LossTerms", "Objective", "TrainingCanvas"]
 
 #: Nats; below it the diversity term pushes the entropy of a blank up.
 ENTROPY_FLOOR = 0.5
+#: Weight of the independent logits' own loss beside that of a joint head.
+INDEPENDENT_WEIGHT = 0.2
 
 
 class LossTerms(NamedTuple):
@@ -48,7 +53,8 @@ class LossTerms(NamedTuple):
 
     Attributes:
         total: The weighted sum that is minimised.
-        token: Mean cross-entropy of a blank, nats per token.
+        token: Mean cross-entropy of a blank, nats per token; with a joint head, given what
+            stands left of it in the data.
         diversity: Mean shortfall of the entropy below the floor, nats.
         gate: Mean binary cross-entropy of a model-written token, nats.
     """
@@ -68,11 +74,13 @@ class TrainingCanvas:
             data's and the model's alike: the network is not told which is which.
         targets: ``(B, L)``, the data.
         judged: ``(B, L)`` bool, tokens written by the model, on which the gate is trained.
+        blank: ``(B,)`` bool, rows that were left entirely blank on purpose.
     """
 
     canvas: Canvas
     targets: Tensor
     judged: Tensor
+    blank: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +92,28 @@ class Objective:
         special: The tokenizer's special ids.
         on_policy_share: Share of the rows whose blanks the model fills itself, in [0, 1].
             0 trains no gate; at most a half keeps the likelihood from rotting.
+        suffix_share: Share of the rows whose masked part is their end, not scattered: what a
+            left-to-right policy leaves, in [0, 1].
+        blank_share: Share of the rows that show nothing at all, in [0, 1). A joint head
+            learns most from them, and they cost it alone: rows of one length share a pass.
         grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
             the stratified continuum.
 
     Raises:
-        ConfigError: ``on_policy_share`` lies outside [0, 1].
+        ConfigError: A share lies outside [0, 1].
     """
 
     config: ImplicitRefinementConfig
     special: SpecialIds
     on_policy_share: float = 0.5
+    suffix_share: float = 0.0
+    blank_share: float = 0.0
     grid: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.on_policy_share <= 1.0:
-            raise ConfigError(f"on_policy_share={self.on_policy_share} must be from 0 to 1.")
+        for name in ("on_policy_share", "suffix_share", "blank_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
 
     def __call__(
         self,
@@ -122,10 +137,7 @@ class Objective:
         if self.config.use_refine_gate and self.on_policy_share > 0:
             batch = self.fill(batch, filler, generator)
         prev_probs = self._beliefs(filler, batch.canvas, generator)
-        output: RefinementOutput = network(
-            batch.canvas.ids, batch.canvas.attention_mask, prev_probs=prev_probs
-        )
-        return self.score(output, batch)
+        return self.score(self._read(network, batch, prev_probs), batch)
 
     def corrupt(
         self, input_ids: Tensor, attention_mask: Tensor | None, generator: torch.Generator
@@ -146,12 +158,19 @@ class Objective:
             else stratified_rates(len(targets), generator)
         )
         counts = masked_counts(rates, inside.sum(dim=1).cpu())
-        hidden = choose_masked(counts, inside.cpu(), generator).to(targets.device)
+        blank = torch.zeros(len(targets), dtype=torch.bool)
+        blank[: int(self.blank_share * len(targets))] = True
+        counts = torch.where(blank, inside.sum(dim=1).cpu(), counts)
+        hidden = choose_masked(counts, inside.cpu(), generator)
+        if self.suffix_share > 0:
+            ends = torch.rand(len(targets), generator=generator) < self.suffix_share
+            hidden = torch.where(ends[:, None], last_of(counts, inside.cpu()), hidden)
+        hidden = hidden.to(targets.device)
         state = torch.where(hidden, State.OPEN, State.WRITTEN)
         state = torch.where(inside, state, State.PAD).to(torch.uint8)
         ids = targets.masked_fill(hidden, self.special.mask)
         canvas = Canvas(ids, state, self.special).freeze_endings()
-        return TrainingCanvas(canvas, targets, torch.zeros_like(hidden))
+        return TrainingCanvas(canvas, targets, torch.zeros_like(hidden), blank)
 
     def fill(
         self, batch: TrainingCanvas, network: nn.Module, generator: torch.Generator
@@ -162,8 +181,10 @@ class Objective:
         blanked again. The other half goes through the sampler's own policy for the first 1
         to ``K`` of its ``K`` steps: the canvases that the gate will read when it is used.
         """
-        count = round(self.on_policy_share * len(batch.targets))
-        chosen = torch.randperm(len(batch.targets), generator=generator)[:count]
+        # A canvas filled from nothing has no original that would say what is wrong on it.
+        tied = (~batch.blank).nonzero().squeeze(1)
+        count = round(self.on_policy_share * len(tied))
+        chosen = tied[torch.randperm(len(tied), generator=generator)[:count]]
         at_once, by_policy = chosen[: count // 2], chosen[count // 2 :]
         policy, steps = policy_from_name(None, self.config), self.config.max_refinement_steps
         stop = int(torch.randint(1, steps + 1, (), generator=generator))
@@ -181,19 +202,52 @@ class Objective:
         # mistakes, the model learns to distrust what stands on a canvas, and samples fall apart.
         blanks = batch.canvas.open & ~judged.any(dim=1, keepdim=True)
         token = diversity = gate = output.logits.sum() * 0.0
+        independent = None
         if bool(blanks.any()):
             log_probs = output.logits[blanks].float().log_softmax(dim=-1)
             per_row = blanks.sum(dim=1)
             weight = (1.0 / per_row.clamp(min=1))[:, None].expand_as(blanks)[blanks]
             weight = weight / (per_row > 0).sum()
-            token = (F.nll_loss(log_probs, batch.targets[blanks], reduction="none") * weight).sum()
+            targets = batch.targets[blanks]
+            token = (F.nll_loss(log_probs, targets, reduction="none") * weight).sum()
+            if output.joint_logits is not None:
+                independent = token
+                heard = output.joint_logits[blanks].float()
+                token = (F.cross_entropy(heard, targets, reduction="none") * weight).sum()
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
             diversity = (ENTROPY_FLOOR - entropy).relu().mean()
         if bool(judged.any()):
             wrong = (batch.canvas.ids != batch.targets)[judged].float()
             gate = F.binary_cross_entropy_with_logits(output.gate_logits[judged].float(), wrong)
         total = token + self.config.diversity_weight * diversity + self.config.gate_weight * gate
+        if independent is not None:
+            total = total + INDEPENDENT_WEIGHT * independent
         return LossTerms(total, token.detach(), diversity.detach(), gate.detach())
+
+    def _read(
+        self, network: nn.Module, batch: TrainingCanvas, prev_probs: Tensor | None
+    ) -> RefinementOutput:
+        """One pass; blank canvases of one length go through the network once."""
+        canvas = batch.canvas
+        if not self.config.joint_size:
+            output: RefinementOutput = network(
+                canvas.ids, canvas.attention_mask, prev_probs=prev_probs
+            )
+            return output
+        numbers = torch.arange(len(canvas), device=canvas.ids.device)
+        blank = batch.blank.to(numbers.device)
+        kinds = torch.where(blank, canvas.open.sum(dim=1), -1 - numbers)
+        kinds, rows = kinds.unique(return_inverse=True)
+        first = torch.zeros_like(kinds).scatter(0, rows, numbers)
+        mask = canvas.attention_mask
+        joint: RefinementOutput = network(
+            canvas.ids[first],
+            None if mask is None else mask[first],
+            prev_probs=None if prev_probs is None else prev_probs[first],
+            targets=batch.targets,
+            rows=rows,
+        )
+        return joint
 
     def _canvas_rows(self, ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Targets and real positions, both ``(B, L)``, on canvases as sampling has them."""

@@ -29,6 +29,10 @@ class TrainingConfig:
         gate_warmup: Share of the run before the gate is trained: its canvases are filled by
             the model, which must have learned something first.
         on_policy_share: Share of the rows that train the gate afterwards.
+        suffix_share: Share of the rows whose masked part is their end, as left-to-right
+            policies leave it; the others are masked anywhere.
+        blank_share: Share of the rows that show nothing at all: the first pass of a sample.
+            For models with a joint head, which learn from them at little cost.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
         seed: Of everything random in the run.
         log_every: Steps between two lines of ``metrics.jsonl``.
@@ -52,6 +56,8 @@ class TrainingConfig:
     gate_lr_scale: float = 3.0
     gate_warmup: float = 0.1
     on_policy_share: float = 0.5
+    suffix_share: float = 0.0
+    blank_share: float = 0.0
     mixed_precision: str = "no"
     seed: int = 0
     log_every: int = 20
@@ -67,7 +73,7 @@ class TrainingConfig:
         for name in ("learning_rate", "gradient_clip", "gate_lr_scale"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in ("gate_warmup", "on_policy_share"):
+        for name in ("gate_warmup", "on_policy_share", "suffix_share", "blank_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
         for name in ("warmup_steps", "weight_decay", "sample_count", "seed"):

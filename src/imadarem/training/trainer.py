@@ -299,6 +299,8 @@ class Trainer:
             config=self.model.config,
             special=self.model.special,
             on_policy_share=self.config.on_policy_share if warm else 0.0,
+            suffix_share=self.config.suffix_share,
+            blank_share=self.config.blank_share,
         )
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:

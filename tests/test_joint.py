@@ -1,0 +1,203 @@
+"""The joint head: tokens of one pass that are drawn to fit each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import SPECIAL, shaken, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
+from imadarem.canvas import Canvas
+from imadarem.corruption import last_of
+from imadarem.errors import ConfigError
+from imadarem.nn.joint import JointHead
+from imadarem.sampling.draw import draw_jointly
+from imadarem.sampling.noise import RowNoise, row_seeds
+from imadarem.sampling.policies import LeftToRight
+from imadarem.sampling.samples import Samples
+from imadarem.training.objective import Objective
+
+
+def jointly(seed: int = 0, **given: object) -> ImplicitRefinementModel:
+    return shaken(tiny_model(seed, joint_size=6, **given)).eval()
+
+
+MODEL = jointly()
+
+
+def ids_of(samples: Samples) -> list[list[int]]:
+    return [list(map(int, row.ids)) for row in samples.rows]
+
+
+def blanks(model: ImplicitRefinementModel, length: int, rows: int = 1) -> Canvas:
+    return Canvas.blank([length] * rows, model.special)
+
+
+def teacher_forced(model: ImplicitRefinementModel, canvas: Canvas, ids: Tensor) -> Tensor:
+    logits = model(canvas.ids, targets=ids).joint_logits.float().detach()
+    banned = [*model.special.banned, model.special.eos]
+    logits[..., banned] = -torch.inf
+    return logits.log_softmax(dim=-1)
+
+
+def test_a_new_head_changes_nothing() -> None:
+    model = tiny_model(joint_size=6)
+    ids = torch.tensor([[1, 4, 1, 1]])
+    output = model(ids, targets=torch.tensor([[5, 4, 3, 6]]))
+    torch.testing.assert_close(output.joint_logits, output.logits)
+
+
+def test_a_token_hears_those_left_of_it_and_no_other() -> None:
+    head = JointHead(4, 7, 5, start_id=1)
+    torch.nn.init.normal_(head.to_logits.weight)
+    state = torch.randn(1, 5, 4)
+    before = head(state, torch.tensor([[3, 4, 5, 6, 3]]))
+    after = head(state, torch.tensor([[3, 4, 6, 6, 3]]))
+    same = (before == after).all(dim=-1)[0].tolist()
+    assert same == [True, True, True, False, False]
+
+
+@given(seed=st.integers(0, 2**32), length=st.integers(1, 8))
+@settings(max_examples=25, deadline=None)
+def test_drawing_step_by_step_gives_the_logits_of_training_on_what_was_drawn(
+    seed: int, length: int
+) -> None:
+    canvas = blanks(MODEL, length, rows=3)
+    noise = RowNoise(row_seeds(3, seed), 1)
+    output = MODEL(canvas.ids)
+    log_probs, drawn = draw_jointly(output.joint, canvas, noise, 1.0, may_end=False)
+    at_once = teacher_forced(MODEL, canvas, drawn)
+    torch.testing.assert_close(log_probs, at_once, atol=1e-5, rtol=1e-4)
+
+
+def test_tokens_that_stand_are_heard_in_place_of_what_would_be_drawn_there() -> None:
+    canvas = Canvas.with_holes([[1, 4, 1]], MODEL.special)
+    output = MODEL(canvas.ids)
+    log_probs, drawn = draw_jointly(
+        output.joint, canvas, RowNoise(row_seeds(1, 0), 1), 0.0, may_end=False
+    )
+    standing = torch.tensor([[int(drawn[0, 0]), 4, int(drawn[0, 2])]])
+    torch.testing.assert_close(
+        log_probs, teacher_forced(MODEL, canvas, standing), atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_one_pass_samples_have_the_probabilities_of_the_chain() -> None:
+    # All strings of two tokens, against 5,000 draws; 4 standard errors each.
+    count = 5_000
+    canvas = blanks(MODEL, 2)
+    tokens = [t for t in range(MODEL.config.vocab_size) if t not in (0, 1, 2)]
+    exact = {}
+    for pair in itertools.product(tokens, repeat=2):
+        log_probs = teacher_forced(MODEL, canvas, torch.tensor([pair]))
+        exact[pair] = float(sum(log_probs[0, i, t] for i, t in enumerate(pair)).exp())
+    assert sum(exact.values()) == pytest.approx(1.0, abs=1e-4)
+    many = blanks(MODEL, 2, rows=count)
+    with torch.no_grad():
+        output = MODEL(many.ids)
+        _, drawn = draw_jointly(
+            output.joint, many, RowNoise(row_seeds(count, 3), 1), 1.0, may_end=False
+        )
+    found = Counter(map(tuple, drawn.tolist()))
+    for pair, p in exact.items():
+        assert abs(found[pair] / count - p) < 4 * (p * (1 - p) / count) ** 0.5 + 1e-4
+
+
+def test_each_row_draws_alike_in_any_batch() -> None:
+    asked = {"length": 5, "steps": 2, "policy": "left-to-right", "seed": 4}
+    assert ids_of(MODEL.sample(6, **asked)) == ids_of(MODEL.sample(6, **asked, batch_size=1))
+
+
+def test_left_to_right_fills_equal_blocks_from_the_left() -> None:
+    trajectory = MODEL.sample(
+        1, length=6, steps=3, policy=LeftToRight(), seed=0, return_trajectory=True
+    ).trajectory
+    assert trajectory is not None
+    refined = [[i for i, hit in enumerate(s.refined) if hit] for s in trajectory.rows[0].steps]
+    assert refined == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_temperature_0_takes_the_likeliest_token_given_the_left() -> None:
+    canvas = blanks(MODEL, 3)
+    output = MODEL(canvas.ids)
+    log_probs, drawn = draw_jointly(
+        output.joint, canvas, RowNoise(row_seeds(1, 9), 1), 0.0, may_end=False
+    )
+    assert drawn.tolist() == log_probs.argmax(-1).tolist()
+
+
+def test_no_blank_and_no_ending_out_of_place_is_drawn() -> None:
+    samples = jointly(length_mode="eos").sample(64, steps=2, seed=1, temperature=3.0)
+    for ids in ids_of(samples):
+        assert not set(ids) & {0, 1, 2}
+
+
+def test_the_loss_trains_the_head_and_the_logits_of_each_blank_by_itself() -> None:
+    model = shaken(tiny_model(joint_size=6))
+    ids = torch.tensor([[3, 4, 5, 6], [6, 5, 4, 3]])
+    terms = model.loss(ids, on_policy_share=0.0, generator=torch.Generator().manual_seed(0))
+    terms.total.backward()
+    assert model.joint is not None
+    for parameter in (*model.joint.parameters(), model.to_logits.weight):
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+    assert terms.total > terms.token
+
+
+def test_a_head_learns_what_independent_draws_cannot() -> None:
+    # Two tokens that must be equal: one pass, half of the vocabulary right by chance.
+    def equal_share(**settings: object) -> float:
+        model = tiny_model(0, length_mode="drawn", **settings)
+        optimizer = torch.optim.AdamW(model.student_parameters(), lr=3e-2)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(60):
+            token = torch.randint(3, 5, (16, 1), generator=generator)
+            model.loss(
+                token.expand(-1, 2), on_policy_share=0.0, generator=generator
+            ).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        samples = model.eval().sample(200, length=2, steps=1, temperature=1.0, seed=0)
+        return sum(first == second for first, second in ids_of(samples)) / 200
+
+    assert equal_share(joint_size=6) > 0.95
+    assert equal_share() < 0.7
+
+
+def test_a_saved_head_comes_back(tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path)
+    again = ImplicitRefinementModel.from_pretrained(tmp_path)
+    assert ids_of(MODEL.sample(3, length=4, seed=0)) == ids_of(again.sample(3, length=4, seed=0))
+
+
+def test_targets_without_a_head_are_refused() -> None:
+    with pytest.raises(ConfigError, match="joint_size > 0"):
+        tiny_model()(torch.tensor([[1, 1]]), targets=torch.tensor([[3, 3]]))
+    with pytest.raises(ConfigError, match="joint_size=-1"):
+        ImplicitRefinementConfig(vocab_size=9, joint_size=-1)
+
+
+def test_the_last_positions_are_the_last_that_count() -> None:
+    eligible = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    assert last_of(torch.tensor([2, 1]), eligible).tolist() == [
+        [False, True, True, False],
+        [False, False, False, True],
+    ]
+
+
+def test_a_suffix_share_of_1_hides_ends_alone() -> None:
+    config = ImplicitRefinementConfig(vocab_size=9, length_mode="drawn", max_seq_len=8)
+    objective = Objective(config=config, special=SPECIAL, suffix_share=1.0)
+    ids = torch.randint(3, 9, (16, 8), generator=torch.Generator().manual_seed(0))
+    batch = objective.corrupt(ids, None, torch.Generator().manual_seed(0))
+    hidden = batch.canvas.open
+    assert hidden[:, -1].all() and (hidden.long().diff(dim=1) >= 0).all()
+    with pytest.raises(ConfigError, match="suffix_share=2"):
+        Objective(config=config, special=SPECIAL, suffix_share=2)
