@@ -77,7 +77,7 @@ export class RunView {
   #plot() {
     const width = this.plot.clientWidth;
     if (!width) return;
-    const steps = Math.max(this.run.steps ?? 0, this.last);
+    const steps = this.run.live ? Math.max(this.run.steps, this.last) : this.last;
     this.plot.replaceChildren(chart({
       frames: this.frames, steps, measure: this.measure, width, step: this.step,
       onPick: (step) => this.onPick(step, null),
