@@ -165,7 +165,7 @@ def _add_routes(app: FastAPI, catalogue: Catalogue, desk: Desk) -> None:
     @app.post(
         "/v1/trace",
         response_model=schemas.TraceAnswer,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/event-stream": {"itemSchema": schemas.EVENT}}}},
     )
     async def trace(request: Request, asked: schemas.TraceRequest) -> Response:
         """Refine one canvas and tell every step.

@@ -19,6 +19,7 @@ from imadarem.serve.limits import (
 )
 
 __all__ = [
+    "EVENT",
     "DrawRequest",
     "ErrorAnswer",
     "Health",
@@ -248,6 +249,17 @@ class TraceAnswer(BaseModel):
     policy: str
     seed: int
     rows: list[TraceRow]
+
+
+#: One server-sent event of a trace; the data are JSON.
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["start", "step", "end", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 
 
 class SolveAnswer(BaseModel):
