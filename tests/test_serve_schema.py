@@ -13,7 +13,6 @@ from serve_parts import running
 
 from imadarem.tokenizers import SelfiesTokenizer
 
-
 REFUSED = {"expected-statuses": [400, 404, 413, 415, 422]}
 
 
@@ -47,7 +46,7 @@ POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 def test_no_request_finds_a_failure(described, route, mode):
     (operation,) = described[route].values()
 
-    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def attempt(case):
         case.call_and_validate(
