@@ -219,6 +219,12 @@ def test_a_sudoku_is_a_grid_that_ends_verified(studio):
     assert all(sorted(group) == list("1234") for group in [*rows, *zip(*rows, strict=True)])
     assert studio.inner_text("#status") == "Solved: complete and legal."
     assert studio.locator(".board .given").count() == 5
+    # A digit of the board is the same token as the one in the grid.
+    studio.locator(".board .token").nth(15).click()
+    assert "position 16" in studio.inner_text(".told")
+    assert studio.locator('[aria-selected="true"]').get_attribute("data-position") == "15"
+    studio.keyboard.press("m")
+    assert studio.locator(".board .to-mask").count() == 1
 
 
 def test_a_text_is_a_line_and_what_lies_behind_its_end_is_hatched(studio):

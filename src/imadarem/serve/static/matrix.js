@@ -46,12 +46,19 @@ export class Matrix {
     this.repaint();
   }
 
-  /** Mark one token, or none where `position` is null. */
-  select(step, position) {
+  /** Mark one token, {step, position}, or none; it is scrolled to sideways. */
+  select(place) {
     this.#at(this.selected)?.removeAttribute("aria-selected");
-    this.selected = position === null ? null : { step, position };
-    this.#at(this.selected)?.setAttribute("aria-selected", "true");
-    this.#rove(this.selected ?? { step: this.step, position: 0 });
+    this.selected = place;
+    const cell = this.#at(place);
+    cell?.setAttribute("aria-selected", "true");
+    this.#rove(place ?? { step: this.step, position: 0 });
+    const room = this.element.parentElement;
+    if (!cell || !room) return;
+    const [inner, outer] = [cell.getBoundingClientRect(), room.getBoundingClientRect()];
+    const left = outer.left + this.heads[0].offsetWidth;
+    if (inner.left < left) room.scrollLeft -= left - inner.left + inner.width;
+    else if (inner.right > outer.right) room.scrollLeft += inner.right - outer.right + inner.width;
   }
 
   focus(step, position) {

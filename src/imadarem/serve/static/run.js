@@ -52,6 +52,14 @@ export class RunView {
     this.#plot();
   }
 
+  /** Show what is chosen, {step, position} or null, and the edits that wait at a step. */
+  mark(chosen, step, edits) {
+    this.matrix.select(chosen);
+    this.matrix.setEdits(step, edits);
+    const here = chosen?.step === this.step ? chosen.position : null;
+    this.stage.mark(here, step === this.step ? edits : new Map());
+  }
+
   setMeasure(measure) {
     this.measure = measure;
     this.matrix.setMeasure(measure);

@@ -21,6 +21,17 @@ export class Stage {
     else this.#line(frame, measure);
   }
 
+  /** Mark the chosen token and those that are to be fixed or masked, where tokens are seen. */
+  mark(chosen, edits) {
+    this.element.querySelectorAll("[data-token]").forEach((token) => {
+      const position = Number(token.dataset.token);
+      token.classList.toggle("chosen", position === chosen);
+      for (const kind of ["fix", "mask"]) {
+        token.classList.toggle(`to-${kind}`, edits.get(position)?.kind === kind);
+      }
+    });
+  }
+
   /** The structure of the tokens written so far; until it is drawn the one before stays. */
   async #structure(frame) {
     this.picture ??= h("div", { class: "picture" });
@@ -65,7 +76,7 @@ export class Stage {
     const marks = marksAt(frame, position);
     const heat = value === null || marks.includes("blank") ? "unjudged" : `h${heatOf(value, measure)}`;
     return h("span", {
-      class: ["token", heat, ...marks].join(" "),
+      class: ["token", heat, ...marks].join(" "), "data-token": position,
       onclick: () => this.onPick(frame.step, position),
     }, text);
   }

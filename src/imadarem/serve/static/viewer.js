@@ -14,7 +14,12 @@ export class Viewer {
     this.onRunOn = onRunOn;
     this.measure = "gate";
     this.views = [];
-    this.player = new Player((step) => this.views.forEach((view) => view.setStep(step)));
+    this.chosen = null;
+    this.edits = { run: 0, step: 0, of: new Map() };
+    this.player = new Player((step) => {
+      this.views.forEach((view) => view.setStep(step));
+      this.#showEdits();
+    });
     this.inspector = new Inspector({
       vocabulary,
       onEdit: (kind, token) => this.edit(kind, token),
@@ -84,7 +89,7 @@ export class Viewer {
 
   /** Mark the chosen token to be masked, fixed, or fixed as another; the same again undoes it. */
   edit(kind, token) {
-    if (!this.onRunOn || !this.chosen || this.chosen.position === null) return;
+    if (!this.onRunOn || !this.chosen) return;
     const { run, step, position } = this.chosen;
     const frame = this.views[run].frames[step];
     const standing = frame.tokens[position];
@@ -101,7 +106,6 @@ export class Viewer {
   clear() {
     this.edits = { run: 0, step: 0, of: new Map() };
     this.chosen = null;
-    this.views.forEach((view) => view.matrix.select(0, null));
     this.#showEdits();
   }
 
@@ -112,15 +116,16 @@ export class Viewer {
   #picked(run, step, position) {
     if (this.player.step !== step) this.player.go(step);
     else this.player.pause();
-    this.chosen = { run, step, position };
-    this.views.forEach((view, number) => view.matrix.select(step, number === run ? position : null));
+    this.chosen = position === null ? null : { run, step, position };
     this.#showEdits();
   }
 
   #showEdits() {
     const { run, step, of } = this.edits;
-    this.views.forEach((view, number) => view.matrix.setEdits(step, number === run ? of : new Map()));
     const { chosen } = this;
+    this.views.forEach((view, number) => view.mark(
+      chosen?.run === number ? chosen : null, step, number === run ? of : new Map(),
+    ));
     const frame = chosen && this.views[chosen.run]?.frames[chosen.step];
     const mine = chosen && chosen.run === run && chosen.step === step;
     this.inspector.show(frame, chosen?.position ?? null, mine ? of.get(chosen.position) : null);
