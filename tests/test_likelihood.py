@@ -395,3 +395,77 @@ def test_settings_out_of_range_are_refused() -> None:
         row_bounds(MODEL, ROWS, MODEL.special, canvases=0)
     with pytest.raises(ConfigError, match='did you mean "margin"'):
         ordered_log_likelihood(MODEL, ROWS, MODEL.special, "margins")
+
+
+# From left to right in K passes
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_blocks_of_independent_tokens_sum_to_one(steps: int) -> None:
+    logs = ordered_log_likelihood(random_network(), STRINGS, SPECIAL, "left-to-right", steps=steps)
+    assert logs.exp().sum().item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_one_pass_pays_every_token_from_the_blank_canvas() -> None:
+    network, row = random_network(), (4, 3, 5)
+    expected = sum(surprise(network, {}, row, at) for at in range(3))
+    logs = ordered_log_likelihood(network, [row], SPECIAL, "left-to-right", steps=1)
+    assert logs.item() == pytest.approx(-expected, abs=1e-5)
+
+
+def test_as_many_passes_as_tokens_are_the_chain_rule() -> None:
+    network = random_network()
+    blocks = ordered_log_likelihood(network, STRINGS, SPECIAL, "left-to-right", steps=LENGTH)
+    single = ordered_log_likelihood(network, STRINGS, SPECIAL, "left-to-right")
+    torch.testing.assert_close(blocks, single)
+
+
+@pytest.mark.parametrize("steps", [1, 2, None])
+@pytest.mark.parametrize("self_conditioning", [False, True])
+def test_a_joint_heads_strings_sum_to_one_at_any_number_of_passes(
+    steps: int | None, self_conditioning: bool
+) -> None:
+    model = shaken(tiny_model(joint_size=5, self_conditioning=self_conditioning)).eval()
+    vocabulary = range(3, model.config.vocab_size)
+    strings = list(itertools.product(vocabulary, repeat=2))
+    logs = ordered_log_likelihood(model, strings, model.special, "left-to-right", steps=steps)
+    assert logs.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_joint_heads_texts_of_all_lengths_sum_to_one() -> None:
+    model = shaken(tiny_model(joint_size=5)).eval()
+    vocabulary = range(3, model.config.vocab_size)
+    texts = [row for n in (1, 2) for row in itertools.product(vocabulary, repeat=n)]
+    logs = ordered_log_likelihood(
+        model, texts, model.special, "left-to-right", steps=1, canvas_length=2
+    )
+    assert logs.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_joint_head_samples_with_exactly_this_likelihood() -> None:
+    model = shaken(tiny_model(joint_size=5)).eval()
+    count = 4_000
+    samples = model.sample(
+        count, length=3, steps=2, policy="left-to-right", temperature=1.0, seed=0
+    )
+    found = Counter(tuple(map(int, row.ids)) for row in samples.rows if len(row.ids) == 3)
+    common = [row for row, _ in found.most_common(20)]
+    canvas = Canvas.blank([3], model.special)
+    assert canvas.open.sum() == 3
+    logs = ordered_log_likelihood(
+        model, common, model.special, "left-to-right", steps=2, canvas_length=3
+    )
+    for row, log in zip(common, logs.exp().tolist(), strict=True):
+        assert abs(found[row] / count - log) < 4 * (log / count) ** 0.5
+
+
+def test_passes_without_an_exact_likelihood_are_refused() -> None:
+    with pytest.raises(ConfigError, match="left-to-right"):
+        ordered_likelihood(random_network(), STRINGS, SPECIAL, "margin", steps=2)
+    with pytest.raises(ConfigError, match="joint head"):
+        ordered_likelihood(
+            random_network(), STRINGS, SPECIAL, "left-to-right", steps=2, canvas_length=4
+        )
+    with pytest.raises(ConfigError, match="steps=0"):
+        ordered_likelihood(random_network(), STRINGS, SPECIAL, "left-to-right", steps=0)

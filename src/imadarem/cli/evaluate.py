@@ -176,7 +176,8 @@ def _held_out_model(
     if idle:
         raise ConfigError(f"--{idle[0]} has no effect on --calibration and --likelihood.")
     given = [k for k, v in sampling.items() if v is not None]
-    if given and not held_out.calibration:
+    in_blocks = given == ["steps"] and held_out.order == "left-to-right"
+    if given and not held_out.calibration and not in_blocks:
         raise ConfigError(f"--{given[0]} is of sampling; it has no effect on --likelihood.")
     return model
 

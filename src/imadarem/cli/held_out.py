@@ -41,7 +41,8 @@ class HeldOutFlags:
             error at every step, with the --steps, --temperature and --policy of sampling.
         likelihood: The masked-diffusion bound, in nats and bits per token.
         order: With --likelihood, also the exact likelihood of writing one token per pass in
-            this order: left-to-right, confidence, margin or entropy. Costs a pass per token.
+            this order: left-to-right, confidence, margin or entropy. Costs a pass per token;
+            left-to-right also takes --steps, and is then written in so many passes.
         data: Held-out rows: moses-sample (5,000 test molecules, shipped; the default for a
             model of molecules), moses (the test split) or a file.
         rows: Rows drawn from them; default 500.
@@ -145,7 +146,9 @@ def evaluate_held_out(
             _show_calibration(report, rows, how)
     if flags.likelihood:
         bound = _likelihood(network, rows, flags.canvases, seed)
-        ordered = None if flags.order is None else _ordered(network, rows, flags.order)
+        ordered = (
+            None if flags.order is None else _ordered(network, rows, flags.order, sampling["steps"])
+        )
         if json:
             told = {"name": name, "data": rows.source, "left_out": rows.left_out, "seed": seed}
             exact = {} if ordered is None else {"ordered": ordered.to_dict()}
@@ -257,7 +260,9 @@ def _likelihood(
         )
 
 
-def _ordered(network: ImplicitRefinementModel, rows: Rows, order: str) -> OrderedLikelihood:
+def _ordered(
+    network: ImplicitRefinementModel, rows: Rows, order: str, steps: int | None
+) -> OrderedLikelihood:
     from imadarem.evaluation.likelihood import ordered_likelihood
 
     with progress_bar(f"likelihood, {order}", len(rows.corpus)) as advance:
@@ -266,6 +271,7 @@ def _ordered(network: ImplicitRefinementModel, rows: Rows, order: str) -> Ordere
             rows.corpus,
             network.special,
             order,
+            steps=steps if order == "left-to-right" else None,
             canvas_length=_canvas_length(network),
             on_rows=advance,
         )
@@ -328,10 +334,10 @@ def _show_ordered(ordered: OrderedLikelihood, rows: Rows) -> None:
     kind = "exact" if ordered.exact else "upper bound"
     heading(f"negative log-likelihood in the order {ordered.order} ({kind})")
     _print_likelihood(ordered)
-    line = (
-        f"{ordered.rows:,} rows of {rows.source}, {ordered.tokens:,} tokens; one token per "
-        "pass, in the order that the canvas decides"
-    )
+    how = "one token per pass, in the order that the canvas decides"
+    if ordered.steps is not None:
+        how = f"{ordered.steps} passes, a block from left to right in each"
+    line = f"{ordered.rows:,} rows of {rows.source}, {ordered.tokens:,} tokens; {how}"
     out().print(Text(line, "dim"))
 
 

@@ -7,11 +7,15 @@ taken says which likelihood is meant:
 - *random order* (``ancestral`` with as many steps as blanks): ``p(x) = E_σ p(x | σ)``, for
   which :func:`likelihood_bound` gives an upper bound on ``-log p(x)``;
 - *an order that the canvas decides*: :func:`ordered_log_likelihood` gives ``log p(x)``
-  itself.
+  itself;
+- *from left to right in* ``K`` *passes*: the same function gives ``log p(x)`` of what
+  ``LeftToRight`` samples in ``steps=K``.
 
 Both are in nats, at temperature 1, with special tokens ruled out as sampling rules them out.
-Filling several blanks in one pass, or refining written tokens, makes another distribution,
-of which these figures are no likelihood.
+Filling several blanks in one pass in another order, or refining written tokens, makes another
+distribution, of which these figures are no likelihood. Of a network with a joint head the
+bound and every order but ``left-to-right`` speak of its independent logits, not of what it
+draws.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
+from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
 from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
 from imadarem.nn import RefinementOutput
@@ -121,13 +126,16 @@ class OrderedLikelihood(CorpusLikelihood):
         order: A name in :data:`ORDERS`.
         exact: Whether this is the likelihood itself. Where the end is the model's to write
             and the order is not ``left-to-right``, it is an upper bound on the cost.
+        steps: Passes in which the rows were written; None for one per token.
     """
 
     order: str
     exact: bool
+    steps: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {"order": self.order, "exact": self.exact, **super().to_dict()}
+        kind = {"order": self.order, "steps": self.steps, "exact": self.exact}
+        return {**kind, **super().to_dict()}
 
 
 def likelihood_bound(
@@ -201,15 +209,16 @@ def ordered_likelihood(
     special: SpecialIds,
     order: str = "confidence",
     *,
+    steps: int | None = None,
     canvas_length: int | None = None,
     batch_size: int = 256,
     on_rows: Callable[[int], None] | None = None,
 ) -> OrderedLikelihood:
     """:func:`ordered_log_likelihood` over a corpus, as costs; same arguments."""
     data = HeldOut.from_rows(rows, special, canvas_length)
-    nats = -_ordered(network, data, order, batch_size, on_rows)
+    nats = -_ordered(network, data, order, steps, batch_size, on_rows)
     exact = canvas_length is None or order == "left-to-right"
-    return OrderedLikelihood(order=order, exact=exact, **_figures(nats, data))
+    return OrderedLikelihood(order=order, exact=exact, steps=steps, **_figures(nats, data))
 
 
 def ordered_log_likelihood(
@@ -218,6 +227,7 @@ def ordered_log_likelihood(
     special: SpecialIds,
     order: str = "confidence",
     *,
+    steps: int | None = None,
     canvas_length: int | None = None,
     batch_size: int = 256,
     on_rows: Callable[[int], None] | None = None,
@@ -246,6 +256,9 @@ def ordered_log_likelihood(
         rows: Token ids of each row, without special tokens.
         special: The tokenizer's special ids.
         order: A name in :data:`ORDERS`.
+        steps: Write the rows in so many passes, from left to right alone: the likelihood of
+            ``LeftToRight`` at these steps. With a joint head the tokens of a pass hear each
+            other; without one they are independent. Default: a pass for each token.
         canvas_length: As in :func:`row_bounds`. ``left-to-right`` stays exact; the other
             orders may write behind an end not yet written, and give a lower bound on
             ``log p(text)``.
@@ -253,11 +266,12 @@ def ordered_log_likelihood(
         on_rows: Called with the number of rows just finished (a progress bar).
 
     Raises:
-        ConfigError: No order has that name, or ``batch_size`` is below 1.
+        ConfigError: No order has that name, it cannot be had in ``steps`` passes, or a number
+            is below 1.
         DataError: There is no row; a row is empty, too long, or holds a special token.
     """
     data = HeldOut.from_rows(rows, special, canvas_length)
-    return _ordered(network, data, order, batch_size, on_rows)
+    return _ordered(network, data, order, steps, batch_size, on_rows)
 
 
 @torch.no_grad()
@@ -265,6 +279,7 @@ def _ordered(
     network: nn.Module,
     data: HeldOut,
     order: str,
+    steps: int | None,
     batch_size: int,
     on_rows: Callable[[int], None] | None,
 ) -> Tensor:
@@ -273,9 +288,21 @@ def _ordered(
             f"unknown order {order!r}{nearest(order, ORDERS)}. Legal: {', '.join(ORDERS)}."
         )
     _at_least_one("batch_size", batch_size)
+    jointly = getattr(network, "joint", None) is not None
+    if steps is not None:
+        _at_least_one("steps", steps)
+        if order != "left-to-right" or (data.ends and not jointly):
+            raise ConfigError(
+                f"steps={steps} has an exact likelihood for order='left-to-right' alone, and "
+                "where the model writes the end itself only with a joint head. Leave steps out."
+            )
     total = torch.zeros(len(data), dtype=torch.float64)
     for numbers, part in data.batches(batch_size, device_of(network)):
-        total[numbers] = _in_order(network, part, ORDERS[order]).cpu()
+        if steps is not None or (jointly and order == "left-to-right"):
+            passes = int(part.positions.max()) if steps is None else steps
+            total[numbers] = _in_blocks(network, part, passes, jointly).cpu()
+        else:
+            total[numbers] = _in_order(network, part, ORDERS[order]).cpu()
         if on_rows is not None:
             on_rows(len(numbers))
     return total
@@ -297,6 +324,31 @@ def _in_order(network: nn.Module, data: HeldOut, rank: Callable[[Tensor], Tensor
         known = {"prev_probs": log_probs.exp()}
         if output.carry is not None:
             known["carry"] = output.carry
+    return total
+
+
+def _in_blocks(network: nn.Module, data: HeldOut, steps: int, jointly: bool) -> Tensor:
+    """Write the data from left to right, a block per pass: ``(B,)`` nats, float64."""
+    canvas = data.canvas(data.inside)
+    told = {"targets": data.targets} if jointly else {}
+    schedule, beliefs, carry = MaskSchedule(steps), None, None
+    total = torch.zeros(len(data), dtype=torch.float64, device=data.targets.device)
+    ending = data.targets == (-1 if data.special.eos is None else data.special.eos)
+    behind = ending.long().cumsum(dim=1) - ending.long() > 0
+    for step in range(1, steps + 1):
+        kept: dict[str, Tensor] = {} if carry is None else {"carry": carry}
+        output: RefinementOutput = network(
+            canvas.ids, canvas.attention_mask, prev_probs=beliefs, **told, **kept
+        )
+        alone = forbid(output.logits, canvas, may_end=data.ends)
+        heard = alone
+        if output.joint_logits is not None:
+            heard = forbid(output.joint_logits, canvas, may_end=data.ends)
+        count = canvas.open.sum(dim=1) - schedule.remaining(step, data.positions)
+        chosen = canvas.open & (canvas.open.long().cumsum(dim=1) <= count[:, None])
+        total -= _surprise(heard, data.targets, chosen & ~behind).sum(dim=1)
+        canvas = canvas.write(chosen, data.targets).freeze_endings()
+        beliefs, carry = alone.exp(), output.carry
     return total
 
 

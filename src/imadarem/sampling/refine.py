@@ -132,11 +132,11 @@ def refine(
         output: RefinementOutput = network(shown, canvas.attention_mask, **arguments)
         # Where the network sees a blank, whatever may stand in a blank may stand.
         asked = canvas.reopened() if reinject else canvas
+        alone = log_probs = forbid(output.logits, asked, may_end)
         # 2. Draw a token everywhere, from noise that belongs to the row.
         noise = RowNoise(seeds, step)
         eos = canvas.special.eos if may_end else None
         if output.joint is None:
-            log_probs = forbid(output.logits, asked, may_end)
             drawn = draw_tokens(log_probs, noise, temperature, eos, truncation)
         else:
             log_probs, drawn = draw_jointly(
@@ -156,7 +156,7 @@ def refine(
             written=canvas.written,
             log_probs=log_probs,
             drawn=drawn,
-            gate=output.gate_logits.float().sigmoid(),
+            gate=_sigmoid(output.gate_logits),
             entropy=normalized_entropy(judged),
             remaining=blanks.remaining(step, count),
             noise=noise,
@@ -177,7 +177,7 @@ def refine(
         changed = edited.ids != canvas.ids
         changed_fraction = changed.sum(dim=1) / count
         quality = _quality(log_probs, ended, writable)
-        halt = None if output.halt_logits is None else output.halt_logits.float().sigmoid()
+        halt = None if output.halt_logits is None else _sigmoid(output.halt_logits)
         # 5. Rows that are done say why, and leave.
         reasons = _reasons(edited, decision, policy, changed_fraction, stop_threshold)
         track = track.after(quality, changed.any(dim=1))
@@ -206,7 +206,8 @@ def refine(
             halt=halt,
             edit=decision.edit,
         )
-        going = reasons == 0
+        # Numbers, not a mask: the host waits once for them and not at every use.
+        going = (reasons == 0).nonzero().squeeze(1)
         canvas = edited.rows(going)
         rows, seeds, track = rows[going], seeds[going], track.rows(going)
         width = canvas.ids.shape[1]
@@ -216,7 +217,7 @@ def refine(
         # where the network is shown a blank in its place.
         told = decision.write if reinject else view.open
         kept = known.prev_probs if reinject else None
-        beliefs = torch.where(told[..., None], log_probs.exp(), 0.0 if kept is None else kept)
+        beliefs = torch.where(told[..., None], alone.exp(), 0.0 if kept is None else kept)
         known = _Known(beliefs, output.carry, known.memory).rows(going, width)
 
 
@@ -235,7 +236,7 @@ class _Known:
         return {"prev_probs": self.prev_probs, **given}
 
     def rows(self, keep: Tensor, width: int) -> _Known:
-        """The rows where ``keep`` ``(B,)`` holds, cropped to ``width`` positions."""
+        """The rows ``keep``, a mask or numbers, cropped to ``width`` positions."""
         return _Known(
             None if self.prev_probs is None else self.prev_probs[keep, :width],
             None if self.carry is None else self.carry[keep, :width],
@@ -245,6 +246,11 @@ class _Known:
 
 def _rows_of(memory: Retrieved | None, which: Tensor) -> Retrieved | None:
     return None if memory is None else memory.rows(which)
+
+
+def _sigmoid(logits: Tensor) -> Tensor:
+    """Written out: torch's own rounds the last elements of a batch in another way."""
+    return 1.0 / (1.0 + (-logits.float()).exp())
 
 
 def _quality(log_probs: Tensor, canvas: Canvas, writable: Tensor) -> Tensor:
