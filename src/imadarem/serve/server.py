@@ -72,6 +72,8 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        # Longer than clients keep a connection, or one may ask just when the server closes it.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=math.ceil(limits.seconds),
     )
     _Server(config, on_ready).run(sockets=[listening])
