@@ -24,6 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("refiner",),
+    ("design",),
     ("orchestrator",),
     ("hf",),
     ("serve", "cli", "__main__"),

@@ -1,11 +1,12 @@
-"""``imadarem infill``: fill the holes of prompts; what is given stays."""
+"""``imadarem infill``: fill the holes of prompts, or grow molecules around fragments."""
 
 from __future__ import annotations
 
 import time
 
 from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, Count, SamplingFlags, load_model
+from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
+from imadarem.cli.models import SAMPLING, Count, SamplingFlags, is_molecular, load_model
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge
 from imadarem.errors import ConfigError
 
@@ -14,32 +15,59 @@ __all__ = ["infill"]
 
 def infill(
     *prompts: str,
-    count: Count = 1,
+    count: Count | None = None,
+    fragments: FragmentFlags = FRAGMENTS,
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
-) -> None:
-    """Fill the holes of prompts; a token that is given never changes.
+) -> int:
+    """Fill the holes of prompts, or grow molecules around fragments; what is given stays.
 
     **Examples**
 
     ```
+    imadarem infill --scaffold "c1ccc(*)cc1" -n 8
+    imadarem infill --linker "*N1CCOCC1" "*c1ccc(F)cc1" --score qed --top 5 --grid joined.svg
+    imadarem infill --motif "[*:1]c1ccncc1" --superstructure "c1ccc2[nH]ccc2c1" --out new.csv
     imadarem infill "[C][C]<mask><mask><mask>[O]"
-    imadarem infill "[C]<mask><mask>[N]" "[O]<mask>[C]" -n 8 --json
-    imadarem infill --model runs/text/model "a <mask><mask><mask> day"
+    imadarem infill --model runs/text/model "a <mask><mask><mask> day" -n 8 --json
     ```
+
+    Fragments are SMILES with attachment points `*`, `[*:1]` or `[1*]`. A molecule is given
+    out only if RDKit finds every fragment in it, attached where it was marked, stereo and
+    charges included; what was lost is counted with the reason. Flags can be given several
+    times.
 
     Args:
         prompts: One `<mask>` for each blank token; molecules in the model's notation,
             such as SELFIES.
-        count: Fillings of each prompt.
+        count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
+            [default: 16].
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise ConfigError(f"--count is {count}; ask for at least 1.")
+    if fragments.given == bool(prompts):
+        raise ConfigError(
+            "give either prompts with <mask>, or fragments by --linker, --motif, --scaffold or "
+            "--superstructure. See: imadarem infill --help"
+        )
+    if fragments.given:
+        fragments.tasks()  # before the model is loaded, which takes longer
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
-    repeated = [prompt for prompt in prompts for _ in range(count)]
+    if fragments.given:
+        _only_molecules(output)
+        if not is_molecular(model.tokenizer):
+            raise ConfigError(f"the model {sampling.model} writes texts; fragments are molecules.")
+        return fill_fragments(model, fragments, count or 16, output, sampling.settings())
+    repeated = [prompt for prompt in prompts for _ in range(count or 1)]
     with progress_bar("filling", len(repeated)) as advance:
         start = time.perf_counter()
         drawn = model.infill(repeated, on_rows=advance, **sampling.settings())
         seconds = time.perf_counter() - start
     deliver(judge(drawn, model.tokenizer, seconds), output)
+    return 0
+
+
+def _only_molecules(output: OutputFlags) -> None:
+    if output.out is not None and output.out.suffix == ".selfies":
+        raise ConfigError(f"--out {output.out}: molecules around fragments go to .smi or .csv.")

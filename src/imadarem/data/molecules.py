@@ -28,6 +28,7 @@ __all__ = [
     "parse",
     "read_smiles",
     "split",
+    "why_refused",
 ]
 
 COLUMN_NAMES = ("smiles", "canonical_smiles")
@@ -192,13 +193,13 @@ def _checked(
             continue
         number, text = item
         if parse(text) is None:
-            yield RejectedLine(number, text, _reason(text))
+            yield RejectedLine(number, text, why_refused(text))
         else:
             yield text
 
 
-def _reason(smiles: str) -> str:
-    """Why RDKit refuses a SMILES, from its own log, on one line."""
+def why_refused(smiles: str) -> str:
+    """Why :func:`parse` refuses a SMILES, in RDKit's words where they are RDKit's, on one line."""
     if len(smiles.split()) != 1:
         return "white space inside the SMILES"
     if not smiles.isascii():

@@ -1,0 +1,1 @@
+"""New molecules around given fragments, and towards a score: the chemist's two questions."""

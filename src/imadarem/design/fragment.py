@@ -1,0 +1,147 @@
+"""A fragment as a chemist writes it: SMILES with attachment points, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imadarem.data.molecules import parse, why_refused
+from imadarem.errors import DataError
+
+__all__ = ["Fragment", "read_fragment", "read_fragments"]
+
+LONGEST = 1000
+"""Characters of a fragment; a longer text is no fragment of a drug-like molecule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A part that must be in every molecule.
+
+    Attributes:
+        smiles: As it was given.
+        molecule: RDKit's reading of it; attachment points are dummy atoms, each with an
+            isotope of its own, so that a centre between two of them keeps its mark.
+        ends: Indices of the dummy atoms, in the order of the text.
+    """
+
+    smiles: str
+    molecule: Any
+    ends: tuple[int, ...]
+
+    @property
+    def free_atoms(self) -> tuple[int, ...]:
+        """Atoms with a hydrogen to give away; stereo centres are left as they are."""
+        return tuple(
+            atom.GetIdx()
+            for atom in self.molecule.GetAtoms()
+            if atom.GetTotalNumHs() > 0 and not atom.GetChiralTag() and atom.GetAtomicNum() > 0
+        )
+
+    def attached_at(self, atoms: Sequence[int]) -> Fragment:
+        """The same fragment with an attachment point in place of a hydrogen of each atom."""
+        from rdkit import Chem
+
+        changed = Chem.RWMol(self.molecule)
+        ends = list(self.ends)
+        for index in atoms:
+            atom = changed.GetAtomWithIdx(index)
+            if atom.GetNumExplicitHs():
+                atom.SetNumExplicitHs(atom.GetNumExplicitHs() - 1)
+            dummy = Chem.Atom(0)
+            dummy.SetIsotope(len(ends) + 1)
+            ends.append(changed.AddAtom(dummy))
+            changed.AddBond(index, ends[-1], Chem.BondType.SINGLE)
+        molecule = changed.GetMol()
+        Chem.SanitizeMol(molecule)
+        return Fragment(self.smiles, molecule, tuple(ends))
+
+
+def read_fragments(texts: Iterable[str]) -> list[Fragment]:
+    """Fragments, each a text of its own or several in one text with dots between them."""
+    return [read_fragment(part) for text in texts for part in text.split(".")]
+
+
+def read_fragment(text: str) -> Fragment:
+    """Read one fragment.
+
+    Args:
+        text: SMILES. An attachment point is a dummy atom with one single bond: ``*``,
+            ``[*]``, ``[*:1]`` or ``[1*]``; numbers tell the points apart and mean nothing
+            else. Hydrogens that are written out count as all others.
+
+    Raises:
+        DataError: It is no molecule, has more than one part, no atom of its own, or an
+            attachment point that is none.
+        MissingExtraError: RDKit is not installed.
+    """
+    text = text.strip()
+    if not text or len(text) > LONGEST:
+        raise DataError(
+            f"the fragment {text[:40]!r} has {len(text)} characters; give a SMILES of 1 to "
+            f"{LONGEST:,}."
+        )
+    found = parse(text)
+    if found is None:
+        raise DataError(f"the fragment {text[:80]!r} cannot be read: {_advice(text)}")
+    if "." in text:
+        raise DataError(
+            f"the fragment {text[:80]!r} has several parts. Leave counter-ions out; two parts "
+            "to be joined belong to --linker A B."
+        )
+    from rdkit import Chem
+
+    molecule = Chem.RWMol(found)
+    dummies = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() == 0]
+    if len(dummies) == molecule.GetNumAtoms():
+        raise DataError(f"the fragment {text!r} has no atom of its own, only attachment points.")
+    for number, dummy in enumerate(dummies, start=1):
+        _check_attachment(dummy, text)
+        dummy.SetIsotope(number)
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return Fragment(text, molecule.GetMol(), tuple(dummy.GetIdx() for dummy in dummies))
+
+
+def _check_attachment(dummy: Any, text: str) -> None:
+    from rdkit.Chem import BondType
+
+    bonds = dummy.GetBonds()
+    if len(bonds) != 1:
+        raise DataError(
+            f"an attachment point of {text[:80]!r} has {len(bonds)} bonds; it must have 1. "
+            "Write it as an end of the fragment, such as c1ccccc1*."
+        )
+    if bonds[0].GetBondType() != BondType.SINGLE:
+        raise DataError(
+            f"an attachment point of {text[:80]!r} has a double or triple bond. Make the atom "
+            "behind that bond part of the fragment, and attach to it: CC=C* instead of CC=*."
+        )
+    if bonds[0].GetOtherAtom(dummy).GetAtomicNum() == 0:
+        raise DataError(f"two attachment points of {text[:80]!r} are bonded to each other.")
+
+
+def _advice(text: str) -> str:
+    """RDKit's reason, and what to write instead where that can be found."""
+    reason = why_refused(text)
+    if "kekulize" in reason.lower():
+        instead = _with_hydrogen(text)
+        hint = f" Did you mean {instead}?" if instead else ""
+        return (
+            f"{reason}. An aromatic nitrogen that carries a hydrogen is written [nH], one that "
+            f"carries an attachment n(*) or n*.{hint}"
+        )
+    if "R" in text.upper() and "*" not in text:
+        return f"{reason}. Write attachment points as * or [*:1], not as R."
+    return f"{reason}. Give a valid SMILES, attachment points as *, [*:1] or [1*]."
+
+
+def _with_hydrogen(text: str) -> str | None:
+    """The text with a hydrogen on one aromatic nitrogen, if that makes it a molecule."""
+    for at, letter in enumerate(text):
+        if letter == "n" and text[at - 1 : at] != "[":
+            changed = f"{text[:at]}[nH]{text[at + 1 :]}"
+            if parse(changed) is not None:
+                return changed
+    return None

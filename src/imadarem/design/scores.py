@@ -1,0 +1,141 @@
+"""What a molecule is worth: built-in scores, and a user's own function."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imadarem.data.molecules import parse
+from imadarem.errors import ConfigError, DataError, MissingExtraError, TrainingError, nearest
+
+__all__ = ["BUILT_IN", "Score", "score_named", "similarity_to"]
+
+BUILT_IN = ("qed", "sa", "logp", "similarity:SMILES")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number for each molecule, higher being better.
+
+    Attributes:
+        name: As it was asked for.
+        function: Canonical SMILES → a number.
+    """
+
+    name: str
+    function: Callable[[str], Any]
+
+    def __call__(self, smiles: str) -> float:
+        """The score; ``-inf`` for None and NaN: the function has no number for it.
+
+        Raises:
+            TrainingError: The function raised an error, or gave something else.
+        """
+        try:
+            value = self.function(smiles)
+            number = -math.inf if value is None else float(value)
+        except Exception as error:  # a user's function raises what it likes
+            raise TrainingError(
+                f"the score {self.name} failed on {smiles}: {type(error).__name__}: {error}. "
+                "Return a number, or None where there is none."
+            ) from error
+        return -math.inf if math.isnan(number) else number
+
+
+def score_named(name: str) -> Score:
+    """A score by its name.
+
+    Args:
+        name: ``qed``: drug-likeness in [0, 1] (Bickerton 2012). ``sa``: (10 - SA) / 9, 1
+            for the easiest to make (Ertl and Schuffenhauer 2009). ``logp``: Crippen's.
+            ``similarity:SMILES``: Tanimoto similarity of Morgan fingerprints (radius 2,
+            2048 bits) to that molecule. ``module:function``: a Python function of a SMILES,
+            imported from the working directory or an installed package.
+
+    Raises:
+        ConfigError: There is no such score, module or function.
+        DataError: The molecule to be similar to is none.
+        MissingExtraError: RDKit is not installed.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "similarity":
+        return Score(name, similarity_to(rest))
+    if rest:
+        return Score(name, _imported(kind, rest))
+    built_in = {"qed": _qed, "sa": _ease, "logp": _logp}
+    if name not in built_in:
+        legal = ", ".join(BUILT_IN)
+        raise ConfigError(
+            f"unknown score {name!r}{nearest(name, built_in)}. Choose one of {legal}, or give "
+            "a function of your own as module:function."
+        )
+    _chem()
+    return Score(name, built_in[name])
+
+
+def similarity_to(smiles: str) -> Callable[[str], float]:
+    """The Tanimoto similarity of a molecule to ``smiles``, in [0, 1].
+
+    Raises:
+        DataError: ``smiles`` is no molecule.
+    """
+    _chem()
+    from rdkit.Chem import rdFingerprintGenerator
+    from rdkit.DataStructs import TanimotoSimilarity
+
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    target = parse(smiles)
+    if target is None:
+        raise DataError(f"similarity is asked for to {smiles[:80]!r}, which is no molecule.")
+    wanted = generator.GetFingerprint(target)
+
+    def similarity(other: str) -> float:
+        return float(TanimotoSimilarity(wanted, generator.GetFingerprint(parse(other))))
+
+    return similarity
+
+
+def _qed(smiles: str) -> float:
+    from rdkit.Chem import QED
+
+    return float(QED.qed(parse(smiles)))
+
+
+def _ease(smiles: str) -> float:
+    from rdkit.Contrib.SA_Score import sascorer
+
+    return (10.0 - float(sascorer.calculateScore(parse(smiles)))) / 9.0
+
+
+def _logp(smiles: str) -> float:
+    from rdkit.Chem import Crippen
+
+    return float(Crippen.MolLogP(parse(smiles)))  # type: ignore[attr-defined]
+
+
+def _imported(module: str, function: str) -> Callable[[str], Any]:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise ConfigError(
+            f"the score {module}:{function} cannot be imported: {type(error).__name__}: {error}. "
+            "Name a module of the working directory or of an installed package."
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"the module {module} has no function {function!r}.")
+    return found
+
+
+def _chem() -> None:
+    try:
+        import rdkit  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("rdkit", "mol") from None

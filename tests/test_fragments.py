@@ -1,0 +1,335 @@
+"""Molecules around fragments: what is given is in every molecule, or the molecule is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cli_parts import SIXTY, records, saved_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imadarem import ImplicitRefinementModel
+from imadarem.data.molecules import canonical, parse
+from imadarem.design.completion import KINDS, NOTATIONS, FragmentTask, complete, draw
+from imadarem.design.fragment import read_fragment
+from imadarem.design.keeping import LOST, why_lost
+from imadarem.design.prompts import known_token, split_blanks
+from imadarem.design.scores import score_named
+from imadarem.errors import ConfigError, DataError, TrainingError
+from imadarem.tokenizers import (
+    CharTokenizer,
+    SafeTokenizer,
+    SelfiesTokenizer,
+    SmilesTokenizer,
+)
+
+KINDS_OF = {"safe": SafeTokenizer, "selfies": SelfiesTokenizer, "smiles": SmilesTokenizer}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """A model with random weights for each notation."""
+    made = {}
+    for name, kind in KINDS_OF.items():
+        folder = tmp_path_factory.mktemp(name)
+        saved_model(folder, kind.from_corpus(SIXTY), SIXTY, max_seq_len=90)
+        made[name] = folder
+    return made
+
+
+@pytest.fixture(scope="session")
+def models(folders):
+    return {name: ImplicitRefinementModel.from_pretrained(f) for name, f in folders.items()}
+
+
+def lost(smiles, *fragments, apart=False):
+    return why_lost(smiles, [read_fragment(text) for text in fragments], apart=apart)
+
+
+# --- reading a fragment
+
+
+@pytest.mark.parametrize("text", ["*c1ccccc1", "[*]c1ccccc1", "[*:1]c1ccccc1", "[1*]c1ccccc1"])
+def test_attachment_points_are_read_as_chemists_write_them(text):
+    fragment = read_fragment(text)
+    assert len(fragment.ends) == 1
+    assert fragment.molecule.GetNumAtoms() == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has 0 characters"),
+        ("C" * 1001, "1001 characters"),
+        ("c1ccnc1", r"carries a hydrogen is written \[nH\].*Did you mean c1cc\[nH\]c1\?"),
+        ("C1CC", "unclosed ring"),
+        ("[R1]c1ccccc1", "not as R"),
+        ("C(C)(C)(C)(C)C", "valence"),
+        ("c1ccccc1.Cl", "several parts"),
+        ("*", "no atom of its own"),
+        ("**", "no atom of its own"),
+        ("C**", "2 bonds"),
+        ("C*C", "2 bonds"),
+        ("CC=*", "double or triple bond"),
+        ("not a molecule", "white space"),
+        ("Ü", "occurs in no SMILES"),
+    ],
+)
+def test_a_fragment_that_is_none_is_refused_with_what_to_do(text, message):
+    with pytest.raises(DataError, match=message):
+        read_fragment(text)
+
+
+@given(st.text(st.sampled_from("cCnNoO()[]*=#1234:.@H+-/\\ "), max_size=12))
+@settings(max_examples=200)
+def test_whatever_is_typed_is_a_fragment_or_an_error_that_names_it(text):
+    try:
+        assert read_fragment(text).molecule.GetNumAtoms() > 0
+    except DataError as error:
+        assert "fragment" in str(error) or "attachment point" in str(error)
+
+
+def test_hydrogens_that_are_written_out_are_hydrogens():
+    fragment = read_fragment("[H]C([H])([H])c1ccccc1")
+    assert lost("CCc1ccccc1", "[H]C([H])([H])c1ccccc1") is None
+    assert len(fragment.free_atoms) == 6
+
+
+# --- keeping a fragment
+
+
+@pytest.mark.parametrize(
+    ("smiles", "fragment", "why"),
+    [
+        ("Cc1ccccc1", "*c1ccccc1", None),
+        ("Cc1ccccc1C", "*c1ccccc1", "attachment points not respected"),  # one too many
+        ("Cc1ccccc1", "*c1ccc(*)cc1", "attachment points not respected"),  # one unused
+        ("Cc1ccccc1C", "*c1ccc(*)cc1", "attachment points not respected"),  # the wrong places
+        ("Cc1ccccc1C", "c1ccccc1", None),  # no points: anywhere
+        ("c1ccccc1", "c1ccccc1", "nothing new"),
+        ("Cc1ccncc1", "*c1ccccc1", "fragment changed"),
+        ("C1CCCCC1C", "*c1ccccc1", "fragment changed"),
+        ("C[C@H](N)CC", "C[C@H](N)*", None),
+        ("C[C@@H](N)CC", "C[C@H](N)*", "stereo changed"),
+        ("CC(N)CC", "C[C@H](N)*", "stereo changed"),
+        ("C[C@@H](N)CC", "CC(N)*", None),  # nothing was said about the centre
+        ("F/C=C\\CC", "F/C=C/*", "stereo changed"),
+        ("CC[NH+](C)C", "CN(C)*", "charge or isotope changed"),
+        ("CCC(=O)[O-]", "*CC(=O)O", "charge or isotope changed"),
+        ("CCC(=O)O", "*CC(=O)O", None),
+        ("[13CH3]Cc1ccccc1", "*Cc1ccccc1", None),  # an isotope in what is new
+        ("C[13CH2]c1ccccc1", "*Cc1ccccc1", "charge or isotope changed"),
+        ("Cc1ccccc1.Cl", "*c1ccccc1", "in several parts"),
+        ("C1CC", "*c1ccccc1", "no molecule"),
+        ("C1CC2CCC1C2", "C1CCCC1", None),  # norbornane: two more bonds, none inside the ring
+        ("C1CC2CC1C2", "C1CCCCC1", "nothing new"),
+    ],
+)
+def test_what_was_given_is_there_or_the_reason_is(smiles, fragment, why):
+    assert lost(smiles, fragment) == why
+    assert why is None or why in LOST
+
+
+@pytest.mark.parametrize(
+    ("smiles", "why"),
+    [
+        ("c1ccc(CCC2CCCNC2)cc1", None),
+        ("c1ccc(C2CCCNC2)cc1", "nothing new"),
+        ("Cc1ccc(C2CCCNC2)cc1", "attachment points not respected"),
+    ],
+)
+def test_a_linker_joins_two_fragments_by_something_new(smiles, why):
+    assert lost(smiles, "*c1ccccc1", "*C1CCCNC1", apart=True) == why
+
+
+def test_two_fragments_do_not_share_atoms():
+    assert lost("CCc1ccccc1", "*c1ccccc1", "*c1ccccc1") == "nothing new"
+    assert lost("CCCCCCCc1ccccc1", "*c1ccccc1", "*c1ccccc1") == "fragments overlap or touch"
+
+
+# --- prompts
+
+
+@pytest.mark.parametrize("name", KINDS_OF)
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("motif", ["*c1ccc(F)cc1"]),
+        ("motif", ["*N1CC[C@H](O)C1"]),
+        ("scaffold", ["*c1ccc(*)c(C(=O)N*)c1"]),
+        ("scaffold", ["c1ccc2[nH]ccc2c1"]),
+        ("superstructure", ["C1CCNCC1"]),
+        ("linker", ["*c1ccccc1", "*N1CCOCC1"]),
+        ("linker", ["c1ccccc1", "[2*]C#N"]),
+        ("scaffold", ["*c1c([I])cc([Si](C)(C)C)cc1[N+](=O)[O-]"]),  # unknown to the vocabulary
+        ("scaffold", ["[1*][C@H]1C[C@@H]([2*])C=C2C=C[C@H]([3*])[C@H](CC)[C@H]21"]),
+    ],
+)
+def test_every_molecule_has_what_was_given_whatever_the_model_writes(models, name, kind, texts):
+    task = FragmentTask.of(kind, *texts)
+    # Random weights write at random: nearly all is lost, and nothing false is returned.
+    for row in draw(models[name], task, 12, seed=1, steps=4):
+        assert (row.lost is None) == (row.smiles is not None and not task.why_lost(row.smiles))
+        assert row.lost is None or row.lost in LOST
+
+
+@pytest.mark.parametrize("name", KINDS_OF)
+def test_right_blanks_give_the_molecule_back(models, name):
+    # p-Tolyl and a fill whose tokens are known: the methyl group of toluene.
+    fill = {"safe": ["C"], "selfies": ["[C]"], "smiles": ["C"]}[name]
+    notation = NOTATIONS[name](models[name].tokenizer)
+    for seed in range(5):
+        prompt = notation.around(read_fragment("*c1ccccc1"), 1, np.random.default_rng(seed))
+        tokens = [fill[0] if token is None else token for token in prompt.tokens]
+        assert canonical(prompt.fill(tokens) or "") == "Cc1ccccc1"
+
+
+@pytest.mark.parametrize("name", KINDS_OF)
+def test_a_right_linker_joins_the_two(models, name):
+    fill = {"safe": "C", "selfies": "[C]", "smiles": "C"}[name]
+    notation = NOTATIONS[name](models[name].tokenizer)
+    one, other = read_fragment("*c1ccccc1"), read_fragment("*N1CCOCC1")
+    for seed in range(5):
+        prompt = notation.between(one, other, 1, np.random.default_rng(seed))
+        tokens = [fill if token is None else token for token in prompt.tokens]
+        assert canonical(prompt.fill(tokens) or "") == "c1ccc(CN2CCOCC2)cc1"
+
+
+def test_an_unknown_token_is_shown_by_the_nearest_known_one():
+    known = frozenset({"C", "c", "Br", "[nH]", "N"})
+    pairs = {"[C@@H]": "C", "I": "Br", "[13CH3]": "C", "[Si]": "C", "[N+]": "N", "/": "", "s": "c"}
+    assert {token: known_token(token, known, "smiles") for token in pairs} == pairs
+    selfies = frozenset({"[C]", "[=N]", "[Br]"})
+    assert known_token("[=N+1]", selfies, "selfies") == "[=N]"
+    assert known_token("[C@@H1]", selfies, "selfies") == "[C]"
+    assert known_token("[/I]", selfies, "selfies") == "[Br]"
+    assert known_token("%99", known, "smiles") is None
+
+
+@given(st.integers(1, 6), st.integers(0, 20), st.integers(0, 99))
+def test_blanks_are_split_over_all_ends(ends, more, seed):
+    parts = split_blanks(ends + more, ends, np.random.default_rng(seed))
+    assert sum(parts) == ends + more
+    assert len(parts) == ends
+    assert min(parts) >= 1
+
+
+# --- completing
+
+
+def test_the_same_seed_gives_the_same_molecules(models):
+    task = FragmentTask.of("motif", "*c1ccccc1")
+    first, second = (complete(models["selfies"], task, 4, seed=3, steps=4) for _ in range(2))
+    assert first.smiles == second.smiles
+    assert len(set(first.smiles)) == len(first.rows)
+    assert first.draws == len(first.rows) + sum(first.lost.values())
+
+
+def test_the_window_bounds_what_is_written(models):
+    task = FragmentTask.of("motif", "*c1ccccc1")
+    made = complete(models["selfies"], task, 4, blanks=(1, 1), seed=0, steps=2, most_draws=40)
+    # One symbol is at most one atom besides the benzene ring's six.
+    assert made.rows
+    assert all(parse(smiles).GetNumAtoms() == 7 for smiles in made.smiles)
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "message"),
+    [
+        ("linker", ["*C"], "takes 2 fragments"),
+        ("linker", ["*C*", "*C"], "one each"),
+        ("motif", ["*C", "*C"], "takes 1 fragment,"),
+        ("superstructure", ["*CC"], "Remove them"),
+        ("scaffold", ["FC(F)(F)F"], "no atom of"),
+    ],
+)
+def test_fragments_that_do_not_suit_the_task_are_refused(kind, texts, message):
+    with pytest.raises(DataError, match=message):
+        FragmentTask.of(kind, *texts)
+
+
+def test_an_unknown_task_is_refused():
+    assert set(KINDS) == {"linker", "motif", "scaffold", "superstructure"}
+    with pytest.raises(ConfigError, match="unknown fragment task"):
+        FragmentTask.of("core", "*C")
+
+
+def test_a_fragment_longer_than_the_canvas_is_refused(models):
+    task = FragmentTask.of("motif", "*" + "C" * 100)
+    with pytest.raises(DataError, match="leaves no room"):
+        complete(models["smiles"], task, 1)
+
+
+def test_a_model_of_texts_takes_no_fragments(tmp_path):
+    saved_model(tmp_path, CharTokenizer.from_corpus(["abc"]), ["abc"])
+    model = ImplicitRefinementModel.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="a model of molecules"):
+        complete(model, FragmentTask.of("motif", "*C"), 1)
+
+
+# --- scores
+
+
+def test_built_in_scores_are_those_of_rdkit():
+    # Toluene: QED 0.459 and Crippen's logP 1.995; the similarity to itself is 1.
+    assert score_named("qed")("Cc1ccccc1") == pytest.approx(0.459, abs=1e-3)
+    assert score_named("logp")("Cc1ccccc1") == pytest.approx(1.995, abs=1e-3)
+    assert score_named("similarity:Cc1ccccc1")("Cc1ccccc1") == 1.0
+    assert score_named("sa")("Cc1ccccc1") == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_function_of_the_user_is_a_score(tmp_path, monkeypatch):
+    (tmp_path / "my_scores.py").write_text(
+        "def carbons(smiles):\n    return smiles.count('C')\n"
+        "def none(smiles):\n    return None\n"
+        "def broken(smiles):\n    return 1 / 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    assert score_named("my_scores:carbons")("CCO") == 2.0
+    assert score_named("my_scores:none")("CCO") == -np.inf
+    with pytest.raises(TrainingError, match="ZeroDivisionError"):
+        score_named("my_scores:broken")("CCO")
+    with pytest.raises(ConfigError, match="no function 'absent'"):
+        score_named("my_scores:absent")
+
+
+@pytest.mark.parametrize("name", ["qde", "no_such_module:f", "similarity:C1CC"])
+def test_a_score_that_does_not_exist_is_refused(name):
+    with pytest.raises((ConfigError, DataError)):
+        score_named(name)
+
+
+# --- the command
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_command_gives_the_fragment_in_every_molecule(said, folders, tmp_path):
+    code, out, err = said(
+        *("infill", "--model", folders["selfies"], "--scaffold", "*c1ccccc1", "--steps", 4),
+        *("-n", 3, "--score", "qed", "--json", "--out", tmp_path / "new.csv"),
+    )
+    assert code == 0, err
+    rows = [row for row in records(out) if row["kind"] == "molecule"]
+    assert len(rows) == 3
+    assert [lost(row["smiles"], "*c1ccccc1") for row in rows] == [None] * 3
+    assert [row["score"] for row in rows] == sorted((r["score"] for r in rows), reverse=True)
+    assert len((tmp_path / "new.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["--scaffold", "c1ccnc1"], "[nH]"),
+        (["--scaffold", "*c1ccccc1", "[C]<mask>"], "either prompts"),
+        ([], "either prompts"),
+        (["--motif", "*C", "--min-blanks", "9", "--max-blanks", "3"], "more than"),
+        (["--motif", "*C", "--score", "qde"], 'did you mean "qed"'),
+        (["--linker", "*C"], "requires 2"),
+    ],
+)
+def test_wrong_use_of_the_command_is_one_line(said, folders, tokens, message):
+    code, out, err = said("infill", "--model", folders["selfies"], *tokens)
+    assert (code, out) == (2, "")
+    assert message in err
