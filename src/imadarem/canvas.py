@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from imadarem.errors import DataError
@@ -43,11 +44,13 @@ class Canvas:
             those behind an EOS the pad id.
         state: ``(B, L)`` uint8 values of :class:`State`.
         special: The tokenizer's special ids.
+        grain: Rows that stay are cropped to a multiple of it, or not at all.
     """
 
     ids: Tensor
     state: Tensor
     special: SpecialIds
+    grain: int = 1
 
     @classmethod
     def blank(cls, lengths: Sequence[int] | Tensor, special: SpecialIds) -> Canvas:
@@ -152,15 +155,34 @@ class Canvas:
         state = self.state.masked_fill((ending | behind) & live, State.FROZEN)
         return replace(self, ids=self.ids.masked_fill(behind, self.special.pad), state=state)
 
+    def ends(self) -> Tensor:
+        """``(B,)`` positions up to the last one that is read; padding in front counts."""
+        positions = torch.arange(1, self.ids.shape[1] + 1, device=self.ids.device)
+        return (positions * self.attended).amax(dim=1)
+
     def rows(self, keep: Tensor, width: int | None = None) -> Canvas:
-        """The rows where ``keep`` ``(B,)`` holds, cropped to the longest or to ``width``."""
+        """The rows ``keep``, a mask or numbers, cropped to ``width``.
+
+        Without a width: to the longest row, up to the next multiple of :attr:`grain`.
+        """
         state = self.state[keep]
         if width is None:
-            used = (state < State.FROZEN).any(dim=0).nonzero()
-            width = int(used.max()) + 1 if len(used) else 1
+            positions = torch.arange(1, state.shape[1] + 1, device=state.device)
+            used = (state < State.FROZEN).any(dim=0)
+            longest = max(int((positions * used).amax()), 1)
+            width = -(-longest // self.grain) * self.grain
         return replace(self, ids=self.ids[keep, :width], state=state[:, :width])
+
+    def padded(self, width: int) -> Canvas:
+        """The same rows on ``width`` positions at least, PAD behind their ends."""
+        missing = max(width - self.ids.shape[1], 0)
+        return replace(
+            self,
+            ids=F.pad(self.ids, (0, missing), value=self.special.pad),
+            state=F.pad(self.state, (0, missing), value=int(State.PAD)),
+        )
 
     def sequences(self) -> list[Tensor]:
         """The rows' token ids without padding, EOS and what lies behind it; on the CPU."""
         ids, kept = self.ids.cpu(), self.attended.cpu()
-        return [row[mask] for row, mask in zip(ids, kept, strict=True)]
+        return [row.clone() for row in ids[kept].split(kept.sum(dim=1).tolist())]

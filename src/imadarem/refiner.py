@@ -19,7 +19,7 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError
 from imadarem.nn import EmaTeacher, RefinementTransformer
 from imadarem.sampling.draw import Truncation
-from imadarem.sampling.engine import SamplingSettings, refine_all
+from imadarem.sampling.engine import SamplingSettings, Widths, refine_all
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import Policy, policy_from_name
 from imadarem.sampling.refine import Step
@@ -156,6 +156,7 @@ class ImplicitRefinementModel(
         self,
         n: int = 1,
         *,
+        first: int = 0,
         length: int | Sequence[int] | None = None,
         steps: int | None = None,
         temperature: float | None = None,
@@ -174,6 +175,8 @@ class ImplicitRefinementModel(
 
         Args:
             n: Number of samples.
+            first: Number of the first one: ``sample(3, first=5)`` gives the last 3 of
+                ``sample(8)`` of the same seed.
             length: Canvas length in tokens, one for all or one each. Default: drawn from the
                 training lengths, or ``max_seq_len`` with an EOS deciding where a sample ends.
             steps: Hard cap on refinement steps; default ``max_refinement_steps``.
@@ -198,7 +201,7 @@ class ImplicitRefinementModel(
         """
         if n < 1:
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
-        seeds = row_seeds(n, _seed(seed, generator))
+        seeds = row_seeds(n, _seed(seed, generator), first)
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
         settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
@@ -410,6 +413,7 @@ class ImplicitRefinementModel(
                 settings,
                 teacher=self.teacher,
                 batch_size=batch_size,
+                widths=Widths.of(self.config),
                 on_step=_each_of(recorder, on_step),
                 on_rows=on_rows,
             )

@@ -227,6 +227,6 @@ class RefinementTransformer(nn.Module):
 def canvas_time(blank: Tensor, attended: Tensor | None) -> Tensor:
     """``(B,)`` share of attended positions that are written: ``t / K`` on the schedule."""
     if attended is None:
-        return 1.0 - blank.float().mean(dim=1)
+        return 1.0 - blank.sum(dim=1) / blank.shape[1]
     real = attended.sum(dim=1).clamp(min=1)
     return 1.0 - (blank & attended).sum(dim=1) / real

@@ -1,13 +1,22 @@
-"""Many canvases through the loop: batches of similar length, results in the order asked."""
+"""Many canvases through the loop: batches of similar length, results in the order asked.
+
+What makes a batch changes the speed and no result. Draws belong to rows (see
+:mod:`imadarem.sampling.noise`), which leaves the rounding of the network's kernels. Those of
+torch on a CPU round a row the same in every batch, bit for bit, where the shapes keep to the
+rules of :class:`Widths`; ``tests/test_engine.py`` holds it. The rules were measured, not read
+in a specification: on another kind of processor run that test.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn import EmaTeacher
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.draw import Truncation
@@ -15,7 +24,20 @@ from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step, StoppingReason, refine
 
-__all__ = ["Refined", "SamplingSettings", "refine_all"]
+__all__ = [
+    "CHUNK_TOKENS",
+    "GROUP",
+    "Refined",
+    "SamplingSettings",
+    "Widths",
+    "batches",
+    "refine_all",
+]
+
+#: Positions that attention sums at a time (a vector of 16 floats).
+GROUP = 16
+#: Positions refined together on a CPU: what fits the cache beats what fills the batch.
+CHUNK_TOKENS = 3072
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +65,43 @@ class SamplingSettings:
     reinject: bool = False
     schedule: str = "linear"
     truncation: Truncation | None = None
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Canvas widths at which no row's numbers depend on the batch that it is in.
+
+    A matrix product rounds alike from 16 rows on, and attention, which takes 32 positions at a
+    time, where the last of them are not too few. Its sums run over whole groups of 16 positions
+    first and over the rest after them: rows share a batch only if as many groups fit into them,
+    and rows whose end the model writes keep to whole groups.
+
+    Attributes:
+        room: Positions that the network takes.
+        grain: Widths are multiples of it, or all that the network takes.
+    """
+
+    room: int
+    grain: int
+
+    @classmethod
+    def of(cls, config: ImplicitRefinementConfig) -> Widths | None:
+        """Those of a network; None where a canvas has a layout that fits its length alone."""
+        if config.relations is not None:
+            return None
+        wide = config.hidden_size // config.num_heads > 32
+        return cls(config.max_seq_len, 8 if wide else 2)
+
+    def above(self, lengths: Tensor, may_end: bool) -> Tensor:
+        """The least of these widths that hold canvases of so many positions."""
+        grain = GROUP if may_end else self.grain
+        return (-(-lengths // grain) * grain).clamp(min=GROUP).clamp(max=self.room)
+
+    def fit(self, canvas: Canvas, may_end: bool) -> Canvas:
+        """The canvas on one of these widths, to which it keeps when rows leave."""
+        short = canvas.ids.shape[1] < GROUP
+        width = int(self.above(torch.tensor(canvas.ids.shape[1]), may_end))
+        return replace(canvas.padded(width), grain=GROUP if short or may_end else self.grain)
 
 
 @dataclass(frozen=True)
@@ -76,6 +135,7 @@ def refine_all(
     teacher: EmaTeacher | None = None,
     memory: Retrieved | None = None,
     batch_size: int = 256,
+    widths: Widths | None = None,
     on_step: Callable[[Tensor, Step], None] | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[Refined]:
@@ -88,14 +148,20 @@ def refine_all(
         settings: How to refine.
         teacher: Judges the entropy where the policy asks for it.
         memory: Earlier canvases for the network to look at, one set for each row.
-        batch_size: Rows refined together; no row's result depends on it.
+        batch_size: Rows refined together at most; no row's result depends on it.
+        widths: To which canvases are padded, so that a row is rounded the same in every
+            batch; None pads none.
         on_step: Called with the row numbers of a batch and each of its records.
         on_rows: Called with the number of rows just finished (a progress bar).
     """
-    order = canvas.attended.sum(dim=1).argsort(stable=True)
+    wanted = canvas.ends()
+    if widths is not None:
+        wanted = widths.above(wanted, settings.may_end)
     results: dict[int, Refined] = {}
-    for chunk in order.split(batch_size):
+    for chunk in batches(wanted, batch_size, None if wanted.is_cuda else CHUNK_TOKENS):
         part = canvas.rows(chunk)
+        if widths is not None:
+            part = widths.fit(part, settings.may_end)
         steps = refine(
             network,
             part,
@@ -112,24 +178,48 @@ def refine_all(
             truncation=settings.truncation,
             memory=None if memory is None else memory.rows(chunk),
         )
-        results |= _untouched(part, chunk)
+        numbers = chunk.tolist()
+        results |= _untouched(part, numbers)
         for step in steps:
             if on_step is not None:
                 on_step(chunk, step)
             for row, refined in _finished(step):
-                results[int(chunk[row])] = refined
+                results[numbers[row]] = refined
         if on_rows is not None:
             on_rows(len(chunk))
     return [results[row] for row in range(len(canvas))]
 
 
-def _untouched(canvas: Canvas, numbers: Tensor) -> dict[int, Refined]:
+def batches(widths: Tensor, rows: int, positions: int | None = None) -> Iterator[Tensor]:
+    """Row numbers that are refined together: of as many groups each, of similar width.
+
+    Args:
+        widths: ``(N,)`` positions of each row, its padding included.
+        rows: Most rows in a batch.
+        positions: Most positions in a batch, padding included, save where one row alone has
+            more; None sets no limit.
+    """
+    ordered, order = widths.sort(stable=True)
+    start, widest = 0, ordered.tolist()
+    for number, width in enumerate(widest):
+        count = number - start
+        large = positions is not None and (count + 1) * width > positions
+        if count and (count == rows or large or width // GROUP != widest[start] // GROUP):
+            yield order[start:number]
+            start = number
+    if start < len(widest):
+        yield order[start:]
+
+
+def _untouched(canvas: Canvas, numbers: list[int]) -> dict[int, Refined]:
     """Rows that have no blank and so never enter the loop."""
     full = ~canvas.open.any(dim=1)
-    sequences = canvas.rows(full).sequences() if bool(full.any()) else []
+    if not bool(full.any()):
+        return {}
+    rows = [number for number, is_full in zip(numbers, full.tolist(), strict=True) if is_full]
     return {
-        int(number): Refined(ids, StoppingReason.FILLED, 0, 0)
-        for number, ids in zip(numbers[full.to(numbers.device)], sequences, strict=True)
+        number: Refined(ids, StoppingReason.FILLED, 0, 0)
+        for number, ids in zip(rows, canvas.rows(full).sequences(), strict=True)
     }
 
 

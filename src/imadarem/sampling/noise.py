@@ -9,7 +9,7 @@ BigCrush; it runs vectorised in wrapping 64-bit integers.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class RowNoise:
     seeds: Tensor
     step: int
 
+    def at(self, step: int) -> RowNoise:
+        """The same rows' noise of another step."""
+        return replace(self, step=step)
+
     def uniform(self, stream: Stream, length: int) -> Tensor:
         """``(B, length)`` float64 in the open interval (0, 1)."""
         key = _mix(_mix(self.seeds + GOLDEN) + _wrap((self.step * len(Stream) + stream) * GOLDEN))
@@ -56,11 +60,11 @@ class RowNoise:
         return -torch.log(-torch.log(self.uniform(stream, length)))
 
 
-def row_seeds(count: int, seed: int) -> Tensor:
-    """``(count,)`` different row seeds for the rows 0, 1, … of one run seed."""
+def row_seeds(count: int, seed: int, first: int = 0) -> Tensor:
+    """``(count,)`` different row seeds for the rows ``first``, ``first + 1``, … of one run seed."""
     # Key the run seed first: seeds 0 and 1 must not share rows shifted by one.
     base = _mix(torch.tensor(_wrap(seed), dtype=torch.int64) + GOLDEN)
-    return _mix(base + torch.arange(1, count + 1) * GOLDEN)
+    return _mix(base + torch.arange(first + 1, first + count + 1) * GOLDEN)
 
 
 def mix_rows(ids: Tensor) -> Tensor:

@@ -1,0 +1,178 @@
+"""The engine: batches change the speed and no result; the work is counted, not timed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
+from imadarem.errors import ConfigError
+from imadarem.sampling.engine import GROUP, Widths, batches
+from imadarem.sampling.scripted import ScriptedGate
+from imadarem.sampling.work import counted
+
+SPECIAL = SimpleNamespace(mask_token_id=1, pad_token_id=0, eos_token_id=2)
+#: Short and long rows, on both sides of every multiple of 16.
+COUNTS = [0, 1, *[0] * 11, 1, 1, 1, 1, 1, *[0] * 13, 1, 1, 1, 0, 2, 2, 2, *[0] * 8, 1, 1, 1, 1, 1]
+
+
+def model(**given: object) -> ImplicitRefinementModel:
+    """A network with random weights everywhere, its zeros at the start too."""
+    torch.manual_seed(0)
+    config = {"vocab_size": 12, "hidden_size": 32, "num_layers": 2, "num_heads": 2}
+    config |= {"max_seq_len": len(COUNTS) - 1, "conv_kernel_size": 3, "length_counts": COUNTS}
+    settled = ImplicitRefinementConfig(**{**config, "length_mode": "drawn", **given})
+    built = ImplicitRefinementModel(settled, SPECIAL).eval()
+    with torch.no_grad():
+        for weight in built.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return built
+
+
+def records(refiner: ImplicitRefinementModel, n: int, **given: object) -> list[list[object]]:
+    """Every number of every step, by row: what is exact to the bit can be compared whole."""
+    found: list[list[object]] = [[] for _ in range(n)]
+
+    def note(numbers, step):
+        for i, row in enumerate(step.rows.tolist()):
+            live = step.canvas.attended[i]
+            figures = (step.gate[i][live], step.confidence[i][live], step.canvas.ids[i][live])
+            found[int(numbers[row])].append([part.tolist() for part in figures])
+
+    samples = refiner.sample(n, on_step=note, **given)
+    for row, steps in zip(samples.rows, found, strict=True):
+        steps.append((row.ids.tolist(), row.steps, row.reason))
+    return found
+
+
+# ---------------------------------------------------------------- the same in every batch
+
+
+@pytest.mark.parametrize("policy", ["gate", "gate-adaptive", "entropy-bound"])
+@pytest.mark.parametrize("mode", ["drawn", "eos"])
+def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, policy):
+    refiner = model(length_mode=mode)
+    whole = records(refiner, 24, seed=3, policy=policy)
+    for size in (1, 5):
+        assert records(refiner, 24, seed=3, policy=policy, batch_size=size) == whole
+
+
+def test_the_model_in_the_package_rounds_a_row_the_same_in_every_batch():
+    refiner = ImplicitRefinementModel.from_pretrained("default")
+    assert records(refiner, 24, seed=0) == records(refiner, 24, seed=0, batch_size=5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 30), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**63))
+def test_a_run_may_start_anywhere_and_gives_the_same_rows(first, n, size, seed):
+    refiner = model()
+    whole = refiner.sample(first + n, seed=seed)
+    part = refiner.sample(n, first=first, seed=seed, batch_size=size)
+    assert [row.ids.tolist() for row in part.rows] == [
+        row.ids.tolist() for row in whole.rows[first:]
+    ]
+
+
+# ---------------------------------------------------------------- batches
+
+
+# Three of one group of 16 (16, 18, 31), one of two (33); at most 2 rows, at most 40 positions.
+def test_batches_hold_rows_of_as_many_groups_and_no_more_than_they_may():
+    widths = torch.tensor([33, 31, 16, 18])
+    found = [numbers.tolist() for numbers in batches(widths, rows=2, positions=40)]
+    assert found == [[2, 3], [1], [0]]
+
+
+# Heads of 32 channels: even widths, 16 at least. An end that the model writes: whole groups.
+def test_canvases_are_padded_to_widths_that_round_alike():
+    widths = Widths.of(ImplicitRefinementConfig(vocab_size=9, max_seq_len=51))
+    assert widths is not None
+    lengths = torch.tensor([3, 16, 33, 50, 51])
+    assert widths.above(lengths, may_end=False).tolist() == [16, 16, 34, 50, 51]
+    assert widths.above(lengths, may_end=True).tolist() == [16, 16, 48, 51, 51]
+
+
+@given(
+    st.lists(st.integers(1, 70), max_size=40),
+    st.integers(1, 9),
+    st.none() | st.integers(1, 200),
+)
+def test_every_row_is_in_one_batch(lengths, rows, positions):
+    found = [numbers.tolist() for numbers in batches(torch.tensor(lengths), rows, positions)]
+    assert sorted(number for batch in found for number in batch) == list(range(len(lengths)))
+    for batch in found:
+        widest = max(lengths[number] for number in batch)
+        assert len(batch) <= rows
+        assert positions is None or len(batch) == 1 or len(batch) * widest <= positions
+        assert len({lengths[number] // GROUP for number in batch}) == 1
+
+
+# ---------------------------------------------------------------- counted work
+
+
+# 10 rows of 20 tokens in one batch, 4 steps, no row ends early: a pass a step, all rows in it.
+def test_a_step_is_one_pass_over_the_rows_that_are_left():
+    refiner = model(stop_threshold=0.0)
+    with counted(refiner) as work:
+        refiner.sample(10, length=20, steps=4, policy="ancestral")
+    assert (work.forwards, work.row_passes, work.positions) == (4, 40, 800)
+
+
+def test_waits_do_not_grow_with_the_batch_nor_with_the_length():
+    refiner = model(stop_threshold=0.0)
+
+    def waits(n, length, steps):
+        with counted(refiner) as work:
+            refiner.sample(n, length=length, steps=steps, policy="ancestral", seed=0)
+        return work.host_syncs
+
+    assert waits(3, 20, 6) == waits(60, 20, 6) == waits(60, 31, 6)
+    # Two guards of the canvas, the mask of the attention, whether rows are done, which go on
+    # and how wide those are.
+    assert waits(60, 20, 6) - waits(60, 20, 5) == 6
+
+
+# Ends 3 to 6 by lot: 4.5 steps in the mean. The mean of 400 lots is within 4 standard errors,
+# 4 · sqrt(1.25 / 400) = 0.22.
+def test_rows_that_are_done_leave_the_batch():
+    refiner = model(stop_threshold=1.0)
+    with counted(refiner) as work:
+        samples = refiner.sample(400, length=16, policy=ScriptedGate(), seed=1)
+    assert work.row_passes == sum(samples.forward_passes)
+    assert abs(work.row_passes / 400 - 4.5) < 0.22
+    assert {row.steps for row in samples.rows} == {3, 4, 5, 6}
+
+
+# 20 tokens; shares 1, ½, ¼ of them are 20, 10, 5.
+def test_a_script_says_how_many_tokens_are_drawn_in_a_step():
+    refiner = model(stop_threshold=1.0)
+    drawn: list[list[int]] = []
+    refiner.sample(
+        7,
+        length=20,
+        steps=3,
+        policy=ScriptedGate(active=(1.0, 0.5, 0.25), ends=(3, 3)),
+        on_step=lambda numbers, step: drawn.append(step.refined.sum(dim=1).tolist()),
+    )
+    assert drawn == [[20] * 7, [10] * 7, [5] * 7]
+
+
+@pytest.mark.parametrize("given_", [{"active": ()}, {"active": (0.0,)}, {"ends": (4, 3)}])
+def test_a_script_that_cannot_be_followed_is_refused(given_):
+    with pytest.raises(ConfigError):
+        ScriptedGate(**given_)
+
+
+# Rows end where the model writes an EOS; the first lies far in front of the width of 64.
+def test_what_lies_behind_every_end_is_not_computed():
+    refiner = model(length_mode="eos", max_seq_len=64, length_counts=None)
+    with torch.no_grad():
+        refiner.to_logits.bias[2] = 4.0
+    with counted(refiner) as work:
+        refiner.sample(8, steps=8, policy="gate", seed=0)
+    assert work.positions < work.row_passes * 64
+    assert work.positions % GROUP == 0
