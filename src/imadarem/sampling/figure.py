@@ -75,7 +75,8 @@ def trajectory_svg(rows: Sequence[RowTrajectory], drawings: Mapping[str, str] | 
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img" font-size="11" '
         f'font-family="Inter, Helvetica, Arial, sans-serif" fill="{INK}">'
-        f"<title>Refinement, step by step</title>{''.join(parts)}</svg>\n"
+        "<title>Refinement, step by step</title>"
+        f'<rect width="100%" height="100%" fill="{WHITE}"/>{"".join(parts)}</svg>\n'
     )
 
 
