@@ -266,7 +266,7 @@ def main() -> None:
     }
     with server() as (process, url):
         figures["mixed"] = mixed(process, url, 500 if quick else 2_000)
-        figures["equal"] = equal_work(process, url, model, 250 if quick else 1_000)
+        figures["equal"] = equal_work(process, url, model, 125 if quick else 500)
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 

@@ -15,8 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
 from imadarem import __version__
+from imadarem.canvas import Canvas
 from imadarem.data.sudoku.grid import broken_cells, parse_grid, size_of
 from imadarem.errors import DataError, ImadaremError
 from imadarem.evaluation.drawing import molecule_grid_svg
@@ -142,8 +144,9 @@ def _add_routes(app: FastAPI, catalogue: Catalogue, desk: Desk) -> None:
     async def sample(request: Request, asked: schemas.SampleRequest) -> Response:
         """Draw samples from blank canvases."""
         model, seed = catalogue.find(asked.model), _seed(asked.seed)
-        canvas = blank_canvas(model, asked.count, asked.length, seed)
-        rows = await desk.rows(request, _job(model, canvas, seed, asked))
+        seeds = row_seeds(asked.count, seed)
+        canvas = blank_canvas(model, seeds, asked.length)
+        rows = await desk.rows(request, _job(model, canvas, seeds, asked))
         samples = [row.to_dict() for row in rows]
         return JSONResponse({"model": model.id, "seed": seed, "samples": samples})
 
@@ -158,7 +161,8 @@ def _add_routes(app: FastAPI, catalogue: Catalogue, desk: Desk) -> None:
             )
         numbers = [n for n in range(len(asked.prompts)) for _ in range(asked.count)]
         canvas = prompt_canvas(model, [asked.prompts[n] for n in numbers])
-        rows = await desk.rows(request, _job(model, canvas, seed, asked))
+        seeds = row_seeds(len(canvas), seed)
+        rows = await desk.rows(request, _job(model, canvas, seeds, asked))
         samples = [{"prompt": n, **row.to_dict()} for n, row in zip(numbers, rows, strict=True)]
         return JSONResponse({"model": model.id, "seed": seed, "samples": samples})
 
@@ -175,7 +179,8 @@ def _add_routes(app: FastAPI, catalogue: Catalogue, desk: Desk) -> None:
         all errors. With `stream: false` the whole trajectory in one JSON answer.
         """
         model, seed = catalogue.find(asked.model), _seed(asked.seed)
-        job = _job(model, _traced_canvas(model, asked, seed), seed, asked, traced=True)
+        seeds = row_seeds(1, seed)
+        job = _job(model, _traced_canvas(model, asked, seeds), seeds, asked, traced=True)
         policy = asked.policy or next(iter(model.policies))
         head = {
             "schema": SCHEMA,
@@ -266,7 +271,12 @@ def _seed(given: int | None) -> int:
 
 
 def _job(
-    model: ServedModel, canvas: Any, seed: int, asked: schemas.Sampling, *, traced: bool = False
+    model: ServedModel,
+    canvas: Canvas,
+    seeds: Tensor,
+    asked: schemas.Sampling,
+    *,
+    traced: bool = False,
 ) -> Job:
     if asked.temperature == 0 and (asked.top_k is not None or asked.top_p is not None):
         raise DataError(
@@ -274,11 +284,10 @@ def _job(
             "Leave them out, or raise the temperature."
         )
     settings = model.settings(**asked.settings())
-    seeds = row_seeds(len(canvas), seed)
     return Job(model=model, canvas=canvas, seeds=seeds, settings=settings, traced=traced)
 
 
-def _traced_canvas(model: ServedModel, asked: schemas.TraceRequest, seed: int) -> Any:
+def _traced_canvas(model: ServedModel, asked: schemas.TraceRequest, seeds: Tensor) -> Canvas:
     ways = [name for name in ("text", "tokens", "length") if getattr(asked, name) is not None]
     if len(ways) > 1:
         raise DataError(f"{' and '.join(ways)} were given, and each is a canvas. Choose one.")
@@ -288,7 +297,7 @@ def _traced_canvas(model: ServedModel, asked: schemas.TraceRequest, seed: int) -
         return prompt_canvas(model, [asked.text])
     if asked.tokens is not None:
         return token_canvas(model, asked.tokens, asked.given)
-    return blank_canvas(model, 1, asked.length, seed)
+    return blank_canvas(model, seeds, asked.length)
 
 
 def _solved(model: ServedModel, clues: tuple[int, ...], row: Row) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.data.sudoku.grid import Grid, parse_grid, size_of
 from imadarem.errors import DataError, nearest
-from imadarem.sampling.noise import row_seeds
 from imadarem.serve.catalogue import SUDOKU, ServedModel
 
 __all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stacked", "token_canvas"]
@@ -18,8 +18,8 @@ __all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stacked", "token_c
 BLANK, END, BEHIND = "[MASK]", "[EOS]", ""
 
 
-def blank_canvas(model: ServedModel, count: int, length: int | None, seed: int) -> Canvas:
-    """``count`` canvases of blanks, as :meth:`ImplicitRefinementModel.sample` begins with.
+def blank_canvas(model: ServedModel, seeds: Tensor, length: int | None) -> Canvas:
+    """A row of blanks for each of the row seeds, as a model's ``sample`` begins with.
 
     Raises:
         DataError: The length is more than the model takes, or it is a model of puzzles.
@@ -31,8 +31,7 @@ def blank_canvas(model: ServedModel, count: int, length: int | None, seed: int) 
             "Give a puzzle to /v1/solve or /v1/trace."
         )
     network = model.network
-    seeds = row_seeds(count, seed)
-    return Canvas.blank(network.canvas_lengths(count, length, seeds), network.special)
+    return Canvas.blank(network.canvas_lengths(len(seeds), length, seeds), network.special)
 
 
 def prompt_canvas(model: ServedModel, prompts: Sequence[str]) -> Canvas:
