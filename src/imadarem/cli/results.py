@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -27,6 +27,8 @@ __all__ = [
     "SampleRow",
     "deliver",
     "judge",
+    "judge_by",
+    "parser",
     "share",
     "write_grid",
 ]
@@ -178,18 +180,24 @@ class Outcome:
         """
         from imadarem.checkpoint import write_text
 
-        lines = [row.best_text for row in self.rows]
-        if path.suffix == ".selfies":
-            lines = [row.notation or "" for row in self.rows]
-        text = "".join(f"{line}\n" for line in lines)
-        write_text(self._csv() if path.suffix == ".csv" else text, path)
+        write_text(self.to_text(path.suffix), path)
         note(f"wrote {len(self.rows):,} samples to {path}")
 
-    def _csv(self) -> str:
+    def to_text(self, ending: str, *, begins: bool = True) -> str:
+        """The samples in the format of a file's ending; a table's head only if it ``begins``."""
+        if ending == ".csv":
+            return self._csv(begins)
+        lines = [row.best_text for row in self.rows]
+        if ending == ".selfies":
+            lines = [row.notation or "" for row in self.rows]
+        return "".join(f"{line}\n" for line in lines)
+
+    def _csv(self, begins: bool) -> str:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         name = "smiles" if self.are_molecules else "text"
-        writer.writerow([name, "valid", "steps", "forward_passes", "stopping_reason"])
+        if begins:
+            writer.writerow([name, "valid", "steps", "forward_passes", "stopping_reason"])
         for row in self.rows:
             valid = "" if row.valid is None else int(row.valid)
             told = (row.steps, row.forward_passes, row.stopping_reason)
@@ -207,7 +215,13 @@ class Outcome:
 
 def judge(samples: Samples, tokenizer: Any, seconds: float) -> Outcome:
     """Decode samples and, where they are molecules and RDKit is here, parse them."""
-    parse = _parser() if is_molecular(tokenizer) else None
+    return judge_by(parser(tokenizer), samples, tokenizer, seconds)
+
+
+def judge_by(
+    parse: Callable[[str], str | None] | None, samples: Samples, tokenizer: Any, seconds: float
+) -> Outcome:
+    """Decode samples and give them the canonical form that ``parse`` finds, if there is one."""
     spelled = getattr(tokenizer, "notation", None) in ("selfies", "safe")
     rows = []
     for text, refined in zip(samples.texts, samples.rows, strict=True):
@@ -279,8 +293,10 @@ def _passes(row: SampleRow) -> str:
     return f"{row.forward_passes} in {row.steps} steps"
 
 
-def _parser() -> Any | None:
-    """``canonical``, or None with a hint where RDKit is not installed."""
+def parser(tokenizer: Any) -> Callable[[str], str | None] | None:
+    """``canonical``, or None where texts are no molecules or, with a hint, RDKit is missing."""
+    if not is_molecular(tokenizer):
+        return None
     from imadarem.data.molecules import canonical
 
     try:
