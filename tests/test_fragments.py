@@ -322,8 +322,8 @@ def test_the_command_gives_the_fragment_in_every_molecule(said, folders, tmp_pat
     ("tokens", "message"),
     [
         (["--scaffold", "c1ccnc1"], "[nH]"),
-        (["--scaffold", "*c1ccccc1", "[C]<mask>"], "either prompts"),
-        ([], "either prompts"),
+        (["--scaffold", "*c1ccccc1", "[C]<mask>"], "and not both"),
+        ([], "and not both"),
         (["--motif", "*C", "--min-blanks", "9", "--max-blanks", "3"], "more than"),
         (["--motif", "*C", "--score", "qde"], 'did you mean "qed"'),
         (["--linker", "*C"], "requires 2"),

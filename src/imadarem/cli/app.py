@@ -17,6 +17,7 @@ from imadarem.cli.data import inspect, moses
 from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
+from imadarem.cli.optimize import optimize
 from imadarem.cli.sample import sample
 from imadarem.cli.serve import serve
 from imadarem.cli.solve import STDIN, solve
@@ -45,6 +46,7 @@ app.command(demo)
 app.command(sample)
 app.command(trace)
 app.command(infill)
+app.command(optimize)
 app.command(solve)
 app.command(serve)
 app.command(train)

@@ -47,8 +47,8 @@ def infill(
         raise ConfigError(f"--count is {count}; ask for at least 1.")
     if fragments.given == bool(prompts):
         raise ConfigError(
-            "give either prompts with <mask>, or fragments by --linker, --motif, --scaffold or "
-            "--superstructure. See: imadarem infill --help"
+            "give at least one prompt with <mask>, or else a fragment by --linker, --motif, "
+            "--scaffold or --superstructure, and not both. See: imadarem infill --help"
         )
     if fragments.given:
         fragments.tasks()  # before the model is loaded, which takes longer

@@ -15,7 +15,7 @@ from imadarem.data.molecules import canonical, parse
 from imadarem.errors import DataError
 from imadarem.tokenizers import CorpusTokenizer, SafeTokenizer, to_safe
 
-__all__ = ["randomised_smiles", "respell"]
+__all__ = ["randomised_smiles", "respell", "respelt"]
 
 TRIES = 8
 """Orders drawn before a molecule counts as one without another spelling that fits."""
@@ -57,7 +57,7 @@ def respell(
         return None
     for _ in range(TRIES):
         try:
-            spelt = tokenizer.encode_notation(_spelling(form, tokenizer, rng))
+            spelt = tokenizer.encode_notation(respelt(form, tokenizer, rng))
         except DataError:  # a symbol outside the vocabulary
             continue
         # SELFIES drops what it cannot express, such as a stereo mark: hence the last check.
@@ -70,7 +70,7 @@ def respell(
     return None
 
 
-def _spelling(form: str, tokenizer: CorpusTokenizer, rng: np.random.Generator) -> str:
+def respelt(form: str, tokenizer: CorpusTokenizer, rng: np.random.Generator) -> str:
     """A random spelling in the tokenizer's notation; of SAFE, other cuts and another order."""
     if isinstance(tokenizer, SafeTokenizer):
         return to_safe(form, rng)

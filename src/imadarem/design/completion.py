@@ -21,7 +21,16 @@ from imadarem.design.prompts import Notation, Prompt, SafeNotation, SmilesNotati
 from imadarem.design.selfies_prompts import SelfiesNotation
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["KINDS", "Completed", "Completions", "FragmentTask", "complete", "draw"]
+__all__ = [
+    "KINDS",
+    "Completed",
+    "Completions",
+    "FragmentTask",
+    "complete",
+    "draw",
+    "notation_of",
+    "row_seed",
+]
 
 NOTATIONS: dict[str, type[Notation]] = {
     "safe": SafeNotation,
@@ -227,7 +236,7 @@ def draw(
         shown_by.update(prompt.shown_by)
     tokenizer = model.tokenizer
     rows = [prompt.ids(tokenizer) for prompt in prompts]
-    filled = model.infill(rows, seed=_row_seed(seed, first), **sampling)
+    filled = model.infill(rows, seed=row_seed(seed, first), **sampling)
     return [
         _judged(prompt, tokenizer.convert_ids_to_tokens(row.ids), row.forward_passes, task)
         for prompt, row in zip(prompts, filled.rows, strict=True)
@@ -242,7 +251,8 @@ def _judged(prompt: Prompt, tokens: Sequence[str], passes: int, task: FragmentTa
     return Completed(form, task.why_lost(form), passes)
 
 
-def _row_seed(seed: int, first: int) -> int:
+def row_seed(seed: int, first: int) -> int:
+    """The seed of the rows from number ``first`` on."""
     return int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0] >> 2)
 
 
@@ -257,14 +267,19 @@ def _prompts(
     seed: int,
     first: int,
 ) -> Iterator[Prompt]:
-    notation = _notation(model)
+    notation = notation_of(model)
     for number in range(first, first + count):
         rng = np.random.default_rng([seed, number])
         opened = task.opened(rng)
         yield notation.prompt(opened, _count(model, notation, opened, window, rng), rng)
 
 
-def _notation(model: Any) -> Notation:
+def notation_of(model: Any) -> Notation:
+    """How fragments are written for a model.
+
+    Raises:
+        ConfigError: It writes no molecules.
+    """
     name = getattr(model.tokenizer, "notation", "text")
     if name not in NOTATIONS:
         raise ConfigError(

@@ -8,7 +8,7 @@ from typing import Any
 from imadarem.data.molecules import parse
 from imadarem.design.fragment import Fragment
 
-__all__ = ["LOST", "why_lost"]
+__all__ = ["LOST", "atoms_of", "why_lost"]
 
 #: Every reason that :func:`why_lost` gives.
 LOST = (
@@ -58,6 +58,11 @@ def why_lost(smiles: str, fragments: Sequence[Fragment], *, apart: bool = False)
     if not any(_disjoint(molecule, chosen, apart) for chosen in _choices(found)):
         return "fragments overlap or touch"
     return None
+
+
+def atoms_of(molecule: Any, fragment: Fragment) -> frozenset[int]:
+    """The atoms of an RDKit molecule that are the fragment; empty where it is not there."""
+    return next(_matches(molecule, fragment), frozenset())
 
 
 def _weight(fragment: Fragment) -> int:

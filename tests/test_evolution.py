@@ -1,0 +1,200 @@
+"""Evolution towards a score: calls counted, constraints kept, resumed as if never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_parts import SIXTY, records, saved_model
+
+from imadarem import ImplicitRefinementModel
+from imadarem.data.molecules import canonical, parse
+from imadarem.design.completion import FragmentTask, notation_of
+from imadarem.design.evolution import Evolution, EvolutionSettings, evolve
+from imadarem.design.fragment import read_fragment
+from imadarem.design.keeping import why_lost
+from imadarem.design.mutation import Mutation
+from imadarem.design.scores import score_named, similarity_to
+from imadarem.errors import CheckpointError, ConfigError, DataError
+from imadarem.tokenizers import SelfiesTokenizer
+
+STEPS = {"steps": 2}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("evolving")
+    saved_model(made, SelfiesTokenizer.from_corpus(SIXTY), SIXTY, max_seq_len=90)
+    return made
+
+
+@pytest.fixture(scope="session")
+def model(folder):
+    return ImplicitRefinementModel.from_pretrained(folder)
+
+
+class Counted:
+    """Heavy atoms, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, smiles: str) -> float:
+        self.asked.append(smiles)
+        return float(parse(smiles).GetNumAtoms())
+
+
+def small(**changes) -> EvolutionSettings:
+    given = {"score": "atoms", "budget": 60, "population": 10, "children": 12, **changes}
+    return EvolutionSettings(**given)
+
+
+def test_no_molecule_is_scored_twice_and_the_budget_holds(model):
+    score = Counted()
+    made = evolve(model, score, small(), start=[*SIXTY[:10], SIXTY[0]], **STEPS)
+    assert len(score.asked) == len(set(score.asked)) == len(made.scored) == 60
+    assert [row.call for row in made.scored.values()] == list(range(1, 61))
+    assert all(canonical(smiles) == smiles for smiles in score.asked)
+
+
+def test_the_best_gets_better_where_every_change_is_open(model):
+    made = evolve(model, Counted(), small(), start=SIXTY[:10], **STEPS)
+    started = max(row.score for row in made.scored.values() if row.generation == 0)
+    # More atoms is the easiest of all scores: a run of blanks may be longer than what it was.
+    assert made.best(1)[0].score > started
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_as_if_it_had_never_stopped(model, tmp_path):
+    straight = evolve(model, Counted(), small(), start=SIXTY[:10], **STEPS)
+    file = tmp_path / "run.csv"
+    # 31 calls cut a generation off in its middle.
+    evolve(model, Counted(), small(budget=31), start=SIXTY[:10], out=file, **STEPS)
+    resumed = evolve(model, Counted(), small(), out=file, resume=True, **STEPS)
+    assert list(resumed.scored.values()) == list(straight.scored.values())
+    assert list(Evolution.load(file).scored) == list(straight.scored)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_another(model):
+    runs = [
+        list(evolve(model, Counted(), small(budget=30, seed=s), start=SIXTY[:10], **STEPS).scored)
+        for s in (0, 0, 1)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_every_scored_molecule_has_the_scaffold(model):
+    settings = small(scaffold="*c1ccccc1", budget=30)
+    made = evolve(model, Counted(), settings, **STEPS)
+    fragment = read_fragment("*c1ccccc1")
+    assert len(made.scored) > 10
+    assert [s for s in made.scored if why_lost(s, [fragment])] == []
+
+
+def test_every_scored_molecule_is_similar_enough(model):
+    target = SIXTY[0]
+    settings = small(similar_to=target, least_similarity=0.3, budget=25)
+    made = evolve(model, Counted(), settings, start=[target], **STEPS)
+    similarity = similarity_to(target)
+    assert len(made.scored) > 1
+    assert all(similarity(smiles) >= 0.3 for smiles in made.scored)
+
+
+def test_a_molecule_without_a_number_comes_last_and_survives_the_file(model, tmp_path):
+    file = tmp_path / "run.csv"
+    none = score_named("qed")
+    evolve(
+        model,
+        lambda s: -np.inf if "N" in s else none(s),
+        small(budget=12),
+        start=SIXTY[:12],
+        out=file,
+        **STEPS,
+    )
+    scores = [row.score for row in Evolution.load(file).best(99)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] == -np.inf
+
+
+def test_it_stops_at_the_score_that_was_asked_for(model):
+    made = evolve(model, Counted(), small(until=1.0), start=SIXTY[:10], **STEPS)
+    assert len(made.scored) == 10  # any molecule will do: the start is enough
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 0}, "budget is 0"),
+        ({"similar_to": "CC"}, "both or neither"),
+        ({"similar_to": "CC", "least_similarity": 2.0}, "0 to 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        small(**changes)
+
+
+def test_a_file_is_never_overwritten_and_a_resume_changes_nothing(model, tmp_path):
+    file = tmp_path / "run.csv"
+    with pytest.raises(CheckpointError):
+        evolve(model, Counted(), small(), out=file, resume=True)
+    evolve(model, Counted(), small(budget=10), start=SIXTY[:10], out=file, **STEPS)
+    with pytest.raises(ConfigError, match="exists"):
+        evolve(model, Counted(), small(), out=file)
+    with pytest.raises(ConfigError, match="population = 10"):
+        evolve(model, Counted(), small(population=11), out=file, resume=True)
+
+
+def test_a_start_that_breaks_the_constraint_is_an_error(model):
+    with pytest.raises(DataError, match="nothing to begin with"):
+        evolve(model, Counted(), small(scaffold="*c1ccncc1"), start=["CCO"], **STEPS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mutation_with_a_scaffold_blanks_nothing_of_it(model, seed):
+    scaffold = FragmentTask.of("scaffold", "*c1ccccc1").fragments[0]
+    mutate = Mutation(notation_of(model), 90, scaffold)
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        prompt = mutate("CCN(C)C(=O)CCc1ccccc1", rng)
+        if prompt is None:
+            continue
+        # A methyl or hydroxyl group in the blanks: whatever was lost, the phenyl ring stays.
+        child = prompt.fill([token or "[C]" for token in prompt.tokens])
+        if child is not None and parse(child) is not None:
+            assert why_lost(canonical(child), [scaffold]) is None
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_command_tells_each_generation_and_the_best(said, folder):
+    Path("start.smi").write_text("\n".join([*SIXTY[:8], "C1CC"]))
+    code, out, err = said(
+        *("optimize", "--model", folder, "--score", "qed", "--budget", 30, "--population", 8),
+        *("--children", 8, "--start", "start.smi", "--steps", 2, "--out", "best.csv", "--json"),
+    )
+    assert code == 0, err
+    assert "1 lines of start.smi are no molecules" in err
+    told = records(out)
+    assert [r["number"] for r in told if r["kind"] == "generation"][:2] == [0, 1]
+    best = [r["score"] for r in told if r["kind"] == "molecule"]
+    assert best == sorted(best, reverse=True)
+    assert told[-1]["calls"] == 30
+    assert len(Path("best.csv").read_text().splitlines()) == 31
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([], "--score"),
+        (["--score", "qde"], 'did you mean "qed"'),
+        (["--score", "qed", "--out", "best.smi"], "must end in .csv"),
+        (["--score", "qed", "--similar-to", "CC"], "both or neither"),
+        (["--score", "similarity:C1CC"], "no molecule"),
+    ],
+)
+def test_wrong_use_is_one_line(said, folder, tokens, message):
+    code, out, err = said("optimize", "--model", folder, *tokens)
+    assert (code, out) == (2, "")
+    assert message in err
