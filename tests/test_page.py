@@ -113,7 +113,7 @@ def test_scrubbing_moves_the_band_the_numbers_and_the_structure_together(studio)
     last = studio.inner_text(".smiles")
     studio.locator('input[aria-label="Step"]').fill("2")
     assert at(studio) == "2 / 4"
-    assert studio.inner_text(".head.now") == "2"
+    assert studio.inner_text(".now > .head") == "2"
     assert studio.inner_text(".now-facts").startswith("Step 2 of 4")
     assert studio.inner_text(".smiles") != last
     studio.click('button[aria-label="One step on"]')
@@ -273,6 +273,20 @@ def test_a_run_plays_while_it_comes_where_motion_is_welcome(browser, server):
         page.select_option(".speed", "4")
         page.wait_for_selector('#play[aria-label="Play"]')
         assert at(page) == "3 / 3"
+
+
+def test_a_long_run_can_be_stopped_and_what_came_stays(studio):
+    studio.fill("#prompt", "")
+    studio.fill("#length", "64")
+    studio.fill("#steps", "256")
+    studio.click("#run")
+    studio.wait_for_selector('.facts:has-text("so far")')
+    studio.wait_for_selector('.matrix [data-step="1"]')
+    studio.click("#run")
+    studio.wait_for_selector("#run:text-is('Run')")
+    assert studio.inner_text("#status") == "Stopped."
+    assert "interrupted" in studio.inner_text(".run header")
+    assert 1 < studio.locator(".matrix .row").count() < 257
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -13,37 +13,47 @@ const SAID = {
 /** One run's grid. `onPick(step, position)` hears clicks and the keys of the grid. */
 export class Matrix {
   constructor({ frames, positions, measure, label, onPick }) {
-    this.frames = frames;
+    this.positions = positions;
     this.measure = measure;
     this.onPick = onPick;
-    this.cells = frames.map((frame, step) =>
-      Array.from({ length: positions }, (_, i) => this.#cell(frame, step, i)));
+    [this.frames, this.cells, this.heads, this.rows] = [[], [], [], []];
     this.band = h("div", { class: "band", "aria-hidden": "true", "--count": positions + 1 });
-    this.heads = frames.map((_, step) => this.#head(step));
-    const rows = this.cells.map((cells, step) =>
-      h("div", { role: "row", class: "row" }, this.heads[step], cells));
     this.element = h("div", {
-      class: "matrix", role: "grid", "aria-label": label, "--steps": frames.length,
+      class: "matrix", role: "grid", "aria-label": label,
       "aria-readonly": "true",
       onclick: (event) => this.#clicked(event), onkeydown: (event) => this.#pressed(event),
-    }, this.band, rows);
-    this.repaint();
+    }, this.band);
+    frames.forEach((frame) => this.add(frame));
+  }
+
+  /** One more step; those before it stay as they are. */
+  add(frame) {
+    const step = this.frames.push(frame) - 1;
+    const head = this.#head(step);
+    const cells = Array.from({ length: this.positions }, (_, i) => this.#cell(frame, step, i));
+    const row = h("div", { role: "row", class: "row" }, head, cells);
+    this.heads.push(head);
+    this.cells.push(cells);
+    this.rows.push(row);
+    cells.forEach((cell, i) => this.#paint(cell, step, i));
+    row.classList.toggle("later", step > this.step);
+    this.element.append(row);
   }
 
   /** Move the band to a step and grey what comes after it. */
   setStep(step) {
     this.step = step;
     this.band.style.setProperty("--s", step + 1);
-    this.cells.forEach((cells, at) => {
-      this.heads[at].classList.toggle("now", at === step);
-      for (const cell of [this.heads[at], ...cells]) cell.classList.toggle("later", at > step);
+    this.rows.forEach((row, at) => {
+      row.classList.toggle("now", at === step);
+      row.classList.toggle("later", at > step);
     });
     this.#rove(this.selected ?? { step, position: 0 });
   }
 
   setMeasure(measure) {
     this.measure = measure;
-    this.repaint();
+    this.cells.forEach((cells, step) => cells.forEach((cell, i) => this.#paint(cell, step, i)));
   }
 
   /** Mark one token, {step, position}, or none; it is scrolled to sideways. */
@@ -74,10 +84,6 @@ export class Matrix {
     }
   }
 
-  repaint() {
-    this.cells.forEach((cells, step) => cells.forEach((cell, i) => this.#paint(cell, step, i)));
-  }
-
   #cell(frame, step, position) {
     return h("div", {
       role: "gridcell", tabindex: -1, "data-step": step, "data-position": position,
@@ -100,7 +106,7 @@ export class Matrix {
     const marks = marksAt(frame, position);
     const value = valueAt(frame, position, this.measure);
     const judged = value !== null && !(this.measure !== "gate" && marks.includes("blank"));
-    const kept = [...cell.classList].filter((name) => /^(later|to-)/.test(name));
+    const kept = [...cell.classList].filter((name) => name.startsWith("to-"));
     const heat = judged ? `h${heatOf(value, this.measure)}` : "unjudged";
     cell.className = ["cell", heat, ...marks, ...kept].join(" ");
     const said = marks.map((name) => SAID[name]);

@@ -28,6 +28,7 @@ const REASONS = {
   confidence: "the halting head is sure",
   quality: "the tokens are probable enough",
   patience: "nothing had changed for a while",
+  interrupted: "before its end",
 };
 
 /** A stopping reason in words. */

@@ -31,14 +31,17 @@ export class RunView {
     this.run = run;
     this.frames = framesOf(run.row);
     this.last = this.frames.length - 1;
-    this.matrix = new Matrix({
-      frames: this.frames,
-      positions: run.row.start.length,
-      measure: this.measure,
-      label: `${run.title}: tokens by step`,
-      onPick: this.onPick,
-    });
-    this.scroller.replaceChildren(this.matrix.element);
+    if (!this.matrix) {
+      this.matrix = new Matrix({
+        frames: [],
+        positions: run.row.start.length,
+        measure: this.measure,
+        label: `${run.title}: tokens by step`,
+        onPick: this.onPick,
+      });
+      this.scroller.append(this.matrix.element);
+    }
+    this.frames.slice(this.matrix.frames.length).forEach((frame) => this.matrix.add(frame));
     this.facts.replaceChildren(...this.#summary());
     this.setStep(Math.min(this.step, this.last));
   }

@@ -17,8 +17,15 @@ let shown = null;
 let earlier = [];
 let running = null;
 
-function reset(model) {
+/** Leave the run that is under way, if there is one, without a word. */
+function leave() {
   running?.abort();
+  running = null;
+  busy(false);
+}
+
+function reset(model) {
+  leave();
   viewer = new Viewer({
     draw: (text) => api.draw(text),
     onRunOn: ({ tokens, given, step }) => {
@@ -36,7 +43,7 @@ function reset(model) {
 
 /** Refine one canvas with each of the policies, at the same time and with the same seed. */
 async function run(canvas, note = "") {
-  running?.abort();
+  leave();
   const abort = new AbortController();
   running = abort;
   fail(null);
@@ -62,16 +69,29 @@ async function run(canvas, note = "") {
       Object.assign(row, { text: data.text, stopping_reason: data.stopping_reason });
       runs[number].live = false;
     }
-    if (started.size === runs.length && name !== "start") viewer.update(number, runs[number]);
+    if (started.size === runs.length) draw();
   };
+  // Steps may come faster than they are drawn: most of the time is left to the user.
+  let [waiting, pause] = [null, 16];
+  const draw = () => {
+    waiting ??= setTimeout(() => {
+      const begun = performance.now();
+      if (running === abort) show();
+      waiting = null;
+      pause = Math.max(16, 3 * (performance.now() - begun));
+    }, pause);
+  };
+  const show = () => runs.forEach((each, number) => viewer.update(number, each));
   try {
     const settings = ask.settings();
     await Promise.all(policies.map((policy, number) =>
       api.trace({ ...settings, ...canvas, policy }, hear(number), abort.signal)));
+    show();
     tell(...outcome(runs, note));
   } catch (error) {
     if (running !== abort) return;
     abort.abort();
+    cutOff(runs, started.size === runs.length);
     if (error.name === "AbortError") tell("Stopped.");
     else fail(error, () => run(canvas, note));
   } finally {
@@ -80,6 +100,16 @@ async function run(canvas, note = "") {
       busy(false);
     }
   }
+}
+
+/** Runs that did not come to their end stay as they are, and say so. */
+function cutOff(runs, placed) {
+  runs.forEach((each, number) => {
+    if (!each.live) return;
+    each.live = false;
+    each.row.stopping_reason = "interrupted";
+    if (placed) viewer.update(number, each);
+  });
 }
 
 /** The canvases are there: make room for the runs, and follow them. */
@@ -102,7 +132,7 @@ function place(runs, options) {
 }
 
 function back() {
-  running?.abort();
+  leave();
   shown = earlier.pop();
   place(shown.runs);
   tell(...outcome(shown.runs, shown.note));
@@ -147,6 +177,7 @@ function fail(error, again = null) {
   if (error === null) return;
   tell("");
   $("error").scrollIntoView({ block: "nearest" });
+  const fields = error.status === 401 || error.status === 422;
   if (error.status === 401) {
     $("unlock").hidden = false;
     $("token").focus();
@@ -155,9 +186,9 @@ function fail(error, again = null) {
   const sentence = message.charAt(0).toUpperCase() + message.slice(1);
   $("error").replaceChildren(
     h("p", { class: "message" }, sentence),
-    // The hint of a refused field is for programs; the message says what is legal.
-    hint && error.status !== 422 ? h("p", { class: "hint" }, hint) : "",
-    again && error.status !== 422 ? h("button", { type: "button", id: "again", onclick: again }, "Try again") : "",
+    // What is refused is mended in the form; the hint is then for programs.
+    hint && !fields ? h("p", { class: "hint" }, hint) : "",
+    again && !fields ? h("button", { type: "button", id: "again", onclick: again }, "Try again") : "",
   );
 }
 
