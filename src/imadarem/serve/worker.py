@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.sampling.engine import refine_all
+from imadarem.sampling.engine import Widths, refine_all
 from imadarem.sampling.refine import Step
 from imadarem.sampling.trajectory import RowStep, TrajectoryRecorder
 from imadarem.serve.canvases import stacked
@@ -173,6 +173,7 @@ class Worker:
             settings,
             teacher=model.network.teacher,
             batch_size=self._limits.batch_rows,
+            widths=Widths.of(model.network.config),
             on_step=self._observer(batch, canvas, owners),
         )
         self._meter.batch_seconds.observe(time.perf_counter() - begun)
