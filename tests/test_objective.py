@@ -7,19 +7,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import shaken, tiny_model
+from fakes import SPECIAL, shaken, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.calibration import area_under_roc, expected_calibration_error
 from imadarem.nn import RefinementOutput
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.training.objective import Objective, TrainingCanvas
-from imadarem.training.validation import fit_gate_temperature, judge_own_tokens
+from imadarem.training.validation import (
+    fit_gate_calibration,
+    fit_gate_temperature,
+    judge_own_tokens,
+)
 
 MODEL = shaken(tiny_model())
 
@@ -320,3 +325,64 @@ def test_blank_rows_train_no_gate() -> None:
         whole.corrupt(ids, None, generator), MODEL, generator
     )
     assert not batch.judged[:4].any() and batch.judged[4:].any()
+
+
+def test_a_gate_that_is_too_strict_early_and_too_lax_late_is_made_honest_at_all_times() -> None:
+    # Wrong with probability 1/2 at any time; the gate's logit falls as the canvas fills.
+    class Drifting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(
+            self, ids: Tensor, attention_mask: Tensor | None = None, prev_probs: object = None
+        ) -> RefinementOutput:
+            time = (ids != 1).float().mean(dim=1, keepdim=True)
+            logits = torch.zeros(*ids.shape, 7)
+            # The data are all 3; a blank gets a 3 or a 4.
+            logits[..., [0, 1, 2, 5, 6]] = -50.0
+            return RefinementOutput(logits, (3.0 - 4.0 * time).expand(ids.shape))
+
+    loss = Objective(
+        config=ImplicitRefinementConfig(
+            vocab_size=7, max_seq_len=16, length_mode="drawn", max_refinement_steps=4,
+            sampling_temperature=1.0,
+        ),
+        special=SPECIAL,
+    )  # fmt: skip
+    corpus = TokenCorpus.from_rows([[3] * 16] * 600, 7)
+    fit = fit_gate_calibration(Drifting(), loss, corpus)
+    assert fit.progress_slope != 0.0
+    stated = [
+        (3 - 4 * s) / fit.temperature + fit.offset + fit.progress_slope * s for s in (0.25, 0.75)
+    ]
+    assert stated == pytest.approx([0.0, 0.0], abs=0.15)
+    fit.apply(loss.config)
+    assert loss.config.gate_offset == fit.offset
+
+
+def test_an_offset_moves_the_gates_logits() -> None:
+    plain = shaken(tiny_model())
+    moved = tiny_model(gate_temperature=2.0, gate_offset=0.5)
+    moved.load_state_dict(plain.state_dict())
+    ids = torch.tensor([[1, 1, 4, 5], [3, 4, 5, 1]])
+    torch.testing.assert_close(moved(ids).gate_logits, plain(ids).gate_logits / 2 + 0.5)
+
+
+def test_sampling_adds_the_slope_times_the_progress() -> None:
+    gates = []
+    for slope in (0.0, -3.0):
+        model = shaken(tiny_model(gate_progress_slope=slope)).eval()
+        found: list[Tensor] = []
+        model.sample(
+            1,
+            length=4,
+            steps=4,
+            policy="left-to-right",
+            seed=0,
+            on_step=lambda _, step, found=found: found.append(step.gate),  # type: ignore[misc]
+        )
+        gates.append(torch.stack([gate[0, 0].logit() for gate in found]))
+    # 0, 1, 2 and 3 of 4 tokens were written when each step read the canvas.
+    expected = gates[0] - 3.0 * torch.tensor([0.0, 0.25, 0.5, 0.75])
+    torch.testing.assert_close(gates[1].float(), expected.float(), atol=1e-3, rtol=1e-3)

@@ -68,6 +68,10 @@ class ImplicitRefinementConfig:
             refines everything until training says otherwise.
         gate_temperature: Divides the gate's logits; fitted after training on held-out
             canvases so that the gate's probabilities are calibrated. ``1`` changes nothing.
+        gate_offset: Added to the gate's logits after that, fitted with it.
+        gate_progress_slope: Added in sampling too, times the share that is written of what the
+            model may write: a gate that reads a canvas cannot know how much of it is given,
+            and may be too strict early and too lax late. Fitted with them.
         refine_fraction: Share of the flagged tokens (gate > 0.5) that is refined in a step.
             Below 1 they are re-masked first, surest mistakes before others; ``1`` is the
             literal rule of the founding document: redraw every flagged token in place.
@@ -118,6 +122,8 @@ class ImplicitRefinementConfig:
     use_refine_gate: bool = True
     gate_bias_init: float = 2.0
     gate_temperature: float = 1.0
+    gate_offset: float = 0.0
+    gate_progress_slope: float = 0.0
     refine_fraction: float = 0.5
     max_refinement_steps: int = 6
     sampling_temperature: float = 1.2
@@ -162,8 +168,9 @@ class ImplicitRefinementConfig:
             raise ConfigError(
                 f"gate_temperature={self.gate_temperature} must be a finite number above 0."
             )
-        if not math.isfinite(self.gate_bias_init):
-            raise ConfigError(f"gate_bias_init={self.gate_bias_init} must be a finite number.")
+        for name in ("gate_bias_init", "gate_offset", "gate_progress_slope"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)} must be a finite number.")
         self._check_choice("length_mode", LENGTH_MODES)
         self._check_choice("mask_schedule", MASK_SCHEDULES)
         self._check_length_counts()

@@ -387,6 +387,7 @@ class ImplicitRefinementModel(
             may_end=config.length_mode == "eos",
             schedule=config.mask_schedule,
             truncation=None if truncation.keeps_all else truncation,
+            gate_slope=config.gate_progress_slope,
         )
 
     @torch.no_grad()

@@ -234,6 +234,7 @@ def _calibration(
             stop_threshold=config.stop_threshold,
             canvas_length=_canvas_length(network),
             schedule=config.mask_schedule,
+            gate_slope=config.gate_progress_slope,
             teacher=network.teacher,
             seed=seed,
             on_rows=advance,

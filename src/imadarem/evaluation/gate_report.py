@@ -107,6 +107,7 @@ def gate_report(
     stop_threshold: float = 0.0,
     canvas_length: int | None = None,
     schedule: str = "linear",
+    gate_slope: float = 0.0,
     teacher: EmaTeacher | None = None,
     bins: int = 15,
     seed: int = 0,
@@ -132,6 +133,7 @@ def gate_report(
             ``max_seq_len`` for ``length_mode="eos"``, where rows are filled up with EOS and
             what lies behind a visible EOS is out of play.
         schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
+        gate_slope: The ``gate_progress_slope`` of the model's config.
         teacher: Judges the entropy if the policy asks for it.
         bins: Of the calibration error and of the reliability diagram.
         seed: Of masks and draws.
@@ -160,6 +162,7 @@ def gate_report(
             stop_threshold=stop_threshold,
             may_end=part.ends,
             schedule=schedule,
+            gate_slope=gate_slope,
             teacher=teacher,
         )
         for step, gate, wrong in _judgements(records, part.targets):

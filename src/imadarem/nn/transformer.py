@@ -30,7 +30,7 @@ class RefinementOutput(NamedTuple):
     Attributes:
         logits: ``(B, L, V)``, unnormalised log-probabilities of the token at each position.
         gate_logits: ``(B, L)``, logit that the token now standing there should be predicted
-            again, divided by the fitted ``gate_temperature``.
+            again, calibrated by the config's ``gate_temperature`` and ``gate_offset``.
         halt_logits: ``(B,)``, logit that the likeliest tokens of this pass are an entirely
             right answer; None without ``config.halting``.
         carry: ``(B, L, D)``, the state to hand to the next step; None without
@@ -152,7 +152,7 @@ class RefinementTransformer(nn.Module):
                 joint_logits = logits + self.joint(state, targets)
         return RefinementOutput(
             logits=logits,
-            gate_logits=self.gate(state) / self.config.gate_temperature,
+            gate_logits=self.gate(state) / self.config.gate_temperature + self.config.gate_offset,
             halt_logits=halt,
             carry=state if self.config.carry else None,
             joint=joint,

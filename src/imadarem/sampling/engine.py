@@ -54,6 +54,7 @@ class SamplingSettings:
         reinject: Show the network the question in every pass; see :func:`refine`.
         schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
         truncation: Cuts the tail of what is drawn from.
+        gate_slope: Of the gate's calibration; see :func:`refine`.
     """
 
     policy: Policy
@@ -65,6 +66,7 @@ class SamplingSettings:
     reinject: bool = False
     schedule: str = "linear"
     truncation: Truncation | None = None
+    gate_slope: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def refine_all(
             reinject=settings.reinject,
             schedule=settings.schedule,
             truncation=settings.truncation,
+            gate_slope=settings.gate_slope,
             memory=None if memory is None else memory.rows(chunk),
         )
         numbers = chunk.tolist()

@@ -28,7 +28,7 @@ from imadarem.sampling.halting import Halting, StoppingReason, Track
 from imadarem.sampling.noise import RowNoise
 from imadarem.sampling.policies import Decision, PassView, Policy
 
-__all__ = ["Step", "StoppingReason", "refine"]
+__all__ = ["Step", "StoppingReason", "progress", "refine"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def refine(
     memory: Retrieved | None = None,
     schedule: str = "linear",
     truncation: Truncation | None = None,
+    gate_slope: float = 0.0,
 ) -> Iterator[Step]:
     """Refine a batch of canvases, one record per step; done rows leave the batch.
 
@@ -113,6 +114,8 @@ def refine(
             that ask; see :class:`~imadarem.corruption.MaskSchedule`.
         truncation: Cuts the tail of what is drawn from. Policies and records see the
             network's own probabilities, without it and before the temperature.
+        gate_slope: Added to the gate's logits times each row's :func:`progress`; the fitted
+            ``gate_progress_slope`` of the config.
     """
     blanks = MaskSchedule(steps, schedule)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
@@ -147,6 +150,7 @@ def refine(
             seen: RefinementOutput = judge(shown, canvas.attention_mask, **arguments)
             judged = forbid(seen.logits, asked, may_end)
         passes += 1 if judge is None else 2
+        written = progress(canvas.open, canvas.written)
         writable = canvas.open | canvas.written
         count = writable.sum(dim=1)
         view = PassView(
@@ -156,7 +160,7 @@ def refine(
             written=canvas.written,
             log_probs=log_probs,
             drawn=drawn,
-            gate=_sigmoid(output.gate_logits),
+            gate=_sigmoid(output.gate_logits + gate_slope * written[:, None]),
             entropy=normalized_entropy(judged),
             remaining=blanks.remaining(step, count),
             noise=noise,
@@ -219,6 +223,15 @@ def refine(
         kept = known.prev_probs if reinject else None
         beliefs = torch.where(told[..., None], alone.exp(), 0.0 if kept is None else kept)
         known = _Known(beliefs, output.carry, known.memory).rows(going, width)
+
+
+def progress(blank: Tensor, written: Tensor) -> Tensor:
+    """``(B,)`` share that is written of what the model may write; 0 where that is nothing.
+
+    ``(B, L)`` bool both: what is blank, and what the model wrote.
+    """
+    done = written.sum(dim=1)
+    return done / (done + blank.sum(dim=1)).clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -173,21 +173,28 @@ class Objective:
         return TrainingCanvas(canvas, targets, torch.zeros_like(hidden), blank)
 
     def fill(
-        self, batch: TrainingCanvas, network: nn.Module, generator: torch.Generator
+        self,
+        batch: TrainingCanvas,
+        network: nn.Module,
+        generator: torch.Generator,
+        stop: int | None = None,
     ) -> TrainingCanvas:
         """Let the model fill blanks of ``on_policy_share`` of the rows.
 
         Half of these rows are filled in one pass, and a random share of what was written is
         blanked again. The other half goes through the sampler's own policy for the first 1
         to ``K`` of its ``K`` steps: the canvases that the gate will read when it is used.
+        With ``stop`` all of them go through the first ``stop`` of these steps.
         """
         # A canvas filled from nothing has no original that would say what is wrong on it.
         tied = (~batch.blank).nonzero().squeeze(1)
         count = round(self.on_policy_share * len(tied))
         chosen = tied[torch.randperm(len(tied), generator=generator)[:count]]
-        at_once, by_policy = chosen[: count // 2], chosen[count // 2 :]
+        half = count // 2 if stop is None else 0
+        at_once, by_policy = chosen[:half], chosen[half:]
         policy, steps = policy_from_name(None, self.config), self.config.max_refinement_steps
-        stop = int(torch.randint(1, steps + 1, (), generator=generator))
+        if stop is None:
+            stop = int(torch.randint(1, steps + 1, (), generator=generator))
         filled = self._roll_out(batch.canvas, at_once, network, Ancestral(), 1, 1, generator)
         blank_again = self._some_of(filled.written & batch.canvas.open, at_once, generator)
         filled = filled.remask(blank_again)
@@ -298,6 +305,7 @@ class Objective:
             steps=steps,
             seeds=seeds,
             may_end=self.config.length_mode == "eos",
+            gate_slope=self.config.gate_progress_slope,
         ):
             width = step.canvas.ids.shape[1]
             target = rows[step.rows]

@@ -33,7 +33,12 @@ from imadarem.training.optim import build_optimizer, learning_rate_factor, param
 from imadarem.training.run_folder import RunLog, latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig
 from imadarem.training.step import MAX_SKIPPED_IN_A_ROW, step_generator, warm_decay
-from imadarem.training.validation import Validation, fit_gate_temperature, validate
+from imadarem.training.validation import (
+    GateCalibration,
+    Validation,
+    fit_gate_calibration,
+    validate,
+)
 
 __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
 
@@ -166,7 +171,7 @@ class Trainer:
         self.step = 0
         self.skipped = 0
         self._skipped_in_a_row = 0
-        self._gate_temperature = 1.0
+        self._gate = GateCalibration()
         self._stop = False
         self._first: Validation | None = None
         self._log = RunLog(self.run_dir, enabled=self.accelerator.is_main_process)
@@ -339,18 +344,18 @@ class Trainer:
         self._tell(progress)
 
     def _averaged(self) -> Any:
-        """The averaged model with the gate's fitted temperature."""
+        """The averaged model with the gate's fitted calibration."""
         averaged = self.model.averaged()
-        averaged.config.gate_temperature = self._gate_temperature
+        self._gate.apply(averaged.config)
         return averaged
 
     def _calibrate(self) -> None:
-        """Fit the gate's temperature, where there is a trained gate."""
+        """Fit the gate's calibration, where there is a trained gate."""
         if not self.model.config.use_refine_gate or self.config.on_policy_share == 0:
             return
         averaged = self._averaged()
         objective = Objective(config=averaged.config, special=averaged.special)
-        self._gate_temperature = fit_gate_temperature(averaged, objective, self.calibration)
+        self._gate = fit_gate_calibration(averaged, objective, self.calibration)
 
     def _evaluate(self) -> Validation:
         averaged = self._averaged()

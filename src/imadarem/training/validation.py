@@ -11,11 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import TokenCorpus, collate
 from imadarem.evaluation.calibration import area_under_roc, expected_calibration_error
+from imadarem.sampling.refine import progress
 from imadarem.training.objective import Objective
 
-__all__ = ["Validation", "fit_gate_temperature", "judge_own_tokens", "validate"]
+__all__ = [
+    "GateCalibration",
+    "Validation",
+    "fit_gate_calibration",
+    "fit_gate_temperature",
+    "judge_own_tokens",
+    "validate",
+]
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,76 @@ def fit_gate_temperature(
 
     optimizer.step(closure)
     return min(max(math.exp(log_t.item()), 0.05), 20.0)
+
+
+@dataclass(frozen=True)
+class GateCalibration:
+    """What makes a gate's logit honest: ``g / temperature + offset + progress_slope · s``.
+
+    ``s`` is the share that is written of what the model may write. The fields are settings of
+    :class:`~imadarem.ImplicitRefinementConfig` with ``gate_`` in front of their names.
+    """
+
+    temperature: float = 1.0
+    offset: float = 0.0
+    progress_slope: float = 0.0
+
+    def apply(self, config: ImplicitRefinementConfig) -> None:
+        """Write the fit into a model's settings."""
+        config.gate_temperature = self.temperature
+        config.gate_offset = self.offset
+        config.gate_progress_slope = self.progress_slope
+
+
+def fit_gate_calibration(
+    network: nn.Module, objective: Objective, corpus: TokenCorpus, *, seed: int = 1
+) -> GateCalibration:
+    """Fit all three numbers on canvases that the sampler's own policy filled.
+
+    Minimises the binary cross-entropy of "this token is wrong" (Platt scaling, with the
+    progress as a second feature) over held-out rows of which a part is hidden and written
+    anew in 1 to ``K - 1`` of ``K`` steps: the canvases that the passes 2 to ``K`` judge. The
+    temperature stays within [0.05, 20].
+    """
+    logits, shares, wrong = _judged_by_policy(network, objective, corpus, seed)
+    log_t = torch.zeros((), requires_grad=True)
+    shift = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t, shift], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        fitted = logits / log_t.exp() + shift[0] + shift[1] * shares
+        loss = F.binary_cross_entropy_with_logits(fitted, wrong.float())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    temperature = min(max(math.exp(log_t.item()), 0.05), 20.0)
+    return GateCalibration(temperature, shift[0].item(), shift[1].item())
+
+
+@torch.no_grad()
+def _judged_by_policy(
+    network: nn.Module, objective: Objective, corpus: TokenCorpus, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every token the model wrote: its uncalibrated logit, the progress, whether it is wrong."""
+    config = objective.config
+    whole = replace(objective, on_policy_share=1.0, suffix_share=0.0, blank_share=0.0)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with _evaluating(network):
+        for stop in range(1, max(config.max_refinement_steps, 2)):
+            for ids, inside, generator in _batches(network, objective, corpus, 250, seed + stop):
+                corrupted = whole.corrupt(ids, inside, generator)
+                batch = whole.fill(corrupted, network, generator, stop)
+                canvas = batch.canvas
+                gate: Tensor = network(canvas.ids, canvas.attention_mask).gate_logits.float()
+                raw = (gate - config.gate_offset) * config.gate_temperature
+                done = progress(canvas.open, batch.judged)[:, None].expand_as(gate)
+                wrong = canvas.ids != batch.targets
+                judged = batch.judged
+                parts.append((raw[judged].cpu(), done[judged].cpu(), wrong[judged].cpu()))
+    logits, shares, labels = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(shares), torch.cat(labels)
 
 
 @torch.no_grad()
