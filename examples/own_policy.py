@@ -2,7 +2,7 @@
 
     python examples/own_policy.py [MODEL]
 
-MODEL is as in quickstart.py. Prints a molecule as it is written in reading order.
+MODEL is as in quickstart.py. Prints a molecule as it is written from its end.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from imadarem.sampling.policies import Decision, PassView
 
 
 @dataclass(frozen=True)
-class LeftToRight:
-    """Fill the blanks in reading order, as many as the schedule asks."""
+class FromTheEnd:
+    """Fill the last blanks first, as many as the schedule asks."""
 
     refines: bool = False  # a token that stands never changes again
     uses_teacher: bool = False  # one forward pass a step
 
     def __call__(self, view: PassView) -> Decision:
-        place = view.open.cumsum(dim=1)  # 1, 2, … over the blanks of each row
+        place = view.open.flip(1).cumsum(dim=1).flip(1)  # …, 2, 1 over a row's blanks
         write = view.open & (place <= view.to_fill[:, None])
         return Decision(write, remask=torch.zeros_like(write))
 
 
 def main(name: str = "default") -> None:
     model = ImplicitRefinementModel.from_pretrained(name)
-    model.print_refinement_trajectory(policy=LeftToRight(), schedule="cosine", length=12, seed=0)
+    model.print_refinement_trajectory(policy=FromTheEnd(), schedule="cosine", length=12, seed=0)
 
 
 if __name__ == "__main__":

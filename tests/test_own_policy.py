@@ -29,13 +29,13 @@ def example() -> ModuleType:
     return module
 
 
-def test_a_policy_of_ones_own_writes_in_reading_order(example: ModuleType) -> None:
+def test_a_policy_of_ones_own_writes_from_the_end(example: ModuleType) -> None:
     model = tiny_model(length_mode="drawn")
     found = model.analyze_refinement_trajectory(
-        n=1, length=6, steps=3, seed=0, policy=example.LeftToRight()
+        n=1, length=6, steps=3, seed=0, policy=example.FromTheEnd()
     )
     refined = [[i for i, yes in enumerate(step.refined) if yes] for step in found[0].steps]
-    assert refined == [[0, 1], [2, 3], [4, 5]]
+    assert refined == [[4, 5], [2, 3], [0, 1]]
 
 
 def test_the_example_runs(
