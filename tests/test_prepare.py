@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fakes import MOLECULES
 
+from imadarem.data.molecules import canonical
 from imadarem.data.prepare import prepare, read_texts
 from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
@@ -95,3 +96,34 @@ def test_nothing_that_can_be_said_is_an_error(tmp_path: Path) -> None:
     tokenizer = SelfiesTokenizer.from_corpus(["[Na+]"])
     with pytest.raises(DataError, match="none of the"):
         prepare(table(tmp_path, ["SMILES", *MOLECULES]), tokenizer=tokenizer, valid_fraction=0.4)
+
+
+ODD_FILE = """smiles,name
+C[C@H](N)C(=O)O,stereo
+C[C@@H](N)C(=O)O,its mirror image
+OC(=O)[C@H](C)N,the first again
+CC(=O)[O-].[Na+],a salt
+[13CH3]Oc1ccccc1,an isotope
+C1CC,broken
+c1ccnc1,no hydrogen
+,empty
+CCO,ethanol
+CCO,ethanol again
+CCN,fine
+"""
+
+
+@pytest.mark.parametrize("notation", ["selfies", "smiles", "safe"])
+def test_a_chemists_odd_file_is_counted_and_nothing_is_dropped_in_silence(tmp_path, notation):
+    (tmp_path / "odd.csv").write_text(ODD_FILE)
+    data = prepare(tmp_path / "odd.csv", tokenizer=notation, valid_fraction=0.4)
+    assert len(data.train) + len(data.valid) == 8
+    assert sorted(line.line for line in data.rejected) == [7, 8, 9]
+    # Alanine twice (one spelt another way) and ethanol twice; two charges in one salt.
+    expected = {"stereo": 3, "multi_fragment": 1, "charge": 1, "isotope": 1, "duplicate": 2}
+    assert data.notes == expected
+    decoded = [
+        canonical(data.tokenizer.decode(row)) for part in (data.train, data.valid) for row in part
+    ]
+    assert decoded.count("C[C@H](N)C(=O)O") == 2
+    assert decoded.count("C[C@@H](N)C(=O)O") == 1

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,13 +224,28 @@ def _report_rejected(data: PreparedData) -> None:
         f"{len(data.train):,} rows to train on, {len(data.valid):,} held out, "
         f"{len(data.tokenizer)} tokens in the vocabulary"
     )
+    if data.notes:
+        kept = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in data.notes.items()
+        )
+        note(f"kept as written: {kept}")
     if data.rejected:
         note(f"{len(data.rejected):,} lines were kept out:", style="yellow")
+        if len(data.rejected) > REASONS_SHOWN:
+            kinds = Counter(_kind_of_reason(line.reason) for line in data.rejected)
+            for reason, count in kinds.most_common(REASONS_SHOWN):
+                note(f"  {count:,} × {reason}", style="yellow")
+            note("  such as", style="yellow")
         for line in data.rejected[:REASONS_SHOWN]:
             place = f"line {line.line}: " if line.line else ""
             note(f"  {place}{line.text[:50]!r}: {line.reason[:150]}", style="yellow")
         if len(data.rejected) > REASONS_SHOWN:
             note("  … (imadarem data inspect FILE shows more)", style="yellow")
+
+
+def _kind_of_reason(reason: str) -> str:
+    """A reason without what is of one line only: quotations and numbers."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "…", reason.split(". ")[0])[:90]
 
 
 def _report_lengths(model: ImplicitRefinementModel, data: PreparedData) -> None:

@@ -148,7 +148,13 @@ def parse(smiles: str) -> Any | None:
         return chem.MolFromSmiles(smiles)
 
 
-def split(smiles: Sequence[str], *, seed: int = 0, valid_fraction: float = 0.1) -> Split:
+def split(
+    smiles: Sequence[str],
+    *,
+    seed: int = 0,
+    valid_fraction: float = 0.1,
+    notes: Counter[str] | None = None,
+) -> Split:
     """Split molecules so that copies of one molecule never fall on both sides.
 
     The side depends only on the seed and the canonical form, not on the order or on the
@@ -158,6 +164,8 @@ def split(smiles: Sequence[str], *, seed: int = 0, valid_fraction: float = 0.1) 
         smiles: Molecules, in any notation; returned as given.
         seed: Chooses another split.
         valid_fraction: Expected share of distinct molecules in ``valid``, in [0, 1).
+        notes: Counts under ``duplicate`` the molecules that had occurred before, however
+            they were written; they are kept.
 
     Raises:
         ConfigError: ``valid_fraction`` is out of range.
@@ -166,12 +174,19 @@ def split(smiles: Sequence[str], *, seed: int = 0, valid_fraction: float = 0.1) 
     if not 0 <= valid_fraction < 1:
         raise ConfigError(f"valid_fraction is {valid_fraction}; it must be in [0, 1).")
     parts = Split([], [])
+    seen: set[float] = set()
     for text in smiles:
         form = canonical(text)
         if form is None:
             raise DataError(f"{text!r} is not a molecule. Read files with read_smiles first.")
-        side = parts.valid if _uniform(form, seed) < valid_fraction else parts.train
+        place = _uniform(form, seed)
+        side = parts.valid if place < valid_fraction else parts.train
         side.append(text)
+        if notes is not None:
+            notes["duplicate"] += place in seen
+            seen.add(place)
+    if notes is not None and not notes["duplicate"]:
+        del notes["duplicate"]
     return parts
 
 

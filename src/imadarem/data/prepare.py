@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from imadarem.checkpoint import load_json, save_json
 from imadarem.data import moses
 from imadarem.data.corpus import TokenCorpus
-from imadarem.data.molecules import RejectedLine, read_smiles
+from imadarem.data.molecules import RejectedLine, canonical, read_smiles
 from imadarem.data.molecules import split as split_molecules
 from imadarem.data.text import iter_lines
 from imadarem.errors import DataError
@@ -33,6 +35,8 @@ from imadarem.workers import Progress, Workers
 
 __all__ = ["PreparedData", "Texts", "encode_texts", "prepare", "read_texts"]
 
+#: Charges, isotopes, hydrogens and stereo marks in a SMILES.
+MARKS = re.compile(r"[][@/\\]")
 #: Rows held out of a named data set for validation.
 HELD_OUT = 2_000
 
@@ -45,7 +49,8 @@ class Texts:
         train: Training texts.
         valid: Held-out texts; no molecule stands on both sides.
         rejected: Lines that were kept out, with the reason.
-        notes: Counts of what a chemist should know (salts, isotopes, charges, stereo).
+        notes: Counts of what a chemist should know (salts, isotopes, charges, stereo,
+            duplicates).
     """
 
     train: list[str]
@@ -108,8 +113,9 @@ def read_texts(
         return Texts(train=texts[held_out:][:rows], valid=texts[:held_out])
     if molecules:
         found = read_smiles(source, column=column)
-        parts = split_molecules(found.smiles, seed=seed, valid_fraction=valid_fraction)
-        result = Texts(parts.train[:rows], parts.valid, found.rejected, found.notes)
+        notes = Counter(found.notes)
+        parts = split_molecules(found.smiles, seed=seed, valid_fraction=valid_fraction, notes=notes)
+        result = Texts(parts.train[:rows], parts.valid, found.rejected, dict(notes))
     else:
         lines = [line for _, line in iter_lines(source) if line]
         distinct = sorted(set(lines))
@@ -224,9 +230,15 @@ class _Notation:
 
     def __call__(self, text: str) -> tuple[str | None, str]:
         try:
-            return self.kind.to_notation(text), ""
+            notation = self.kind.to_notation(text)
         except DataError as error:
             return None, str(error)
+        # A notation that cannot say something must not leave it out unsaid.
+        if self.kind.notation == "selfies" and MARKS.search(text):
+            back = canonical(self.kind.to_text(notation))
+            if back != canonical(text):
+                return None, f"its {self.kind.notation} gives another molecule back: {back}"
+        return notation, ""
 
 
 def _learn(kind: type[CorpusTokenizer], texts: Texts, workers: Workers) -> PreparedData:
