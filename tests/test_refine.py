@@ -217,6 +217,15 @@ def test_an_eos_freezes_the_tail_and_crops_the_canvas() -> None:
     assert records[-1].canvas.sequences()[0].tolist() == [4, 4]
 
 
+def test_a_row_that_ends_at_once_has_changed_nothing_and_is_no_nan() -> None:
+    # Token 4 is given and an EOS follows: nothing is left to write, 0 of 0 changed.
+    records = run(
+        always(SPECIAL.eos or 0), Canvas.with_holes([[4, 1, 1]], SPECIAL), GateInPlace(), steps=3
+    )
+    assert [step.changed_fraction.tolist() for step in records] == [[1.0], [0.0]]
+    assert reasons(records) == ["settled"]
+
+
 def test_attention_is_masked_only_where_rows_differ() -> None:
     same, mixed = always(4), always(4)
     run(same, Canvas.blank([3, 3], SPECIAL), Ancestral(), steps=1)

@@ -76,7 +76,7 @@ def test_a_seed_that_the_server_drew_gives_the_answer_again(client):
 
 
 def test_an_answer_does_not_depend_on_what_it_was_batched_with(client):
-    asked = [{"count": 1 + n % 3, "seed": n, "steps": 8} for n in range(24)]
+    asked = [{"count": 1 + n % 3, "seed": n, "steps": 4} for n in range(24)]
     alone = [client.post("/v1/sample", json=each).json() for each in asked]
     batches = counted(client, "imadarem_batch_rows_count")
     with ThreadPoolExecutor(24) as pool:
@@ -139,10 +139,12 @@ def test_a_recorded_step_is_a_canvas_to_run_on_from(client):
 
 
 def test_an_end_that_was_written_can_be_sent_back(client):
+    """Nothing is written behind it; the blank before it may be another end."""
     asked = {"model": "words", "tokens": ["a", "[MASK]", "[EOS]", "", ""], "stream": False}
-    given = [True, False, False, False, False]
-    (row,) = client.post("/v1/trace", json={**asked, "given": given}).json()["rows"]
-    assert len(row["text"]) == 2 and row["text"][0] == "a"
+    asked["given"] = [True, False, False, False, False]
+    for seed in range(20):
+        (row,) = client.post("/v1/trace", json={**asked, "seed": seed}).json()["rows"]
+        assert row["text"][0] == "a" and 1 <= len(row["text"]) <= 2
 
 
 def test_a_canvas_without_a_blank_takes_no_step(client):

@@ -179,7 +179,8 @@ def refine(
         if not reinject:
             edited = ended
         changed = edited.ids != canvas.ids
-        changed_fraction = changed.sum(dim=1) / count
+        # An end in the first blank leaves nothing that could change.
+        changed_fraction = changed.sum(dim=1) / count.clamp(min=1)
         quality = _quality(log_probs, ended, writable)
         halt = None if output.halt_logits is None else _sigmoid(output.halt_logits)
         # 5. Rows that are done say why, and leave.
