@@ -252,3 +252,37 @@ def test_a_run_without_a_gate_saves_the_figures_that_it_has(tmp_path: Path) -> N
     assert resumed.resume() == 2
     again = resumed.run().first
     assert again.loss == first.loss and np.isnan(again.gate_auroc)
+
+
+@pytest.mark.parametrize(
+    ("joint_size", "given", "shares"),
+    [
+        (0, {}, (0.0, 0.0)),
+        (6, {}, (0.5, 0.75)),
+        (6, {"suffix_share": 0.0, "blank_share": 0.25}, (0.0, 0.25)),
+    ],
+)
+def test_a_joint_head_is_trained_on_ends_and_blank_rows_unless_told_otherwise(
+    tmp_path: Path, joint_size: int, given: dict[str, float], shares: tuple[float, float]
+) -> None:
+    model = tiny_model(length_mode="drawn", joint_size=joint_size)
+    made = Trainer(model, corpus(), corpus(1), settings(**given), tmp_path, device="cpu")
+    objective = made._objective()
+    assert (objective.suffix_share, objective.blank_share) == shares
+
+
+def test_a_model_with_a_joint_head_trains_and_resumes(tmp_path: Path) -> None:
+    def make(run: Path) -> Trainer:
+        counts = corpus().length_counts()
+        model = tiny_model(length_mode="drawn", length_counts=counts, joint_size=6)
+        return Trainer(model, corpus(), corpus(1), settings(optimizer="muon"), run, device="cpu")
+
+    straight = make(tmp_path / "straight")
+    assert straight.run().finished
+    stopped = make(tmp_path / "parts")
+    stopped.on_event = lambda e: stopped.request_stop() if e.step == 4 else None
+    assert stopped.run().step == 4
+    resumed = make(tmp_path / "parts")
+    assert resumed.resume() == 4
+    assert resumed.run().finished
+    assert_same(weights(straight), weights(resumed))

@@ -48,6 +48,7 @@ NAMED = ("moses", "moses-sample", "selfies", "smiles", "safe", "char", "default"
 DEFERRED = {
     "max_seq_len": "the longest training row",
     "length_mode": "drawn for molecules, else eos",
+    "joint_size": "256 for molecules, else 0",
 }
 
 

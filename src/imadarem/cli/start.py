@@ -43,6 +43,8 @@ ARCHITECTURE = (
     "self_conditioning",
     "use_refine_gate",
 )
+#: Hidden units of a new molecule model's joint head.
+JOINT_SIZE = 256
 
 
 def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:
@@ -111,7 +113,9 @@ def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementMo
     from imadarem.refiner import ImplicitRefinementModel
 
     model = dict(settings.model)
-    mode = model.setdefault("length_mode", "drawn" if is_molecular(data.tokenizer) else "eos")
+    molecular = is_molecular(data.tokenizer)
+    mode = model.setdefault("length_mode", "drawn" if molecular else "eos")
+    model.setdefault("joint_size", JOINT_SIZE if molecular else 0)
     # A canvas that ends where an EOS is written needs a place for it.
     longest = int(data.train.lengths.max()) + (mode == "eos")
     size = model.setdefault("max_seq_len", longest)

@@ -30,9 +30,11 @@ class TrainingConfig:
             the model, which must have learned something first.
         on_policy_share: Share of the rows that train the gate afterwards.
         suffix_share: Share of the rows whose masked part is their end, as left-to-right
-            policies leave it; the others are masked anywhere.
+            policies leave it; the others are masked anywhere. None: a half for a model with
+            a joint head, else 0.
         blank_share: Share of the rows that show nothing at all: the first pass of a sample.
-            For models with a joint head, which learn from them at little cost.
+            A joint head learns most from them, at little cost. None: 0.75 for a model with
+            such a head, else 0.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
         seed: Of everything random in the run.
         log_every: Steps between two lines of ``metrics.jsonl``.
@@ -56,8 +58,8 @@ class TrainingConfig:
     gate_lr_scale: float = 3.0
     gate_warmup: float = 0.1
     on_policy_share: float = 0.5
-    suffix_share: float = 0.0
-    blank_share: float = 0.0
+    suffix_share: float | None = None
+    blank_share: float | None = None
     mixed_precision: str = "no"
     seed: int = 0
     log_every: int = 20
@@ -74,8 +76,9 @@ class TrainingConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
         for name in ("gate_warmup", "on_policy_share", "suffix_share", "blank_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value} must be from 0 to 1.")
         for name in ("warmup_steps", "weight_decay", "sample_count", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")

@@ -42,6 +42,9 @@ from imadarem.training.validation import (
 
 __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
 
+#: Shares of the rows of a model with a joint head, where the settings leave them open.
+SUFFIX_SHARE, BLANK_SHARE = 0.5, 0.75
+
 
 class Trainable(Protocol):
     """What the trainer asks of a model; :class:`~imadarem.ImplicitRefinementModel` has it."""
@@ -304,9 +307,14 @@ class Trainer:
             config=self.model.config,
             special=self.model.special,
             on_policy_share=self.config.on_policy_share if warm else 0.0,
-            suffix_share=self.config.suffix_share,
-            blank_share=self.config.blank_share,
+            suffix_share=self._share(self.config.suffix_share, SUFFIX_SHARE),
+            blank_share=self._share(self.config.blank_share, BLANK_SHARE),
         )
+
+    def _share(self, given: float | None, with_joint_head: float) -> float:
+        if given is not None:
+            return given
+        return with_joint_head if self.model.config.joint_size else 0.0
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
