@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cli_parts import SIXTY, records, saved_model
@@ -333,3 +337,38 @@ def test_wrong_use_of_the_command_is_one_line(said, folders, tokens, message):
     code, out, err = said("infill", "--model", folders["selfies"], *tokens)
     assert (code, out) == (2, "")
     assert message in err
+
+
+# --- the benchmark and the example
+
+
+def script(path: str):
+    file = Path(__file__).parent.parent / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_measures_what_is_returned(models):
+    benchmark = script("benchmarks/fragments.py")
+    drug = {"name": "X", "smiles": "CCc1ccccc1", "motif_extension": "[1*]c1ccccc1"}
+    row = benchmark.measured(models["selfies"], "motif", drug, 12, 0, {"steps": 2})
+    assert row.violations == 0
+    assert row.valid == pytest.approx(1 - row.lost.get("blanks do not fit the fragment", 0) / 12)
+    assert row.quality <= row.valid
+    assert "| motif |" in benchmark.table([row])
+
+
+def test_the_benchmarks_own_search_sees_what_is_missing():
+    benchmark = script("benchmarks/fragments.py")
+    task = FragmentTask.of("motif", "[1*][C@H](N)F")
+    assert benchmark.has_all("CC[C@H](N)F", task)
+    assert not benchmark.has_all("CC[C@@H](N)F", task)
+    assert not benchmark.has_all("CCC", task)
+
+
+def test_the_example_joins_two_fragments(folders, capsys):
+    script("examples/linker.py").main("*N1CCOCC1", "*c1ccc(F)cc1", str(folders["selfies"]))
+    assert "16 molecules of" in capsys.readouterr().out

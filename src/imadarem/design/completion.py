@@ -16,7 +16,7 @@ import numpy as np
 
 from imadarem.data.molecules import canonical
 from imadarem.design.fragment import Fragment, read_fragments
-from imadarem.design.keeping import why_lost
+from imadarem.design.keeping import UNFIT, why_lost
 from imadarem.design.prompts import Notation, Prompt, SafeNotation, SmilesNotation
 from imadarem.design.selfies_prompts import SelfiesNotation
 from imadarem.errors import ConfigError, DataError
@@ -247,7 +247,7 @@ def _judged(prompt: Prompt, tokens: Sequence[str], passes: int, task: FragmentTa
     text = prompt.fill(tokens)
     form = None if text is None else canonical(text)
     if form is None:
-        return Completed(None, "no molecule", passes)
+        return Completed(None, UNFIT if text is None else "no molecule", passes)
     return Completed(form, task.why_lost(form), passes)
 
 

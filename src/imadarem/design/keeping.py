@@ -8,10 +8,13 @@ from typing import Any
 from imadarem.data.molecules import parse
 from imadarem.design.fragment import Fragment
 
-__all__ = ["LOST", "atoms_of", "why_lost"]
+__all__ = ["LOST", "UNFIT", "atoms_of", "why_lost"]
 
-#: Every reason that :func:`why_lost` gives.
+#: What is filled in has no bond to the fragment, such as a ring symbol of SELFIES alone.
+UNFIT = "blanks do not fit the fragment"
+#: Every reason for which a row is lost.
 LOST = (
+    UNFIT,
     "no molecule",
     "in several parts",
     "nothing new",
