@@ -166,6 +166,7 @@ def test_two_fragments_do_not_share_atoms():
         ("linker", ["*c1ccccc1", "*N1CCOCC1"]),
         ("linker", ["c1ccccc1", "[2*]C#N"]),
         ("scaffold", ["*c1c([I])cc([Si](C)(C)C)cc1[N+](=O)[O-]"]),  # unknown to the vocabulary
+        ("scaffold", ["*c1c(*)c(*)c2c(*)c(*)c(*)c(*)c2c1*"]),  # more points than link numbers
         ("scaffold", ["[1*][C@H]1C[C@@H]([2*])C=C2C=C[C@H]([3*])[C@H](CC)[C@H]21"]),
     ],
 )
@@ -207,7 +208,8 @@ def test_an_unknown_token_is_shown_by_the_nearest_known_one():
     assert known_token("[=N+1]", selfies, "selfies") == "[=N]"
     assert known_token("[C@@H1]", selfies, "selfies") == "[C]"
     assert known_token("[/I]", selfies, "selfies") == "[Br]"
-    assert known_token("%99", known, "smiles") is None
+    assert known_token("%99", known, "safe") is None
+    assert known_token("%99", known | {"%10", "%11"}, "safe") == "%11"
 
 
 @given(st.integers(1, 6), st.integers(0, 20), st.integers(0, 99))

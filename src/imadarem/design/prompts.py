@@ -188,21 +188,20 @@ class SafeNotation(Notation):
     ) -> tuple[list[str], dict[int, int]]:
         """The tokens of the given fragments and the numbers of their links.
 
-        They are cut as training molecules are; as whole ones where the vocabulary has too
-        few numbers for that.
+        They are cut as training molecules are, or left whole where the vocabulary has too few
+        numbers for that. Of more attachment points than numbers, the last share one.
         """
         most = sum(token.startswith("%") for token in self.known)
+        numbers: dict[int, int] = {}
+        text = ""
         for cut in (True, False):
             parts = list(_safe_parts(fragments, links, cut))
             parts = [parts[i] for i in rng.permutation(len(parts))]
-            numbers: dict[int, int] = {}
+            numbers = {}
             text = join(parts, numbers)
-            if max(numbers.values(), default=0) < FIRST_LINK + most:
-                return self.tokenizer.split(text), numbers
-        raise DataError(
-            f"{len(numbers)} attachment points are more than the {most} that this model has "
-            "numbers for. Give fewer."
-        )
+            if max(numbers.values()) < FIRST_LINK + most:
+                break
+        return self.tokenizer.split(text), numbers
 
 
 def _safe_parts(
@@ -289,6 +288,8 @@ def known_token(token: str, known: frozenset[str], notation: str) -> str | None:
         return token
     if token in ("/", "\\"):
         return ""
+    if token.startswith("%"):
+        return max((other for other in known if other.startswith("%")), default=None)
     found = re.fullmatch(r"\[([=#/\\]*)\d*([A-Z][a-z]?|[a-z]{1,2}).*\]", token)
     if found is None and not token.isalpha():
         return None

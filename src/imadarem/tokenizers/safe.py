@@ -46,7 +46,7 @@ Piece = tuple[str | int, ...]
 LEAST_ATOMS = 3
 #: Share of the molecules that are cut between rings and what hangs on them instead.
 HANGING_SHARE = 0.25
-MOST_HANGING = 4
+MOST_HANGING = 6
 
 _TOKENS = re.compile(SMILES_PATTERN)
 _BONDS = frozenset("-=#$:/\\~")
@@ -78,7 +78,7 @@ def to_safe(smiles: str, rng: np.random.Generator | None = None) -> str:
     """The fragments of a molecule in random order; the result spells the same molecule.
 
     That is checked, stereo marks and isotopes included. Bonds at a stereo centre are left
-    whole where cutting them would lose it. One molecule in four is cut at up to four bonds
+    whole where cutting them would lose it. One molecule in four is cut at up to six bonds
     between a ring and what hangs on it, whatever its size, so that a corpus also has the
     small groups that decorate a scaffold.
 
@@ -202,7 +202,7 @@ def _merged(molecule: Any, bonds: list[Any]) -> list[int]:
 
 
 def _hanging_bonds(molecule: Any, rng: np.random.Generator) -> list[int]:
-    """Up to four bonds, drawn at random, of those between a ring and what hangs on it."""
+    """Up to six bonds, drawn at random, of those between a ring and what hangs on it."""
     found = [
         bond.GetIdx()
         for bond in molecule.GetBonds()
