@@ -318,3 +318,12 @@ def test_the_worst_is_what_lost_most() -> None:
 def test_the_drop_is_a_number_of_nats(drop: float) -> None:
     with pytest.raises(ConfigError, match="drop"):
         Gate(drop=drop)
+
+
+def test_a_joint_heads_gate_fills_from_the_left_and_flags_what_lost_three_nats() -> None:
+    joint = policy_from_name("gate", ImplicitRefinementConfig(vocab_size=9, joint_size=4))
+    plain = policy_from_name(None, ImplicitRefinementConfig(vocab_size=9))
+    assert joint == Gate(fraction=0.5, drop=3.0, order="left-to-right")
+    assert plain == Gate(fraction=0.5, drop=1.0, order="confidence")
+    with pytest.raises(ConfigError, match="left-to-right"):
+        Gate(order="leftmost")

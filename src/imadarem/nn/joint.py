@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 __all__ = ["JointHead", "JointLogits"]
 
+#: Rows from which on a matrix product rounds each row alike, whatever the batch.
+LEAST_ROWS = 16
+
 
 class JointHead(nn.Module):
     """``GRU(state_i, x_(i-1))`` → what to add to the logits of position ``i``.
@@ -75,9 +78,10 @@ class JointLogits:
         return cls(head, logits, inputs, F.linear(head.tokens.weight, weight))
 
     def begin(self) -> tuple[Tensor, Tensor]:
-        """Hidden units ``(B, H)`` and the token ``(B,)`` left of the first position."""
+        """Hidden units ``(max(B, 16), H)`` and the token ``(B,)`` left of the first position."""
         batch = len(self.logits)
-        hidden = self.inputs.new_zeros(batch, self.head.recurrence.hidden_size)
+        # Idle rows fill a small batch up, so that a row's draws do not depend on its size.
+        hidden = self.inputs.new_zeros(max(batch, LEAST_ROWS), self.head.recurrence.hidden_size)
         start = torch.full((batch,), self.head.start_id, device=self.logits.device)
         return hidden, start
 
@@ -86,15 +90,17 @@ class JointLogits:
 
         Args:
             position: From 0 on, in order.
-            hidden: ``(B, H)``, from the position before.
+            hidden: From the position before.
             previous: ``(B,)`` ids of the tokens at the position before.
         """
         _, weight, _, bias = self.head.recurrence.all_weights[0]
         given = self.inputs[:, position] + self.heard[previous]
-        kept = F.linear(hidden, weight, bias)
+        batch = len(previous)
+        kept = F.linear(hidden, weight, bias)[:batch]
         reset_in, update_in, new_in = given.chunk(3, dim=-1)
         reset_hidden, update_hidden, new_hidden = kept.chunk(3, dim=-1)
         update = (update_in + update_hidden).sigmoid()
         new = (new_in + (reset_in + reset_hidden).sigmoid() * new_hidden).tanh()
-        hidden = torch.lerp(new, hidden, update)
-        return self.logits[:, position] + self.head.to_logits(hidden), hidden
+        after = torch.lerp(new, hidden[:batch], update)
+        hidden = torch.cat([after, hidden[batch:]]) if len(hidden) > batch else after
+        return self.logits[:, position] + self.head.to_logits(hidden)[:batch], hidden

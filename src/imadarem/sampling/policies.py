@@ -40,6 +40,9 @@ __all__ = [
 
 #: Probability below which a logarithm is not taken.
 SMALLEST = 1e-6
+#: Nats a token must have lost where it was drawn jointly: it fits what was drawn before it, which
+#: need not be the data's. Measured: FCD 10.6 at 1 nat, 6.3 at 3 and without re-masking.
+JOINT_DROP = 3.0
 #: In which order :class:`Gate` fills blanks.
 ORDERS = ("confidence", "left-to-right")
 
@@ -458,8 +461,9 @@ def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Poli
         literal = config.refine_fraction == 1.0
         if literal:
             return GateInPlace()
-        order = "left-to-right" if config.joint_size else "confidence"
-        return Gate(fraction=config.refine_fraction, order=order)
+        if config.joint_size:
+            return Gate(fraction=config.refine_fraction, drop=JOINT_DROP, order="left-to-right")
+        return Gate(fraction=config.refine_fraction)
     if name == "gate-adaptive":
         return AdaptiveGate(fraction=config.refine_fraction)
     if name == "entropy":
