@@ -154,7 +154,7 @@ def evaluate_held_out(
             exact = {} if ordered is None else {"ordered": ordered.to_dict()}
             json_line({"kind": "likelihood", **told, **bound.to_dict(), **exact})
         else:
-            _show_likelihood(bound, rows)
+            _show_likelihood(bound, rows, jointly=network.config.joint_size > 0)
             if ordered is not None:
                 _show_ordered(ordered, rows)
 
@@ -321,13 +321,18 @@ def _cells(figures: GateFigures) -> Sequence[object]:
     )
 
 
-def _show_likelihood(bound: LikelihoodBound, rows: Rows) -> None:
+def _show_likelihood(bound: LikelihoodBound, rows: Rows, jointly: bool) -> None:
     heading("likelihood (upper bound on the negative logarithm)")
     _print_likelihood(bound)
     line = (
         f"{bound.rows:,} rows of {rows.source}, {bound.tokens:,} tokens, {bound.canvases} canvases "
         "each; all nats ÷ all tokens, one token per pass in random order"
     )
+    if jointly:
+        line += (
+            "; of blanks drawn by themselves, which this model does not do: for what it draws add "
+            "--order left-to-right --steps K"
+        )
     out().print(Text(line, "dim"))
 
 
