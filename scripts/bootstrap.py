@@ -27,7 +27,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 # Extra -> what it costs with a CPU build of torch, on two cores.
 COST = {
     "mol": "about 1.2 GB and one to two minutes",
-    "dev": "about 1.8 GB and two to five minutes",
+    "dev": "about 2.2 GB and two to five minutes",
 }
 
 
