@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imadarem.design.completion import Completions, FragmentTask
     from imadarem.design.scores import Score
 
-__all__ = ["FRAGMENTS", "FragmentFlags", "Found", "described", "fill_fragments", "molecule_file"]
+__all__ = ["FRAGMENTS", "Found", "FragmentFlags", "described", "fill_fragments", "molecule_file"]
 
 
 @Parameter(name="*", group=Group("Around fragments", sort_key=1))
