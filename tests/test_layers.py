@@ -24,6 +24,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("refiner",),
+    ("backends",),
     ("design",),
     ("orchestrator",),
     ("hf",),

@@ -8,6 +8,7 @@ that says where they belong.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -23,6 +24,7 @@ from torch import Tensor
 from imadarem.errors import CheckpointError
 
 __all__ = [
+    "digest",
     "load_json",
     "load_state",
     "load_tensors",
@@ -88,6 +90,15 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             f"the weights in {path} cannot be read: {error}. The file is damaged or not "
             "safetensors; copy it again."
         ) from None
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """A fingerprint of named tensors: the same for the same names and the same bytes."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def save_json(value: Any, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError
-from imadarem.nn import EmaTeacher, RefinementTransformer
+from imadarem.nn import EmaTeacher, RefinementOutput, RefinementTransformer
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.engine import SamplingSettings, Widths, refine_all
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
@@ -79,6 +79,8 @@ class ImplicitRefinementModel(
         self.special: SpecialIds = special
         self.tokenizer: Any = tokenizer
         self.teacher: EmaTeacher | None = None
+        #: Runs the passes of sampling in place of this module; None for the module itself.
+        self.backend: Callable[..., RefinementOutput] | None = None
 
     # Teacher
 
@@ -408,7 +410,7 @@ class ImplicitRefinementModel(
         self.eval()
         try:
             rows = refine_all(
-                self,
+                self.backend or self,
                 canvas.to(device),
                 seeds.to(device),
                 settings,

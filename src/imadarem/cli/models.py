@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLING",
+    "Backend",
     "Count",
     "SamplingFlags",
     "Switch",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 Count = Annotated[int, Parameter(name=["--count", "-n"])]
+Backend = Literal["torch", "onnx", "onnx-int8"]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
@@ -73,18 +76,28 @@ class SamplingFlags:
 SAMPLING = SamplingFlags()
 
 
-def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
-    """The named model in evaluation mode, on the device.
+def load_model(
+    name: str, device: str | None, backend: Backend = "torch"
+) -> ImplicitRefinementModel:
+    """The named model in evaluation mode, on the device, its passes run by the backend.
 
     Raises:
-        CheckpointError: There is no such model.
-        ConfigError: There is no such device.
+        CheckpointError: There is no such model, or no such file in its folder.
+        ConfigError: There is no such device, or the backend runs on none but the CPU.
     """
     with err().status(f"loading the model {name}"):
         from imadarem.refiner import ImplicitRefinementModel
 
-        chosen = device_named(device)
-        return ImplicitRefinementModel.from_pretrained(name).to(chosen)
+        if backend == "torch":
+            return ImplicitRefinementModel.from_pretrained(name).to(device_named(device))
+        if device not in (None, "cpu"):
+            raise ConfigError(f"--backend {backend} runs on the CPU; leave --device {device} out.")
+        from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork
+
+        model = ImplicitRefinementModel.from_pretrained(name)
+        file = ONNX_FILE if backend == "onnx" else INT8_FILE
+        model.backend = OnnxNetwork(model, Path(name) / file)
+        return model
 
 
 def device_named(name: str | None) -> str:

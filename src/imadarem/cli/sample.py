@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, Count, SamplingFlags, Switch, load_model
+from imadarem.cli.models import SAMPLING, Backend, Count, SamplingFlags, Switch, load_model
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge
 from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError
@@ -18,6 +18,7 @@ def sample(
     count: Count = 16,
     length: int | None = None,
     resume: Switch = False,
+    backend: Backend = "torch",
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
 ) -> None:
@@ -41,13 +42,15 @@ def sample(
         count: How many.
         length: Tokens per canvas; default is drawn from the training lengths.
         resume: Go on with the file of --out where it ends, or begin it.
+        backend: What runs the network: torch, or the files of `imadarem export`: onnx or
+            onnx-int8.
     """
     if resume and output.out is None:
         raise ConfigError("--resume goes on with a file; name it with --out.")
-    model = load_model(sampling.model, sampling.device)
+    model = load_model(sampling.model, sampling.device, backend)
     output.check(model.tokenizer)
     if output.out is not None and (resume or count > STREAMED):
-        stream(model, count, length, sampling, output, resume=resume)
+        stream(model, count, length, sampling, output, backend=backend, resume=resume)
         return
     with progress_bar("sampling", count) as advance:
         start = time.perf_counter()

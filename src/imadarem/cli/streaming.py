@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ __all__ = ["STREAMED", "stream"]
 #: Samples above which they are streamed; up to it they are shown and judged as a whole.
 STREAMED = 10_000
 #: Samples drawn between two writes to the disk: what a kill can cost.
-BLOCK = 1_024
+BLOCK = 512
 
 
 def stream(
@@ -32,6 +31,7 @@ def stream(
     sampling: SamplingFlags,
     output: OutputFlags,
     *,
+    backend: str,
     resume: bool,
 ) -> None:
     """Draw samples into ``output.out`` block by block, then say what they are.
@@ -47,7 +47,7 @@ def stream(
     if count < 1:
         raise ConfigError(f"--count is {count}; ask for at least 1.")
     parse = parser(model.tokenizer)
-    made_with = _made_with(model, length, given, parsed=parse is not None)
+    made_with = _made_with(model, length, given, backend, parsed=parse is not None)
     pictured: list[str] = []
     with GrowingFile(path, made_with, count, resume=resume) as file:
         before = file.samples
@@ -71,17 +71,22 @@ def stream(
 
 
 def _made_with(
-    model: ImplicitRefinementModel, length: int | None, given: dict[str, Any], *, parsed: bool
+    model: ImplicitRefinementModel,
+    length: int | None,
+    given: dict[str, Any],
+    backend: str,
+    *,
+    parsed: bool,
 ) -> dict[str, Any]:
     """What the samples depend on, as JSON values; the batch size is nothing of that kind."""
-    weights = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(weight.detach().cpu().contiguous().numpy().tobytes())
-    kept = {name: value for name, value in given.items() if name != "batch_size"}
+    from imadarem.checkpoint import digest
+
+    # By 8-bit passes a sample depends on its batch too.
+    idle = () if backend == "onnx-int8" else ("batch_size",)
     return {
-        "weights": weights.hexdigest(),
-        **kept,
+        "weights": digest(model.state_dict()),
+        "backend": backend,
+        **{name: value for name, value in given.items() if name not in idle},
         "length": length,
         # Two kinds of device round differently.
         "device": next(model.parameters()).device.type,

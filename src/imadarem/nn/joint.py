@@ -74,7 +74,12 @@ class JointLogits:
     def read(cls, head: JointHead, state: Tensor, logits: Tensor) -> JointLogits:
         """Of the states ``(B, L, D)`` and independent logits ``(B, L, V)`` of a pass."""
         weight, _, bias, _ = head.recurrence.all_weights[0]
-        inputs = F.linear(state, weight, bias)
+        return cls.of(head, F.linear(state, weight, bias), logits)
+
+    @classmethod
+    def of(cls, head: JointHead, inputs: Tensor, logits: Tensor) -> JointLogits:
+        """Of ``inputs`` that another program computed from the states."""
+        weight = head.recurrence.all_weights[0][0]
         return cls(head, logits, inputs, F.linear(head.tokens.weight, weight))
 
     def begin(self) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.nn import EmaTeacher
+from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
@@ -129,7 +129,7 @@ class Refined:
 
 
 def refine_all(
-    network: nn.Module,
+    network: Callable[..., RefinementOutput],
     canvas: Canvas,
     seeds: Tensor,
     settings: SamplingSettings,

@@ -6,12 +6,12 @@ trajectory views, training rollouts, the command line and the server all drain i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.corruption import MaskSchedule
@@ -74,7 +74,7 @@ class Step:
 
 @torch.no_grad()
 def refine(
-    network: nn.Module,
+    network: Callable[..., RefinementOutput],
     canvas: Canvas,
     *,
     policy: Policy,

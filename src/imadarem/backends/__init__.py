@@ -1,0 +1,1 @@
+"""Other ways to run the network's passes, behind the same loop."""
