@@ -18,7 +18,7 @@ from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import POLICIES, Policy
 from imadarem.serve.refusals import Refusal
-from imadarem.tokenizers import SelfiesTokenizer, SmilesTokenizer
+from imadarem.tokenizers import MOLECULE_NOTATIONS
 
 __all__ = ["Catalogue", "LegalGrid", "ServedModel", "load_catalogue"]
 
@@ -67,8 +67,8 @@ class ServedModel:
         """``molecules``, ``sudoku`` or ``text``."""
         if self.sizes:
             return SUDOKU
-        molecular = isinstance(self.network.tokenizer, SelfiesTokenizer | SmilesTokenizer)
-        return MOLECULES if molecular else TEXT
+        notation = getattr(self.network.tokenizer, "notation", None)
+        return MOLECULES if notation in MOLECULE_NOTATIONS else TEXT
 
     @property
     def policies(self) -> dict[str, type[Policy]]:
