@@ -21,9 +21,8 @@ import argparse
 import json
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,8 @@ import transformers
 from torch import Tensor
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
+from imadarem.bench.rivals import parameters
+from imadarem.bench.turns import Contender, Figures, ratios, spread, take_turns
 from imadarem.data.corpus import TokenCorpus, collate
 from imadarem.data.moses import load_moses_sample
 from imadarem.tokenizers import SelfiesTokenizer
@@ -42,33 +43,6 @@ VOCAB = 29
 LONGEST = 48
 PAD, MASK, EOS = 0, 1, 2
 REFINER, GPT2, BARE = "refiner", "GPT-2", "GPT-2, bare loop"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Something to time: a call that does one round of work."""
-
-    name: str
-    work: Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Rates of one contender; each list has one entry per round.
-
-    Attributes:
-        task: What was done.
-        name: Who did it.
-        unit: What the rates count.
-        per_cpu_second: Rates by CPU time.
-        per_second: Rates by wall time.
-    """
-
-    task: str
-    name: str
-    unit: str
-    per_cpu_second: list[float]
-    per_second: list[float]
 
 
 # ---------------------------------------------------------------- the two models
@@ -104,10 +78,6 @@ def make_gpt2() -> Any:
         pad_token_id=PAD,
     )
     return transformers.GPT2LMHeadModel(config)
-
-
-def parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 # ---------------------------------------------------------------- sampling
@@ -183,28 +153,6 @@ def train_gpt2(model: Any, batches: list[tuple[Tensor, Tensor]]) -> Callable[[],
     return work
 
 
-# ---------------------------------------------------------------- timing
-
-
-def take_turns(
-    task: str, unit: str, amount: float, contenders: Sequence[Contender], rounds: int
-) -> list[Figures]:
-    """Time the contenders in turn; one round goes before the first that counts."""
-    cpu: dict[str, list[float]] = {c.name: [] for c in contenders}
-    wall: dict[str, list[float]] = {c.name: [] for c in contenders}
-    for number in range(rounds + 1):
-        # Who begins changes, so that nobody always runs after the same neighbour.
-        shift = number % len(contenders)
-        for contender in [*contenders[shift:], *contenders[:shift]]:
-            cpu_start, wall_start = time.process_time(), time.perf_counter()
-            contender.work()
-            cpu_end, wall_end = time.process_time(), time.perf_counter()
-            if number:
-                cpu[contender.name].append(amount / (cpu_end - cpu_start))
-                wall[contender.name].append(amount / (wall_end - wall_start))
-    return [Figures(task, c.name, unit, cpu[c.name], wall[c.name]) for c in contenders]
-
-
 def measure(args: argparse.Namespace) -> tuple[dict[str, Any], list[list[Figures]]]:
     corpus = real_rows(args.rows)
     lengths = np.random.default_rng(0).choice(corpus.lengths, size=args.molecules).tolist()
@@ -254,16 +202,6 @@ def real_rows(count: int) -> TokenCorpus:
 
 
 # ---------------------------------------------------------------- reporting
-
-
-def spread(values: list[float]) -> str:
-    middle = statistics.median(values)
-    digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
-    return f"{middle:,.{digits}f} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
-
-
-def ratios(one: list[float], other: list[float]) -> list[float]:
-    return [a / b for a, b in zip(one, other, strict=True)]
 
 
 def to_markdown(about: dict[str, Any], tables: list[list[Figures]]) -> str:

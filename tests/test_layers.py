@@ -25,6 +25,7 @@ LAYERS = (
     ("training",),
     ("refiner",),
     ("backends",),
+    ("bench",),
     ("design",),
     ("orchestrator",),
     ("hf",),

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from imadarem import __version__
+from imadarem.cli.bench import bench
 from imadarem.cli.console import complain, help_console, note
 from imadarem.cli.data import inspect, moses
 from imadarem.cli.demo import demo
@@ -56,6 +57,7 @@ app.command(
 )
 app.command(evaluate)
 app.command(export)
+app.command(bench)
 data = App(name="data", help="Fetch and look at data sets.", help_format="markdown")
 data.command(moses)
 data.command(inspect)
