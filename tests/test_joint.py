@@ -18,6 +18,7 @@ from imadarem.canvas import Canvas
 from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
 from imadarem.nn.joint import JointHead
+from imadarem.nn.recurrence import gated_recurrence
 from imadarem.sampling.draw import draw_jointly
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import LeftToRight
@@ -201,3 +202,23 @@ def test_a_suffix_share_of_1_hides_ends_alone() -> None:
     assert hidden[:, -1].all() and (hidden.long().diff(dim=1) >= 0).all()
     with pytest.raises(ConfigError, match="suffix_share=2"):
         Objective(config=config, special=SPECIAL, suffix_share=2)
+
+
+def test_the_recurrence_is_torchs_own_and_so_is_its_gradient() -> None:
+    unit = torch.nn.GRU(5, 4, batch_first=True).double()
+    weight_in, weight, bias_in, bias = unit.all_weights[0]
+    given = torch.randn(3, 7, 5, dtype=torch.float64)
+    wanted, _ = unit(given)
+    said = torch.nn.functional.linear(given, weight_in, bias_in).transpose(0, 1)
+    found = gated_recurrence(said, weight, bias).transpose(0, 1)
+    torch.testing.assert_close(found, wanted)
+    inputs = (said.detach().requires_grad_(), weight, bias)
+    assert torch.autograd.gradcheck(gated_recurrence, inputs)
+
+
+def test_rows_that_share_a_state_read_it_as_their_own() -> None:
+    head = JointHead(8, 6, 5, start_id=0)
+    torch.nn.init.normal_(head.to_logits.weight)
+    state, tokens = torch.randn(2, 7, 8), torch.randint(1, 6, (4, 7))
+    rows = torch.tensor([1, 0, 1, 1])
+    torch.testing.assert_close(head(state, tokens, rows), head(state[rows], tokens))

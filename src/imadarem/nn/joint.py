@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imadarem.nn.recurrence import gated_recurrence
+
 __all__ = ["JointHead", "JointLogits"]
 
 #: Rows from which on a matrix product rounds each row alike, whatever the batch.
@@ -46,11 +48,31 @@ class JointHead(nn.Module):
         nn.init.normal_(self.tokens.weight, std=width**-0.5)
         nn.init.zeros_(self.to_logits.weight)
 
-    def forward(self, state: Tensor, tokens: Tensor) -> Tensor:
-        """``(B, L, D)`` and the tokens of the data ``(B, L)`` → ``(B, L, V)``, all at once."""
+    def forward(self, state: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+        """All positions at once, given the tokens of the data.
+
+        Args:
+            state: ``(B, L, D)``.
+            tokens: ``(R, L)`` ids.
+            rows: ``(R,)``, which row of ``state`` each row of ``tokens`` stands on; None
+                pairs them as they come.
+
+        Returns:
+            ``(R, L, V)``.
+        """
         previous = F.pad(tokens[:, :-1], (1, 0), value=self.start_id)
-        hidden, _ = self.recurrence(state + self.tokens(previous))
-        logits: Tensor = self.to_logits(hidden)
+        if state.device.type != "cpu":
+            paired = state if rows is None else state[rows]
+            hidden, _ = self.recurrence(paired + self.tokens(previous))
+            logits: Tensor = self.to_logits(hidden)
+            return logits
+        # What a state or a token says to the gates is worked out once for each that differs.
+        weight_in, weight, bias_in, bias = self.recurrence.all_weights[0]
+        said = F.linear(state, weight_in, bias_in).transpose(0, 1)
+        said = said if rows is None else said[:, rows]
+        heard = F.linear(self.tokens.weight, weight_in)
+        hidden = gated_recurrence(said + F.embedding(previous.t(), heard), weight, bias)
+        logits = self.to_logits(hidden).transpose(0, 1)
         return logits
 
 

@@ -139,20 +139,21 @@ class RefinementTransformer(nn.Module):
         attended = None if attention_mask is None else attention_mask.bool()
         x = self._embed(input_ids, attended, time, prev_probs)
         state = self._run_blocks(x, carry, attended, memory)
-        if rows is not None:
-            state = state[rows]
-            attended = None if attended is None else attended[rows]
-        halt = None if self.halt is None else self.halt(state, attended)
-        logits = self.to_logits(state)
+        logits, gate = self.to_logits(state), self.gate(state)
         joint, joint_logits = None, None
-        if self.joint is not None:
-            if targets is None:
-                joint = JointLogits.read(self.joint, state, logits)
-            else:
-                joint_logits = logits + self.joint(state, targets)
+        if self.joint is not None and targets is None:
+            joint = JointLogits.read(self.joint, *_rows_of((state, logits), rows))
+        elif self.joint is not None:
+            joint_logits = self.joint(state, targets, rows)
+        state, logits, gate = _rows_of((state, logits, gate), rows)
+        if joint_logits is not None:
+            joint_logits = logits + joint_logits
+        if rows is not None and attended is not None:
+            attended = attended[rows]
+        halt = None if self.halt is None else self.halt(state, attended)
         return RefinementOutput(
             logits=logits,
-            gate_logits=self.gate(state) / self.config.gate_temperature + self.config.gate_offset,
+            gate_logits=gate / self.config.gate_temperature + self.config.gate_offset,
             halt_logits=halt,
             carry=state if self.config.carry else None,
             joint=joint,
@@ -222,6 +223,10 @@ class RefinementTransformer(nn.Module):
             belief = self.self_condition(self.tokens.expected(prev_probs))
             x = x + belief * blank[..., None]
         return self.dropout(x)
+
+
+def _rows_of(found: tuple[Tensor, ...], rows: Tensor | None) -> tuple[Tensor, ...]:
+    return found if rows is None else tuple(tensor[rows] for tensor in found)
 
 
 def canvas_time(blank: Tensor, attended: Tensor | None) -> Tensor:
