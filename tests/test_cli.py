@@ -498,6 +498,27 @@ def test_a_run_on_text_starts_from_a_model_and_keeps_its_architecture(said, word
 
 
 @pytest.mark.slow
+def test_a_run_on_molecules_learns_new_tokens_and_says_what_it_changed(said, molecules):
+    odd = ["CCBr", "C[C@H](N)C(=O)O", "C[N+](C)(C)CC", "C[C@@H](F)C=O"]
+    Path("mine.csv").write_text("\n".join(["SMILES", *SIXTY, *odd]) + "\n")
+    line = ("train", "--data", "mine.csv", "--init", molecules, "--out", "run", "--processes", 1)
+    line = (*line, "--valid-fraction", 0.3, "--sample-count", 2, "--device", "cpu")
+    code, out, err = said(*line, "--steps", 2, "--compare", 6)
+    assert code == 0
+    assert re.search(r"\d+ tokens are new to the model: .*\[N\+1\]", err)
+    assert "samples before and after, beside held-out molecules" in out
+    found = json.loads(Path("run/before_after.json").read_text())
+    assert [report["samples"] for report in found.values()] == [6, 6, 6]
+    assert found["held out"]["valid"] == 1.0
+    tokens = ImplicitRefinementModel.from_pretrained("run/model").tokenizer.tokens
+    assert {"[C@H1]", "[C@@H1]", "[N+1]"} <= set(tokens)
+    # The run goes on with the larger vocabulary, and compares nothing if not wanted.
+    code, out, err = said("train", "--out", "run", "--resume", "--steps", 3, "--compare", 0)
+    assert code == 0 and "before and after" not in out and "new to the model" not in err
+    assert said(*line, "--compare", -1)[0] == 2
+
+
+@pytest.mark.slow
 def test_training_that_breaks_down_exits_with_1(said):
     line = ("train", "--data", sixty_csv(), *TINY.split(), "--sample-count", 0)
     # Steps of 1e37 overflow the network, and no gradient is finite after that.

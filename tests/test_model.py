@@ -424,3 +424,28 @@ def test_a_mistyped_folder_is_not_looked_up_on_the_hub(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="there is no folder"):
         ImplicitRefinementModel.from_pretrained(name)
+
+
+@pytest.mark.parametrize("joint", [0, 6])
+def test_a_larger_vocabulary_changes_nothing_about_the_tokens_that_were_known(joint: int) -> None:
+    model = shaken(tiny_model(joint_size=joint)).eval()
+    larger = model.with_vocabulary(model.tokenizer.extended(["[Br]", "[C]", "[I]"])).eval()
+    size = model.config.vocab_size
+    assert larger.config.vocab_size == size + 2 == len(larger.tokenizer)
+    ids = torch.randint(3, size, (4, 9))
+    ids[:, 4:] = model.special.mask
+    targets = {"targets": torch.randint(3, size, (4, 9))} if joint else {}
+    before, after = model(ids, **targets), larger(ids, **targets)
+    torch.testing.assert_close(after.logits[..., :size], before.logits)
+    torch.testing.assert_close(after.gate_logits, before.gate_logits)
+    if joint:
+        torch.testing.assert_close(after.joint_logits[..., :size], before.joint_logits)
+    # A new token is as the mean of the known ones, e⁴ times less likely.
+    mean = before.logits.mean(dim=-1, keepdim=True).expand(4, 9, 2)
+    torch.testing.assert_close(after.logits[..., size:], mean - 4.0)
+
+
+def test_a_vocabulary_that_forgets_tokens_is_refused() -> None:
+    model = tiny_model()
+    with pytest.raises(TokenizerError, match="Extend the model's own tokenizer"):
+        model.with_vocabulary(SelfiesTokenizer.from_corpus(["CC"]))

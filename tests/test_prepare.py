@@ -75,6 +75,21 @@ def test_a_known_tokenizer_is_kept_and_reports_what_it_cannot_say(tmp_path: Path
     assert "[Br]" in data.rejected[0].reason
 
 
+def test_a_known_tokenizer_learns_what_it_cannot_say_behind_what_it_can(tmp_path: Path) -> None:
+    known = SelfiesTokenizer.from_corpus(MOLECULES)
+    odd = ["CCBr", "C[C@H](N)C(=O)O", "C[N+](C)(C)CC"]
+    path = table(tmp_path, ["SMILES", *MOLECULES, *odd])
+    data = prepare(path, tokenizer=known, valid_fraction=0.3, extend=True)
+    tokens = data.tokenizer.tokens
+    assert tokens[: len(known)] == known.tokens
+    assert {"[Br]", "[C@H1]", "[N+1]"} <= set(tokens[len(known) :])
+    assert data.notes["new_tokens"] == len(tokens) - len(known)
+    decoded = {data.tokenizer.decode(row) for part in (data.train, data.valid) for row in part}
+    assert {canonical(s) for s in decoded} == {canonical(s) for s in [*MOLECULES, *odd]}
+    again = prepare(path, tokenizer=data.tokenizer, valid_fraction=0.3, extend=True)
+    assert again.tokenizer.tokens == tokens and "new_tokens" not in again.notes
+
+
 def test_a_tokenizer_folder_is_loaded(tmp_path: Path) -> None:
     SelfiesTokenizer.from_corpus(MOLECULES).save_pretrained(tmp_path / "tokenizer")
     path = table(tmp_path, ["SMILES", *MOLECULES])

@@ -16,7 +16,7 @@ from torch import Tensor
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import CheckpointError, ConfigError, DataError
+from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from imadarem.nn import EmaTeacher, RefinementOutput, RefinementTransformer
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.engine import SamplingSettings, Widths, refine_all
@@ -37,6 +37,8 @@ CONFIG = "config.json"
 CARD = "README.md"
 #: Arguments of from_pretrained that are the hub's.
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+#: Nats below the mean token at which one that is new to a model starts.
+RARE = 4.0
 TEACHER_PREFIX = "teacher.network."
 #: Models that come with the package, by the name that from_pretrained takes.
 SHIPPED = {
@@ -116,6 +118,36 @@ class ImplicitRefinementModel(
         model = type(self)(self.config, tokenizer=self.tokenizer)
         model.load_state_dict(self.teacher.network.state_dict())
         return model.to(next(self.parameters()).device).eval()
+
+    def with_vocabulary(self, tokenizer: Any) -> Self:
+        """A model with these weights for a tokenizer with further tokens behind the known ones.
+
+        A further token starts as the mean of the known ones, and as one that is hardly ever
+        drawn. The teacher is left behind.
+
+        Args:
+            tokenizer: Knows at least the tokens of this model, under the same ids; see
+                :meth:`~imadarem.tokenizers.CorpusTokenizer.extended`.
+
+        Raises:
+            TokenizerError: It has fewer tokens than the model, or another mask token.
+        """
+        known, size = self.config.vocab_size, len(tokenizer)
+        if size < known or tokenizer.mask_token_id != self.special.mask:
+            raise TokenizerError(
+                f"this tokenizer has {size} tokens and its mask is {tokenizer.mask_token_id}; the "
+                f"model has {known} and {self.special.mask}. Extend the model's own tokenizer, or "
+                "train a new model."
+            )
+        model = type(self)(replace(self.config, vocab_size=size), tokenizer=tokenizer)
+        weights = {k: v for k, v in self.state_dict().items() if not k.startswith("teacher.")}
+        for name, fresh in model.state_dict().items():
+            old = weights[name]
+            if fresh.shape != old.shape:
+                mean = old.mean(dim=0) - (RARE if name.endswith("to_logits.bias") else 0.0)
+                weights[name] = torch.cat([old, mean.expand(size - known, *old.shape[1:])])
+        model.load_state_dict(weights)
+        return model
 
     def student_parameters(self) -> list[Tensor]:
         """The parameters that training changes: all but the teacher's."""

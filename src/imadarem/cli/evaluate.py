@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imadarem.sampling.trajectory import Trajectory
     from imadarem.workers import Progress
 
-__all__ = ["evaluate"]
+__all__ = ["FIGURES", "SHARES", "cell", "evaluate"]
 
 #: Samples that are scored sooner than worker processes have started.
 FEW = 500
@@ -303,7 +303,7 @@ def _show(
     for field, title in {**SHARES, **FIGURES}.items():
         pair = [getattr(report, field) for report in (ours, real)]
         if any(value is not None for value in pair):
-            rows.append((title, *(_cell(field, value) for value in pair)))
+            rows.append((title, *(cell(field, value) for value in pair)))
     out().print(grid(("", name, f"real ({flags.train})"), rows))
     against = f"novelty against {flags.train}"
     if ours.reference is not None:
@@ -326,7 +326,8 @@ def _show(
         out().print(grid(("", ""), figures))
 
 
-def _cell(field: str, value: float | None) -> str:
+def cell(field: str, value: float | None) -> str:
+    """A figure of a report as its table shows it."""
     if value is None:
         return "–"
     if field in SHARES:

@@ -97,6 +97,7 @@ def prepared_data(
             seed=settings.training["seed"],
             processes=processes or os.cpu_count(),
             progress=progress,
+            extend="init" in settings.data,
         )
     if "column" in settings.data and not is_molecular(data.tokenizer):
         raise ConfigError(
@@ -176,7 +177,7 @@ def same_model(saved: ImplicitRefinementModel, data: PreparedData) -> ImplicitRe
 def initial_model(
     saved: ImplicitRefinementModel, settings: RunSettings, data: PreparedData
 ) -> ImplicitRefinementModel:
-    """The weights of ``init`` under the settings of this run and the lengths of this data.
+    """The weights of ``init`` under the settings of this run, the lengths and tokens of this data.
 
     Raises:
         ConfigError: A setting would change the architecture.
@@ -190,6 +191,8 @@ def initial_model(
                 "one of the two out."
             )
     counts = data.train.no_longer_than(saved.config.max_seq_len).length_counts()
+    if len(data.tokenizer) > saved.config.vocab_size:
+        saved = saved.with_vocabulary(data.tokenizer)
     config = replace(saved.config, length_counts=counts, **changed)
     model = type(saved)(config, tokenizer=saved.tokenizer)
     weights = saved.state_dict()

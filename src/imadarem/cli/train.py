@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from imadarem.cli.console import heading, json_line, note, out, stages
+from imadarem.cli.before_after import compare_before_after, samples_to_compare
+from imadarem.cli.console import heading, json_line, note, out, speaks, stages
 from imadarem.cli.models import Switch, device_named, is_molecular
 from imadarem.cli.settings import (
     DataFlags,
@@ -57,6 +58,8 @@ __all__ = [
 SETTINGS = "settings.toml"
 INTERRUPTED = 130
 REASONS_SHOWN = 3
+#: Tokens that are named of those that a model is to learn anew.
+NEW_SHOWN = 12
 #: Seconds in which a second signal is taken for an echo of the first.
 SAME_SIGNAL = 1.0
 _DATA, _MODEL, _TRAINING = DataFlags(), ModelFlags(), TrainingFlags()
@@ -70,6 +73,7 @@ def train(
     print_config: Switch = False,
     device: str | None = None,
     processes: int | None = None,
+    compare: int | None = None,
     json: Switch = False,
     data: DataFlags = _DATA,
     model: ModelFlags = _MODEL,  # type: ignore[valid-type]
@@ -102,8 +106,12 @@ def train(
         print_config: Print the settings as TOML and stop.
         device: cpu or cuda; default is cuda where there is one.
         processes: Worker processes that encode the data; default is one for each core.
+        compare: Samples to score before and after a run that starts from another model
+            (--init); default is 500 for a file of molecules, 0 scores none.
         json: Print every record as JSON Lines.
     """
+    if compare is not None and compare < 0:
+        raise ConfigError(f"--compare {compare} must be a number of samples, at least 0.")
     flags = RunSettings(data=given(data), model=given(model), training=given(training))
     lower = read_settings(config) if config is not None else RunSettings()
     settings = lower.under(flags).anchored()
@@ -116,7 +124,7 @@ def train(
         return 0
     if not resume:
         refuse_old_run(folder)
-    return _train(settings, folder, resume, device, processes, json)
+    return _train(settings, folder, resume, device, processes, compare, json)
 
 
 def _train(
@@ -125,6 +133,7 @@ def _train(
     resume: bool,
     device: str | None,
     processes: int | None,
+    compare: int | None,
     json: bool,
 ) -> int:
     from imadarem.training.trainer import Trainer
@@ -154,7 +163,13 @@ def _train(
         keep_settings(settings, folder)
         with stopping(trainer):
             result = trainer.run()
-    return _finish(result, folder, json)
+    code = _finish(result, folder, json)
+    wanted = samples_to_compare(compare, data)
+    if code == 0 and speaks() and wanted and "init" in settings.data:
+        seed = settings.training["seed"]
+        init = settings.data["init"]
+        compare_before_after(init, result.model_dir, data, wanted, seed, json)
+    return code
 
 
 # --- settings and folders
@@ -224,10 +239,12 @@ def _report_rejected(data: PreparedData) -> None:
         f"{len(data.train):,} rows to train on, {len(data.valid):,} held out, "
         f"{len(data.tokenizer)} tokens in the vocabulary"
     )
-    if data.notes:
-        kept = ", ".join(
-            f"{count:,} {name.replace('_', ' ')}" for name, count in data.notes.items()
-        )
+    notes = dict(data.notes)
+    if fresh := notes.pop("new_tokens", 0):
+        few = " ".join(data.tokenizer.tokens[-fresh:][:NEW_SHOWN])
+        note(f"{fresh} tokens are new to the model: {few}{' …' if fresh > NEW_SHOWN else ''}")
+    if notes:
+        kept = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in notes.items())
         note(f"kept as written: {kept}")
     if data.rejected:
         note(f"{len(data.rejected):,} lines were kept out:", style="yellow")

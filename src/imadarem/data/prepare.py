@@ -164,6 +164,7 @@ def prepare(
     seed: int = 0,
     processes: int | None = None,
     progress: Progress | None = None,
+    extend: bool = False,
 ) -> PreparedData:
     """Read, split, encode; the result for MOSES is cached on disk.
 
@@ -177,6 +178,9 @@ def prepare(
         seed: Of the split and of ``rows``.
         processes: Worker processes for the encoding; None works in this one.
         progress: Told how far reading and encoding are.
+        extend: Add tokens that a given tokenizer of one of the named notations does not know,
+            in place of leaving out the texts that have them. ``notes`` counts them as
+            ``new_tokens``.
 
     Raises:
         DataError: See :func:`read_texts` and :func:`encode_texts`.
@@ -200,6 +204,8 @@ def prepare(
             data = _learn(tokenizer_class(str(tokenizer)), texts, workers)
         else:
             built = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str) else tokenizer
+            if extend and isinstance(built, CorpusTokenizer):
+                return _learn(type(built), texts, workers, built)
             train, lost = encode_texts(texts.train, built, workers)
             valid, more = encode_texts(texts.valid, built, workers, "encode held-out")
             rejected = [*texts.rejected, *lost, *more]
@@ -241,8 +247,13 @@ class _Notation:
         return notation, ""
 
 
-def _learn(kind: type[CorpusTokenizer], texts: Texts, workers: Workers) -> PreparedData:
-    """Convert once, learn the vocabulary of all, and encode."""
+def _learn(
+    kind: type[CorpusTokenizer],
+    texts: Texts,
+    workers: Workers,
+    known: CorpusTokenizer | None = None,
+) -> PreparedData:
+    """Convert once, learn the vocabulary of all, behind what is known, and encode."""
     parts: list[list[str]] = []
     rejected = list(texts.rejected)
     for part, stage in ((texts.train, f"to {kind.notation}"), (texts.valid, "held-out")):
@@ -254,12 +265,16 @@ def _learn(kind: type[CorpusTokenizer], texts: Texts, workers: Workers) -> Prepa
             if not notation
         ]
         parts.append(good)
-    tokenizer = kind.from_corpus([*parts[0], *parts[1]], notated=True)
+    tokenizer, notes = kind.from_corpus([*parts[0], *parts[1]], notated=True), dict(texts.notes)
+    if known is not None:
+        tokenizer = known.extended(tokenizer.tokens)
+        if len(tokenizer) > len(known):
+            notes["new_tokens"] = len(tokenizer) - len(known)
     train, valid = (
         TokenCorpus.from_rows((tokenizer.encode_notation(n) for n in part), len(tokenizer))
         for part in parts
     )
-    return PreparedData(tokenizer, train, valid, rejected, texts.notes)
+    return PreparedData(tokenizer, train, valid, rejected, notes)
 
 
 def _cached(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> PreparedData | None:

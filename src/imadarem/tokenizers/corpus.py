@@ -97,6 +97,15 @@ class CorpusTokenizer(ABC):
             found.update(cls.split(text if notated else cls.to_notation(text)))
         return cls(sorted(found))
 
+    def extended(self, tokens: Iterable[str]) -> Self:
+        """The same vocabulary with further tokens behind it, in the order given.
+
+        Ids stay as they are, so a model of this vocabulary can learn the further ones:
+        :meth:`~imadarem.ImplicitRefinementModel.with_vocabulary`. Known tokens are passed over.
+        """
+        further = [token for token in dict.fromkeys(tokens) if token not in self._ids]
+        return type(self)([*self.tokens[len(SPECIALS) :], *further])
+
     @classmethod
     @abstractmethod
     def to_notation(cls, text: str) -> str:
