@@ -17,9 +17,9 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.canvas import Canvas
 from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
-from imadarem.nn.joint import JointHead
+from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.recurrence import gated_recurrence
-from imadarem.sampling.draw import draw_jointly
+from imadarem.sampling.draw import JointDraws, draw_jointly
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import LeftToRight
 from imadarem.sampling.samples import Samples
@@ -124,6 +124,38 @@ def test_left_to_right_fills_equal_blocks_from_the_left() -> None:
     assert trajectory is not None
     refined = [[i for i, hit in enumerate(s.refined) if hit] for s in trajectory.rows[0].steps]
     assert refined == [[0, 1], [2, 3], [4, 5]]
+
+
+@given(st.lists(st.integers(0, 5), max_size=4), st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_it_does_not_matter_in_how_many_parts_one_draws(stops: list[int], seed: int) -> None:
+    canvas = Canvas.with_holes([[1, 4, 1, 1, 5], [1, 6, 1, 4, 3]], MODEL.special)
+    how = (MODEL(canvas.ids).joint, canvas, RowNoise(row_seeds(2, seed), 1), 1.0, False)
+    draws = JointDraws(*how)
+    for stop in stops:
+        draws.upto(stop)
+    for part, whole in zip(draws.upto(5), draw_jointly(*how), strict=True):
+        assert part.equal(whole)
+
+
+# 6 blanks in 3 passes from the left, 2 in each: the head runs to position 2, 4 and 6; where
+# a record is looked at, it runs to the end in every pass.
+def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, reached = JointLogits.at, []
+
+    def counting(self: JointLogits, position: int, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        reached.append(position)
+        return at(self, position, *rest)
+
+    monkeypatch.setattr(JointLogits, "at", counting)
+    asked = {"length": 6, "steps": 3, "policy": "left-to-right", "seed": 0}
+    quick = MODEL.sample(5, **asked)
+    assert reached == [*range(2), *range(4), *range(6)]
+    reached.clear()
+    seen = MODEL.sample(5, **asked, on_step=lambda numbers, step: step.entropy)
+    assert len(reached) == 18
+    assert ids_of(seen) == ids_of(quick)
+    assert [row.quality for row in seen.rows] == [row.quality for row in quick.rows]
 
 
 def test_temperature_0_takes_the_likeliest_token_given_the_left() -> None:

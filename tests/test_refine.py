@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fakes import SPECIAL, Scripted, peaked
@@ -321,6 +323,19 @@ def test_beliefs_are_passed_on_for_blanks_only_and_follow_their_rows() -> None:
     # Certain of token 5 where it was blank, nothing where it was given.
     assert seen[1][0, :, 5].tolist() == pytest.approx([1.0, 0.0, 1.0])
     assert seen[1][0, 1].sum() == 0
+
+
+def test_a_record_that_is_read_late_is_that_of_its_step() -> None:
+    # Token 4 in odd passes, 5 in even ones, all but certain: what is read after the run.
+    records = run(alternating(), Canvas.blank([3], SPECIAL), GateInPlace(), steps=3)
+    assert [step.canvas.ids[0].tolist() for step in records] == [[4] * 3, [5] * 3, [4] * 3]
+    for step in records:
+        assert step.confidence[0].tolist() == pytest.approx([1.0] * 3)
+        assert step.quality.tolist() == pytest.approx([1.0])
+        assert step.entropy[0].tolist() == pytest.approx([0.0] * 3)
+        assert step.gate[0].tolist() == pytest.approx([1 / (1 + math.exp(-9))] * 3)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = records[0].nonsense
 
 
 def test_a_policy_is_told_what_each_token_was_drawn_with() -> None:

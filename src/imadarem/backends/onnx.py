@@ -75,7 +75,7 @@ class OnnxNetwork:
                 f"{path} was made from other weights than the model beside it has. Export again."
             )
         self._session = session
-        self._config, self._model = model.config, model
+        self.config, self._model = model.config, model
         self._outputs = _outputs(model.config)
 
     def __call__(
@@ -98,11 +98,11 @@ class OnnxNetwork:
         shape = input_ids.shape
         given = {"input_ids": input_ids, "attention_mask": attention_mask.bool()}
         # Zeros are what the first step knows: neither adds anything to the input.
-        if self._config.self_conditioning:
-            width = self._config.vocab_size
+        if self.config.self_conditioning:
+            width = self.config.vocab_size
             given["prev_probs"] = torch.zeros(*shape, width) if prev_probs is None else prev_probs
-        if self._config.carry:
-            width = self._config.hidden_size
+        if self.config.carry:
+            width = self.config.hidden_size
             given["carry"] = torch.zeros(*shape, width) if carry is None else carry
         feeds = {name: tensor.detach().cpu().numpy() for name, tensor in given.items()}
         arrays = self._session.run(None, feeds)

@@ -19,6 +19,7 @@ from imadarem.nn.embeddings import (
 from imadarem.nn.heads import HaltingHead, RefineGate
 from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
+from imadarem.nn.packed import Packed
 from imadarem.nn.relations import Layouts
 
 __all__ = ["RefinementOutput", "RefinementTransformer"]
@@ -97,6 +98,7 @@ class RefinementTransformer(nn.Module):
         memory: Retrieved | None = None,
         targets: Tensor | None = None,
         rows: Tensor | None = None,
+        packed: Packed | None = None,
     ) -> RefinementOutput:
         """One pass over a canvas.
 
@@ -115,6 +117,8 @@ class RefinementTransformer(nn.Module):
                 those left of it, as they will stand there when its turn comes.
             rows: ``(R,)`` indices into the batch, to judge a canvas for several targets in one
                 pass: everything returned, and ``targets``, then has ``R`` rows.
+            packed: The blocks' weights laid out for sampling, by
+                :func:`~imadarem.nn.packed.packed`; the pass then has no graph.
 
         Raises:
             DataError: The canvas is longer than ``max_seq_len``, or its length has no layout
@@ -137,8 +141,8 @@ class RefinementTransformer(nn.Module):
                 "this model has no joint head to tell targets; build it with joint_size > 0."
             )
         attended = None if attention_mask is None else attention_mask.bool()
-        x = self._embed(input_ids, attended, time, prev_probs)
-        state = self._run_blocks(x, carry, attended, memory)
+        x = self._embed(input_ids, attended, time, prev_probs, packed)
+        state = self._run_blocks(x, carry, attended, memory, packed)
         logits, gate = self.to_logits(state), self.gate(state)
         joint, joint_logits = None, None
         if self.joint is not None and targets is None:
@@ -166,11 +170,12 @@ class RefinementTransformer(nn.Module):
         state: Tensor | None,
         attended: Tensor | None,
         memory: Retrieved | None,
+        packed: Packed | None,
     ) -> Tensor:
         """``inner_steps`` runs of the stack: ``state ← norm(blocks(inject(x) + state))``."""
         length = x.shape[1]
         rotation = members = None
-        if self.config.rotary and self.config.positions:
+        if self.config.rotary and self.config.positions and packed is None:
             head_size = self.config.hidden_size // self.config.num_heads
             rotation = rotary_angles(length, head_size, x.device)
         if self.layouts is not None:
@@ -181,7 +186,9 @@ class RefinementTransformer(nn.Module):
         for _ in range(self.config.inner_steps):
             h = x if state is None else x + state
             for number, block in enumerate(self.blocks):
-                if self.config.gradient_checkpointing and self.training:
+                if packed is not None:
+                    h = packed.block(number, h, attended)
+                elif self.config.gradient_checkpointing and self.training:
                     h = checkpoint(block, h, attended, rotation, members, use_reentrant=False)
                 else:
                     h = block(h, attended, rotation, members)
@@ -212,13 +219,15 @@ class RefinementTransformer(nn.Module):
         attended: Tensor | None,
         time: Tensor | None,
         prev_probs: Tensor | None,
+        packed: Packed | None,
     ) -> Tensor:
         blank = input_ids == self.mask_token_id
         if time is None:
             time = canvas_time(blank, attended)
         x = self.tokens(input_ids) + self.time(time)
         if self.positions is not None:
-            x = x + self.positions(input_ids.shape[1])
+            length = input_ids.shape[1]
+            x = x + (self.positions(length) if packed is None else packed.positions(length))
         if prev_probs is not None and self.self_condition is not None:
             belief = self.self_condition(self.tokens.expected(prev_probs))
             x = x + belief * blank[..., None]

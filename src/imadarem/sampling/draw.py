@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,14 @@ from imadarem.errors import ConfigError
 from imadarem.nn.joint import JointLogits
 from imadarem.sampling.noise import RowNoise, Stream
 
-__all__ = ["Truncation", "draw_jointly", "draw_tokens", "forbid", "normalized_entropy"]
+__all__ = [
+    "JointDraws",
+    "Truncation",
+    "draw_jointly",
+    "draw_tokens",
+    "forbid",
+    "normalized_entropy",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +84,97 @@ def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
 
 def _ruled_out(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
     """A float32 copy of the logits, ``-inf`` for what may not stand at a position."""
-    logits = logits.float().clone()
     special = canvas.special
-    logits[..., list(special.banned)] = -math.inf
-    if special.eos is not None:
-        allowed = canvas.ending_allowed() if may_end else torch.zeros_like(canvas.open)
-        logits[..., special.eos] = logits[..., special.eos].masked_fill(~allowed, -math.inf)
+    banned = special.banned
+    if special.eos is not None and not may_end:
+        banned = (*banned, special.eos)
+    logits = logits.float().index_fill(-1, _numbers(tuple(banned), logits.device), -math.inf)
+    if special.eos is not None and may_end:
+        logits[..., special.eos].masked_fill_(~canvas.ending_allowed(), -math.inf)
     return logits
+
+
+@lru_cache
+def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.long, device=device)
+
+
+class JointDraws:
+    """Draws from left to right, as far as somebody asks for them.
+
+    Left of a position stand the canvas's own tokens, and the drawn ones where it has a
+    blank. At a blank and at temperature 1 a row's draw has the probability
+    ``Π_i p(x_i | canvas, x_<i)``. An EOS is a token like any other here: what follows one
+    is told so. What is drawn does not depend on how far, nor in how many parts, one asks.
+
+    Args:
+        joint: Of the pass.
+        canvas: That the pass has read.
+        noise: Of the step.
+        temperature: Divides the logits before a token is drawn.
+        may_end: Whether an EOS may be drawn.
+        truncation: Cuts the tail of what is drawn from.
+    """
+
+    def __init__(
+        self,
+        joint: JointLogits,
+        canvas: Canvas,
+        noise: RowNoise,
+        temperature: float,
+        may_end: bool,
+        truncation: Truncation | None = None,
+    ) -> None:
+        logits = _ruled_out(joint.logits, canvas, may_end)
+        self._joint = replace(joint, logits=logits)
+        self._ids, self._open = canvas.ids, canvas.open
+        self._uniform = noise.uniform(Stream.TOKEN, logits.shape[1])
+        self._temperature, self._truncation = temperature, truncation
+        #: Where some row has a blank: the tokens to its right hear what is drawn there.
+        self._heard = self._open.any(dim=0).tolist()
+        self._hidden, self._previous = self._joint.begin()
+        self._log_probs, self._drawn = torch.empty_like(logits), torch.zeros_like(canvas.ids)
+        self._reached = 0
+
+    @property
+    def length(self) -> int:
+        """Positions of the canvas."""
+        return self._ids.shape[1]
+
+    def upto(self, end: int) -> tuple[Tensor, Tensor]:
+        """The positions before ``end``, and others if they were asked for before.
+
+        Returns:
+            Log-probabilities ``(B, L, V)`` of each position given what was drawn left of it,
+            and the drawn tokens ``(B, L)``; behind what was asked for they say nothing.
+        """
+        start, end = self._reached, max(end, self._reached)
+        logits = []
+        for position in range(start, end):
+            here, self._hidden = self._joint.at(position, self._hidden, self._previous)
+            logits.append(here)
+            self._previous = self._ids[:, position]
+            if self._heard[position]:
+                token = self._draw(here, self._uniform[:, position])
+                self._drawn[:, position] = token
+                self._previous = torch.where(self._open[:, position], token, self._previous)
+        if logits:
+            self._log_probs[:, start:end] = torch.stack(logits, dim=1).log_softmax(dim=-1)
+            self._draw_unheard([p for p in range(start, end) if not self._heard[p]], logits)
+            self._reached = end
+        return self._log_probs, self._drawn
+
+    def _draw_unheard(self, positions: list[int], logits: list[Tensor]) -> None:
+        """What nobody hears is drawn at once."""
+        if positions:
+            chosen = torch.stack([logits[p - self._reached] for p in positions], dim=1)
+            self._drawn[:, positions] = self._draw(chosen, self._uniform[:, positions])
+
+    def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        if self._temperature == 0:
+            return logits.argmax(dim=-1)
+        probs = (logits.double() / self._temperature).softmax(dim=-1)
+        return _invert(_truncated(probs, self._truncation), uniform)
 
 
 def draw_jointly(
@@ -93,35 +185,9 @@ def draw_jointly(
     may_end: bool,
     truncation: Truncation | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw from left to right, each token given those that now stand left of it.
-
-    Left of a position stand the canvas's own tokens, and the drawn ones where it has a
-    blank. At a blank and at temperature 1 a row's draw has the probability
-    ``Π_i p(x_i | canvas, x_<i)``. An EOS is a token like any other here: what follows one
-    is told so.
-
-    Returns:
-        Log-probabilities ``(B, L, V)`` of each position given what was drawn left of it, and
-        the drawn tokens ``(B, L)``.
-    """
-    allowed = _ruled_out(joint.logits, canvas, may_end)
-    joint = replace(joint, logits=allowed)
-    uniform = noise.uniform(Stream.TOKEN, allowed.shape[1])
-    hidden, previous = joint.begin()
-    heard, drawn = [], []
-    for position, (standing, blank) in enumerate(
-        zip(canvas.ids.unbind(dim=1), canvas.open.unbind(dim=1), strict=True)
-    ):
-        logits, hidden = joint.at(position, hidden, previous)
-        if temperature == 0:
-            token = logits.argmax(dim=-1)
-        else:
-            probs = _truncated((logits.double() / temperature).softmax(dim=-1), truncation)
-            token = _invert(probs, uniform[:, position])
-        heard.append(logits)
-        drawn.append(token)
-        previous = torch.where(blank, token, standing)
-    return torch.stack(heard, dim=1).log_softmax(dim=-1), torch.stack(drawn, dim=1)
+    """All of :class:`JointDraws`: log-probabilities ``(B, L, V)`` and tokens ``(B, L)``."""
+    draws = JointDraws(joint, canvas, noise, temperature, may_end, truncation)
+    return draws.upto(draws.length)
 
 
 def draw_tokens(
@@ -145,7 +211,9 @@ def draw_tokens(
     """
     if temperature == 0:
         return log_probs.argmax(dim=-1)
-    probs = (log_probs.double() / temperature).softmax(dim=-1)
+    probs = log_probs.double()
+    # Log-probabilities need no second softmax as long as they are not divided.
+    probs = probs.exp() if temperature == 1 else (probs / temperature).softmax(dim=-1)
     uniform = noise.uniform(Stream.TOKEN, probs.shape[1])
     if eos is None:
         return _invert(_truncated(probs, truncation), uniform)

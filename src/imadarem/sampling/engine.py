@@ -19,6 +19,7 @@ from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
+from imadarem.nn.packed import packed
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy
@@ -156,6 +157,7 @@ def refine_all(
         on_step: Called with the row numbers of a batch and each of its records.
         on_rows: Called with the number of rows just finished (a progress bar).
     """
+    network = packed(network)
     wanted = canvas.ends()
     if widths is not None:
         wanted = widths.above(wanted, settings.may_end)

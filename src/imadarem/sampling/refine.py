@@ -8,23 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
+from imadarem.nn.packed import packed
 from imadarem.sampling.draw import (
+    JointDraws,
     Truncation,
-    draw_jointly,
     draw_tokens,
     forbid,
     normalized_entropy,
 )
 from imadarem.sampling.halting import Halting, StoppingReason, Track
+from imadarem.sampling.late import Late
 from imadarem.sampling.noise import RowNoise
 from imadarem.sampling.policies import Decision, PassView, Policy
 
@@ -117,6 +121,7 @@ def refine(
         gate_slope: Added to the gate's logits times each row's :func:`progress`; the fitted
             ``gate_progress_slope`` of the config.
     """
+    network = packed(network)
     blanks = MaskSchedule(steps, schedule)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
     canvas, seeds = canvas.rows(rows), seeds[rows]
@@ -130,38 +135,33 @@ def refine(
         if len(rows) == 0:
             return
         # 1. One pass reads the canvas: what belongs in the blanks, which tokens look wrong.
-        shown = canvas.ids.masked_fill(canvas.written & reinject, canvas.special.mask)
+        open, written = canvas.open, canvas.written
+        shown = canvas.ids.masked_fill(written, canvas.special.mask) if reinject else canvas.ids
         arguments = known.arguments()
         output: RefinementOutput = network(shown, canvas.attention_mask, **arguments)
+        seen: RefinementOutput | None = None
+        if judge is not None:
+            seen = judge(shown, canvas.attention_mask, **arguments)
+        passes += 1 if judge is None else 2
+        # 2. Draw tokens, from noise that belongs to the row, when and as far as one is asked for.
+        noise = RowNoise(seeds, step)
         # Where the network sees a blank, whatever may stand in a blank may stand.
         asked = canvas.reopened() if reinject else canvas
-        alone = log_probs = forbid(output.logits, asked, may_end)
-        # 2. Draw a token everywhere, from noise that belongs to the row.
-        noise = RowNoise(seeds, step)
-        eos = canvas.special.eos if may_end else None
-        if output.joint is None:
-            drawn = draw_tokens(log_probs, noise, temperature, eos, truncation)
-        else:
-            log_probs, drawn = draw_jointly(
-                output.joint, asked, noise, temperature, may_end, truncation
-            )
-        judged = log_probs
-        if judge is not None:
-            seen: RefinementOutput = judge(shown, canvas.attention_mask, **arguments)
-            judged = forbid(seen.logits, asked, may_end)
-        passes += 1 if judge is None else 2
-        written = progress(canvas.open, canvas.written)
-        writable = canvas.open | canvas.written
+        reading = _Reading(output, seen, asked, noise, temperature, may_end, truncation)
+        writable = open | written
         count = writable.sum(dim=1)
-        view = PassView(
+        slope = gate_slope * progress(open, written)[:, None] if gate_slope else 0.0
+        view = _View.of(
+            {
+                "log_probs": reading.log_probs,
+                "drawn": reading.drawn,
+                "gate": partial(_gate, output.gate_logits, slope),
+                "entropy": reading.entropy,
+            },
             step=step,
             steps=steps,
-            open=canvas.open,
-            written=canvas.written,
-            log_probs=log_probs,
-            drawn=drawn,
-            gate=_sigmoid(output.gate_logits + gate_slope * written[:, None]),
-            entropy=normalized_entropy(judged),
+            open=open,
+            written=written,
             remaining=blanks.remaining(step, count),
             noise=noise,
             schedule=schedule,
@@ -170,60 +170,141 @@ def refine(
         # 3. The policy decides; the last step leaves no blank.
         decision = policy(view)
         if step == steps:
-            nothing = torch.zeros_like(view.open)
-            decision = decision._replace(write=decision.write | view.open, remask=nothing)
+            nothing = torch.zeros_like(open)
+            decision = decision._replace(write=decision.write | open, remask=nothing)
         # 4. Write, re-mask, freeze what lies at or behind an EOS (a question asked again may
         #    still end elsewhere: its row is frozen when it leaves).
-        edited = canvas.write(decision.write, view.drawn).remask(decision.remask)
+        log_probs, drawn = reading.of(decision.write)
+        edited = canvas.write(decision.write, drawn).remask(decision.remask)
         ended = edited.freeze_endings()
         if not reinject:
             edited = ended
         changed = edited.ids != canvas.ids
         # An end in the first blank leaves nothing that could change.
         changed_fraction = changed.sum(dim=1) / count.clamp(min=1)
-        quality = _quality(log_probs, ended, writable)
+        quality = partial(_quality, reading, ended, writable)
         halt = None if output.halt_logits is None else _sigmoid(output.halt_logits)
         # 5. Rows that are done say why, and leave.
         reasons = _reasons(edited, decision, policy, changed_fraction, stop_threshold)
-        track = track.after(quality, changed.any(dim=1))
         if halting is not None:
+            track = track.after(quality(), changed.any(dim=1))
             full = ~edited.open.any(dim=1)
-            found = halting.reasons(question.ids, edited.ids, halt, quality, track)
+            found = halting.reasons(question.ids, edited.ids, halt, quality(), track)
             reasons = torch.where(full & (found != 0), found, reasons)
         if step == steps:
             reasons = reasons.masked_fill(reasons == 0, int(StoppingReason.MAX_STEPS))
         if reinject:
             edited = edited.freeze_endings(reasons != 0)
-        yield Step(
+        yield _Record.of(
+            {
+                "gate": partial(getattr, view, "gate"),
+                "entropy": partial(getattr, view, "entropy"),
+                "confidence": partial(_confidence, view),
+                "quality": quality,
+            },
             step=step,
             rows=rows,
             canvas=edited,
             refined=decision.write,
             remasked=decision.remask,
             changed=changed,
-            gate=view.gate,
-            entropy=view.entropy,
-            confidence=view.confidence.exp(),
             changed_fraction=changed_fraction,
             forward_passes=passes,
             reasons=reasons,
-            quality=quality,
             halt=halt,
             edit=decision.edit,
         )
+        if step == steps:
+            return
         # Numbers, not a mask: the host waits once for them and not at every use.
         going = (reasons == 0).nonzero().squeeze(1)
         canvas = edited.rows(going)
         rows, seeds, track = rows[going], seeds[going], track.rows(going)
         width = canvas.ids.shape[1]
         question = question.rows(going, width)
-        drawn_with = torch.where(decision.write, view.confidence, drawn_with)[going, :width]
+        confidence = log_probs.gather(-1, drawn[..., None]).squeeze(-1)
+        drawn_with = torch.where(decision.write, confidence, drawn_with)[going, :width]
         # Beliefs about blanks only: what a written token's logits say is not trained, save
         # where the network is shown a blank in its place.
-        told = decision.write if reinject else view.open
-        kept = known.prev_probs if reinject else None
-        beliefs = torch.where(told[..., None], alone.exp(), 0.0 if kept is None else kept)
+        beliefs = None
+        if _listens(network):
+            told = decision.write if reinject else open
+            kept = known.prev_probs if reinject else None
+            probs = reading.alone.exp()
+            beliefs = torch.where(told[..., None], probs, 0.0 if kept is None else kept)
         known = _Known(beliefs, output.carry, known.memory).rows(going, width)
+
+
+class _View(Late, PassView):
+    """What a policy looks at; it is computed when the policy does."""
+
+
+class _Record(Late, Step):
+    """A step; what describes it is computed for those who read it."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a pass says about its canvas, worked out as far as somebody asks.
+
+    Attributes:
+        output: Of the network.
+        seen: Of the teacher, where it judges the entropy.
+        canvas: Which tokens may stand where.
+        noise: Of the step.
+        temperature: Divides the logits before a token is drawn.
+        may_end: Whether an EOS may be drawn.
+        truncation: Cuts the tail of what is drawn from.
+    """
+
+    output: RefinementOutput
+    seen: RefinementOutput | None
+    canvas: Canvas
+    noise: RowNoise
+    temperature: float
+    may_end: bool
+    truncation: Truncation | None
+
+    @cached_property
+    def alone(self) -> Tensor:
+        """``(B, L, V)`` log-probabilities of each position by itself."""
+        return forbid(self.output.logits, self.canvas, self.may_end)
+
+    @cached_property
+    def _joint(self) -> JointDraws | None:
+        joint, how = self.output.joint, (self.temperature, self.may_end, self.truncation)
+        return None if joint is None else JointDraws(joint, self.canvas, self.noise, *how)
+
+    @cached_property
+    def _each(self) -> Tensor:
+        eos = self.canvas.special.eos if self.may_end else None
+        return draw_tokens(self.alone, self.noise, self.temperature, eos, self.truncation)
+
+    def drawn(self) -> Tensor:
+        """``(B, L)`` tokens."""
+        return self._each if self._joint is None else self._joint.upto(self._joint.length)[1]
+
+    def log_probs(self) -> Tensor:
+        """``(B, L, V)``, over what the tokens were drawn from, before the temperature."""
+        return self.alone if self._joint is None else self._joint.upto(self._joint.length)[0]
+
+    def entropy(self) -> Tensor:
+        """``(B, L)``, normalised; the teacher's where it judges."""
+        judged = self.log_probs() if self.seen is None else None
+        if self.seen is not None:
+            judged = forbid(self.seen.logits, self.canvas, self.may_end)
+        assert judged is not None
+        return normalized_entropy(judged)
+
+    def of(self, write: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
+
+        Drawing jointly ends with the last position that any row writes.
+        """
+        if self._joint is None:
+            return self.alone, self._each
+        positions = torch.arange(1, write.shape[1] + 1, device=write.device)
+        return self._joint.upto(int((positions * write.any(dim=0)).amax()))
 
 
 def progress(blank: Tensor, written: Tensor) -> Tensor:
@@ -267,9 +348,23 @@ def _sigmoid(logits: Tensor) -> Tensor:
     return 1.0 / (1.0 + (-logits.float()).exp())
 
 
-def _quality(log_probs: Tensor, canvas: Canvas, writable: Tensor) -> Tensor:
+def _listens(network: Callable[..., RefinementOutput]) -> bool:
+    """Whether a network makes something of the beliefs of its last pass; unknown ones may."""
+    config = getattr(network, "config", None)
+    return not isinstance(config, ImplicitRefinementConfig) or config.self_conditioning
+
+
+def _gate(logits: Tensor, offset: Tensor | float) -> Tensor:
+    return _sigmoid(logits + offset)
+
+
+def _confidence(view: PassView) -> Tensor:
+    return view.confidence.exp()
+
+
+def _quality(reading: _Reading, canvas: Canvas, writable: Tensor) -> Tensor:
     """``(B,)`` mean probability of what stands on the writable positions, a blank as 0."""
-    standing = log_probs.gather(-1, canvas.ids[..., None]).squeeze(-1).exp()
+    standing = reading.log_probs().gather(-1, canvas.ids[..., None]).squeeze(-1).exp()
     # A pad stands behind an ending; a blank has probability 0, as no step may draw one.
     counted = writable & (canvas.ids != canvas.special.pad)
     return (standing * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
