@@ -15,7 +15,8 @@ train`` does it. One thing differs from *gate* in each variant:
 - *carry*: the last pass's state goes into the next one (Loopholing, arXiv:2510.19304); in
   training the state of a first pass over the same canvas, without a graph, for half of the
   batches;
-- *self-conditioning*: the same with the last pass's probabilities (arXiv:2208.04202);
+- *self-conditioning*: the same with the last pass's probabilities (arXiv:2208.04202), from the
+  shared weights on (*carry* and *joint* train their own base, for as long);
 - *mistakes-0.1*, *mistakes-0.3*: the data is asked for behind the model's own tokens and in the
   blanks between them too, at this weight (SUNDAE, arXiv:2112.06749);
 - *one-shot*, *two-step*, *policy*: the gate's canvases are filled in one pass, in two, or by
@@ -246,10 +247,11 @@ class SecondPass:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What differs from the base."""
+    """What differs from the base, and whether the base's weights are of no use to it."""
 
     gate: bool = True
     light: bool = False
+    alone: bool = False
     config: tuple[tuple[str, Any], ...] = ()
     objective: tuple[tuple[str, Any], ...] = ()
 
@@ -258,7 +260,7 @@ VARIANTS = {
     "gate": Variant(),
     "tokens": Variant(gate=False),
     "light": Variant(light=True),
-    "carry": Variant(config=(("carry", True),)),
+    "carry": Variant(alone=True, config=(("carry", True),)),
     "self-conditioning": Variant(config=(("self_conditioning", True),)),
     "mistakes-0.1": Variant(objective=(("mistakes", 0.1),)),
     "mistakes-0.3": Variant(objective=(("mistakes", 0.3),)),
@@ -266,6 +268,7 @@ VARIANTS = {
     "two-step": Variant(objective=(("canvases", "two-step"),)),
     "policy": Variant(objective=(("canvases", "policy"),)),
     "joint": Variant(
+        alone=True,
         config=(("joint_size", 256),),
         objective=(("blank_share", 0.75), ("suffix_share", 0.5)),
     ),
@@ -285,6 +288,9 @@ def build(
     torch.manual_seed(seed)
     kind = LightGate if variant.light else ImplicitRefinementModel
     model = kind(config, tokenizer=tokenizer)
+    if model.self_condition is not None:
+        # So that the base's weights say what they said.
+        nn.init.zeros_(model.self_condition.weight)
     objective = Tried(
         config=model.config,
         special=model.special,
@@ -315,7 +321,7 @@ def taught(
     data = batches(corpus, options.batch_size, tokenizer.pad_token_id)
     model, objective = build(variant, tokenizer, corpus, options.seed)
     plain = replace(objective, on_policy_share=0.0)
-    shared: Path | None = None if variant.config else options.base
+    shared: Path | None = None if variant.alone else options.base
     if shared is not None and shared.is_file():
         saved = torch.load(shared, weights_only=True)
         model.load_state_dict(saved["weights"], strict=False)
