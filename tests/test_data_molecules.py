@@ -250,3 +250,33 @@ def test_lines_written_are_lines_read(tmp_path_factory, lines):
     expected = [*lines, "end"]
     expected[0] = expected[0].removeprefix("\ufeff")  # a leading mark is not content
     assert [text for _, text in iter_lines(path)] == expected
+
+
+def test_a_part_of_a_file_is_drawn_fairly_in_its_order_and_without_holding_the_rest(tmp_path):
+    path = tmp_path / "chain.smi"
+    chains = ["C" * length for length in range(1, 41)]
+    path.write_text("\n".join(chains) + "\n")
+    drawn = [read_smiles(path, most=10, seed=seed).smiles for seed in range(200)]
+    assert all(part == sorted(part, key=len) and len(set(part)) == 10 for part in drawn)
+    counts = [sum(chain in part for part in drawn) for chain in chains]
+    # 50 expected of each; the standard deviation is 6.
+    assert min(counts) > 25 and max(counts) < 75
+    assert read_smiles(path, most=40).smiles == read_smiles(path, most=99).smiles == chains
+    path.write_text("CCO\n" * 20_000)
+    tracemalloc.start()
+    assert len(read_smiles(path, most=100).smiles) == 100
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_a_file_that_would_not_fit_is_refused_with_a_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("imadarem.data.molecules.MOST_IN_MEMORY", 3)
+    monkeypatch.setattr("imadarem.data.molecules.MOST_REJECTED", 2)
+    path = tmp_path / "large.smi"
+    path.write_text("C\nCC\nCCC\nCCCC\n")
+    with pytest.raises(DataError, match=r"more than 3 molecules.*rows"):
+        read_smiles(path)
+    assert len(read_smiles(path, most=2).smiles) == 2
+    path.write_text("C\nx\ny\nz\n")
+    with pytest.raises(DataError, match=r"more than 2 lines .* beside 1 that are.*Line 2: 'x'"):
+        read_smiles(path)

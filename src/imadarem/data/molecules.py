@@ -8,6 +8,7 @@ stereo marks are kept exactly as written and counted.
 from __future__ import annotations
 
 import csv
+import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,12 @@ COLUMN_NAMES = ("smiles", "canonical_smiles")
 
 SUFFIXES = (".smi", ".smiles", ".txt", ".csv", ".tsv")
 """File names that are understood, each also with ``.gz`` behind it."""
+
+MOST_IN_MEMORY = 5_000_000
+"""Molecules of a file that are read without saying how many are wanted."""
+
+MOST_REJECTED = 1_000_000
+"""Lines that may be no molecules before the file is refused."""
 
 _NOTES = {
     "multi_fragment": re.compile(r"\."),
@@ -89,8 +96,10 @@ class Split(NamedTuple):
     valid: list[str]
 
 
-def read_smiles(path: str | Path, *, column: str | None = None) -> MoleculeFile:
-    """Read every molecule of a file.
+def read_smiles(
+    path: str | Path, *, column: str | None = None, most: int | None = None, seed: int = 0
+) -> MoleculeFile:
+    """Read the molecules of a file, all of them or as many as are wanted.
 
     Args:
         path: ``.smi``/``.smiles``/``.txt`` (the first field of each line; a first line
@@ -98,21 +107,45 @@ def read_smiles(path: str | Path, *, column: str | None = None) -> MoleculeFile:
             each also gzipped.
         column: Name of the column with SMILES. Default: ``smiles`` or
             ``canonical_smiles`` in any case, else the only column.
+        most: Keep so many molecules, each as likely as any other, in the order of the file;
+            memory is then that of ``most`` molecules, however large the file. None keeps all.
+        seed: Of that draw.
 
     Raises:
         DataError: The file or column is missing, the file is empty or not text, or not
-            one line is a molecule.
+            one line is a molecule; it holds more than 5 million molecules and ``most`` is
+            None, or more than a million lines that are none.
         MissingExtraError: RDKit is not installed.
     """
     notes: Counter[str] = Counter()
     smiles: list[str] = []
     rejected: list[RejectedLine] = []
+    draw, read = random.Random(seed), 0
+    # Algorithm R: the k-th molecule replaces a kept one with probability most / k.
+    places: list[int] = []
     for item in _checked(path, column, notes):
         if isinstance(item, RejectedLine):
+            if len(rejected) == MOST_REJECTED:
+                raise DataError(
+                    f"more than {MOST_REJECTED:,} lines of {path} are no molecules, beside "
+                    f"{read:,} that are.{_first_reasons(rejected)} Is this the right file and "
+                    "column?"
+                )
             rejected.append(item)
             continue
-        smiles.append(item)
         notes.update(name for name, pattern in _NOTES.items() if pattern.search(item))
+        read += 1
+        if most is None and read > MOST_IN_MEMORY:
+            raise DataError(
+                f"{path} holds more than {MOST_IN_MEMORY:,} molecules, more than are read at once. "
+                "Say how many of them to draw, such as rows=1000000 (--rows)."
+            )
+        if most is None or len(smiles) < most:
+            smiles.append(item)
+            places.append(read)
+        elif (place := draw.randrange(read)) < most:
+            smiles[place], places[place] = item, read
+    smiles = [smiles[i] for i in sorted(range(len(smiles)), key=places.__getitem__)]
     if not smiles:
         raise DataError(f"{path} holds no molecule.{_first_reasons(rejected)}")
     return MoleculeFile(smiles=smiles, rejected=rejected, notes=dict(+notes))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
 import shutil
@@ -112,7 +113,11 @@ def read_texts(
         held_out = min(HELD_OUT, len(texts) // 10)
         return Texts(train=texts[held_out:][:rows], valid=texts[:held_out])
     if molecules:
-        found = read_smiles(source, column=column)
+        # A file larger than what is wanted of it is not held whole.
+        most = (
+            None if rows is None else math.ceil(1.05 * rows / max(1 - valid_fraction, 0.01)) + 100
+        )
+        found = read_smiles(source, column=column, most=most, seed=seed)
         notes = Counter(found.notes)
         parts = split_molecules(found.smiles, seed=seed, valid_fraction=valid_fraction, notes=notes)
         result = Texts(parts.train[:rows], parts.valid, found.rejected, dict(notes))
