@@ -130,16 +130,13 @@ class JointDraws:
         self._ids, self._open = canvas.ids, canvas.open
         self._uniform = noise.uniform(Stream.TOKEN, logits.shape[1])
         self._temperature, self._truncation = temperature, truncation
-        #: Where some row has a blank: the tokens to its right hear what is drawn there.
-        self._heard = self._open.any(dim=0).tolist()
+        # Where some row has a blank, the tokens to its right hear what is drawn there.
+        self._heard, read = torch.stack([self._open, canvas.attended]).any(dim=1).tolist()
+        #: Positions up to the last that some row reads.
+        self.length = max((i + 1 for i, is_read in enumerate(read) if is_read), default=0)
         self._hidden, self._previous = self._joint.begin()
-        self._log_probs, self._drawn = torch.empty_like(logits), torch.zeros_like(canvas.ids)
+        self._log_probs, self._drawn = torch.zeros_like(logits), torch.zeros_like(canvas.ids)
         self._reached = 0
-
-    @property
-    def length(self) -> int:
-        """Positions of the canvas."""
-        return self._ids.shape[1]
 
     def upto(self, end: int) -> tuple[Tensor, Tensor]:
         """The positions before ``end``, and others if they were asked for before.
