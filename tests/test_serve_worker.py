@@ -92,6 +92,38 @@ def test_a_job_that_fails_fails_alone():
     asyncio.run(ask())
 
 
+def test_clients_that_ask_again_at_once_share_full_batches():
+    """Six of them: one half would be refined while the other half is answered."""
+
+    async def ask() -> list[int]:
+        worker = Worker(Limits(), Meter())
+        sizes: list[int] = []
+        ended = worker._rhythm.ended
+
+        def noted(key, answered, begun, now):
+            sizes.append(answered)
+            # As if it had taken long, so that a busy machine does not end the wait.
+            ended(key, answered, now - 60, now)
+
+        worker._rhythm.ended = noted
+        worker.start()
+
+        async def client() -> None:
+            while len(sizes) < 6 or sizes[-1] < 6:
+                asked = job(1)
+                worker.submit(asked)
+                await rows_of(asked)
+
+        clients = asyncio.gather(*(client() for _ in range(6)))
+        await asyncio.wait_for(clients, 50)
+        worker.stop(10)
+        return sizes
+
+    sizes = asyncio.run(ask())
+    # The first to ask found nobody to wait for.
+    assert sizes[2:] == [6] * len(sizes[2:])
+
+
 def test_a_stop_finishes_what_waits_and_takes_nothing_new():
     async def ask() -> None:
         worker = Worker(Limits(batch_rows=4), Meter())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ MOLECULES, SUDOKU, TEXT = "molecules", "sudoku", "text"
 #: Longest vocabulary that is sent; a text model's may have 100,000 tokens.
 SENT_TOKENS = 4_096
 SUDOKU_STEPS = 16
+#: Settings that are kept, as most requests ask with few.
+KEPT_SETTINGS = 256
 #: How a network that was unrolled is asked: the question in every pass, with what it wrote.
 EDITS: dict[str, type[Policy]] = {"replace": Replace, "patch": Patch}
 
@@ -124,6 +126,7 @@ class ServedModel:
             "parameters": sum(p.numel() for p in self.network.student_parameters()),
         }
 
+    @lru_cache(KEPT_SETTINGS)  # noqa: B019 (the models live as long as the process)
     def settings(
         self,
         *,

@@ -20,6 +20,7 @@ from imadarem.serve.jobs import Job, Row
 from imadarem.serve.limits import Limits
 from imadarem.serve.meter import Meter
 from imadarem.serve.refusals import Refusal
+from imadarem.serve.rhythm import Rhythm
 
 __all__ = ["Worker"]
 
@@ -53,6 +54,7 @@ class Worker:
         self._limits, self._meter = limits, meter
         self._waiting: list[Job] = []
         self._running = 0
+        self._rhythm = Rhythm()
         self._change = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="imadarem-worker", daemon=True)
@@ -94,6 +96,7 @@ class Worker:
                     headers={"Retry-After": "1"},
                 )
             self._waiting.append(job)
+            self._rhythm.came(time.perf_counter())
             self._meter.waiting.set(self.jobs)
             self._change.notify()
 
@@ -111,23 +114,54 @@ class Worker:
     def _work(self) -> None:
         while True:
             with self._change:
-                while not self._waiting and not self._stopping:
-                    self._change.wait()
+                self._gather()
                 if not self._waiting:
                     return
                 batch = self._next_batch()
-                self._running = len({id(share.job) for share in batch if not share.job.left})
+                self._running = sum(not share.job.left for share in batch)
+            begun = time.perf_counter()
+            found: list[Row] | Exception
             try:
-                self._refine(batch)
+                found = self._refine(batch)
             except _Deserted:
-                pass
+                found = []
             except Exception as error:
                 log.exception("a batch of %d rows failed", sum(len(s.numbers) for s in batch))
-                for share in batch:
-                    self._drop(share.job, error)
+                found = error
             with self._change:
+                # Before anybody is answered: who is may ask again at once.
+                self._rhythm.ended(batch[0].job.key, self._running, begun, time.perf_counter())
                 self._running = 0
                 self._meter.waiting.set(self.jobs)
+            self._answer(batch, found)
+
+    def _answer(self, batch: list[Share], found: list[Row] | Exception) -> None:
+        """Hand the rows of a batch to their jobs, or the error; no rows where nobody waits."""
+        if isinstance(found, Exception):
+            for share in batch:
+                self._drop(share.job, found)
+        elif found:
+            owners = ((share.job, number) for share in batch for number in share.numbers)
+            for (job, number), row in zip(owners, found, strict=True):
+                if not job.cancelled:
+                    job.finish(number, row)
+
+    def _gather(self) -> None:
+        """Wait for a first job and for those that should share its batch, or for the stop."""
+        while not self._stopping:
+            if not self._waiting:
+                self._change.wait()
+                continue
+            mates = self._mates()
+            full = sum(job.left for job in mates) >= self._capacity(mates)
+            seconds = self._rhythm.wait(mates[0].key, time.perf_counter())
+            if full or seconds == 0:
+                return
+            self._change.wait(seconds)
+
+    def _mates(self) -> list[Job]:
+        """The first job and those that can share its batch."""
+        return [job for job in self._waiting if job.key == self._waiting[0].key]
 
     def _drop(self, job: Job, error: Exception) -> None:
         with self._change:
@@ -137,8 +171,7 @@ class Worker:
 
     def _next_batch(self) -> list[Share]:
         """Shares for the first job and those of its key; who has rows left goes to the end."""
-        first = self._waiting[0]
-        mates = [job for job in self._waiting if job.key == first.key]
+        mates = self._mates()
         free = self._capacity(mates)
         counts: dict[int, int] = {}
         for most in (TURN, free):
@@ -157,7 +190,7 @@ class Worker:
         affordable = BATCH_WORK // (longest * mates[0].settings.steps)
         return max(1, min(self._limits.batch_rows, affordable))
 
-    def _refine(self, batch: list[Share]) -> None:
+    def _refine(self, batch: list[Share]) -> list[Row]:
         model, settings = batch[0].job.model, batch[0].job.settings
         canvas = stacked([_rows(share.job.canvas, share.numbers) for share in batch])
         seeds = torch.cat(
@@ -180,9 +213,7 @@ class Worker:
         self._meter.batch_rows.observe(len(rows))
         self._meter.rows.labels(model.id).inc(len(rows))
         self._meter.passes.labels(model.id).inc(sum(row.forward_passes for row in rows))
-        for (job, number), refined in zip(owners, rows, strict=True):
-            if not job.cancelled:
-                job.finish(number, Row(refined, model.text(refined.ids.tolist())))
+        return [Row(refined, model.text(refined.ids.tolist())) for refined in rows]
 
     def _observer(
         self, batch: list[Share], canvas: Canvas, owners: list[tuple[Job, int]]
@@ -228,6 +259,8 @@ class _Telling(TrajectoryRecorder):
 
 
 def _rows(canvas: Canvas, numbers: range) -> Canvas:
+    if len(numbers) == len(canvas):
+        return canvas
     keep = torch.zeros(len(canvas), dtype=torch.bool)
     keep[numbers.start : numbers.stop] = True
     return canvas.rows(keep)
