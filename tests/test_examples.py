@@ -32,9 +32,12 @@ def script(path: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     """An untrained model that knows the tokens of the examples' prompts."""
-    folder = tmp_path_factory.mktemp("model")
+    return untrained(tmp_path_factory.mktemp("model"), 24)
+
+
+def untrained(folder: Path, length: int) -> str:
     tokenizer = SelfiesTokenizer.from_corpus(MOLECULES)
-    config = tiny_model(max_seq_len=24).config
+    config = tiny_model(max_seq_len=length).config
     config.vocab_size = len(tokenizer)
     ImplicitRefinementModel(config, tokenizer).save_pretrained(folder)
     return str(folder)
@@ -70,6 +73,23 @@ def test_a_file_of_molecules_is_trained_on_and_resumed(tmp_path, capsys):
     example.main([*arguments, "--steps", "6", "--resume"])
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["step"] == 6
+
+
+@pytest.mark.slow
+def test_a_table_becomes_a_ranked_and_drawn_list(tmp_path, capsys, monkeypatch):
+    example = script("examples/from_csv.py")
+    # A model with random weights writes little that passes: that part has tests of its own.
+    monkeypatch.setattr(example, "passes_filters", lambda smiles: True)
+    file, folder = tmp_path / "mine.csv", tmp_path / "out"
+    file.write_text("\n".join(["SMILES", *MOLECULES, "C[C@H](N)C(=O)O"]) + "\n")
+    sizes = ["--steps", "2", "--count", "30", "--init", untrained(tmp_path / "model", 64)]
+    example.main([str(file), str(folder), *sizes])
+    head, *rows = (folder / "ranked.csv").read_text().splitlines()
+    scores = [float(row.rsplit(",", 1)[1]) for row in rows]
+    assert head == "SMILES,QED" and scores == sorted(scores, reverse=True) and scores
+    assert not {row.rsplit(",", 1)[0] for row in rows} & set(MOLECULES)
+    assert f"{len(rows)} of 30 are new" in capsys.readouterr().out
+    assert (folder / "best.svg").read_text().startswith("<?xml")
 
 
 @pytest.mark.slow
