@@ -9,10 +9,10 @@ import pytest
 pytest.importorskip("playwright")
 
 from browser_parts import PHONE, chromium, overflow, page_of
-from cli_parts import WORDS, saved_model
+from cli_parts import SIXTY, WORDS, saved_model
 from serve_parts import running
 
-from imadarem.tokenizers import CharTokenizer
+from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 
 # The browser and the server start once for all; each test is then a second or less.
 pytestmark = pytest.mark.slow
@@ -35,6 +35,15 @@ def server(browser, tmp_path_factory):
     )
     flags = ("--model", "default", "--model", "sudoku", "--model", f"words={words}")
     with running(*flags) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def locked(browser, tmp_path_factory):
+    """A server that asks for its token."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny = saved_model(folder, SelfiesTokenizer.from_corpus(SIXTY), SIXTY)
+    with running("--model", f"tiny={tiny}", IMADAREM_TOKEN="right") as served:
         yield served
 
 
@@ -261,6 +270,67 @@ def test_a_server_that_is_gone_is_told_and_can_be_tried_again(browser, server):
         page.click("#again")
         page.wait_for_selector("#run:enabled")
         assert page.is_hidden("#error")
+
+
+def unlocked(page, token):
+    page.fill("#token", token)
+    page.click("#unlock button")
+
+
+def test_the_page_asks_for_the_token_until_it_is_right_and_keeps_it_to_itself(browser, locked):
+    with page_of(browser) as page:
+        page.goto(locked.url)
+        page.wait_for_selector("#unlock:visible")
+        assert page.inner_text("#error") == "A token is needed."
+        assert page.evaluate("document.activeElement.id") == "token"
+        assert page.get_attribute("#token", "type") == "password"
+        assert page.is_disabled("#run")
+        # The last one is none that a header could carry.
+        for token in ("wrong", "wörter"):
+            unlocked(page, token)
+            page.wait_for_selector("#error:has-text('The token is wrong.')")
+            page.wait_for_selector("#unlock:visible")
+        unlocked(page, " right ")
+        page.wait_for_selector("#run:enabled")
+        assert page.is_hidden("#unlock")
+        assert page.is_hidden("#error")
+        sampled(page, "[C][C]<mask>", steps=2, seed=3)
+        assert row(page, 0) == ["C", "C", "·"]
+        # Drawings need the token too.
+        page.wait_for_selector(".picture img")
+        assert page.evaluate("document.querySelector('.picture img').naturalWidth") > 0
+        assert "right" not in page.url
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        page.reload()
+        page.wait_for_selector("#unlock:visible")
+
+
+def test_a_run_goes_on_once_the_token_that_was_changed_is_given(browser, locked):
+    """The server has another token than it had when the page was opened."""
+    with page_of(browser) as page:
+        page.goto(locked.url)
+        page.wait_for_selector("#unlock:visible")
+        unlocked(page, "right")
+        page.wait_for_selector("#run:enabled")
+        sampled(page, "[C][C]<mask><mask>", steps=2, seed=3)
+        before = row(page, 0)
+
+        def changed(route):
+            route.continue_(headers={**route.request.headers, "authorization": "Bearer old"})
+
+        page.route("**/v1/trace", changed)
+        page.fill("#prompt", "[C][O]<mask><mask>")
+        page.click("#run")
+        page.wait_for_selector("#unlock:visible")
+        assert page.inner_text("#error") == "The token is wrong."
+        assert (page.inner_text("#run"), row(page, 0)) == ("Run", before)
+        page.unroute("**/v1/trace")
+        unlocked(page, "right")
+        # Nobody asks for the run again: it was asked for.
+        page.wait_for_selector('.matrix [data-step="0"]:has-text("O")')
+        finished(page)
+        assert page.is_hidden("#unlock")
+        assert row(page, 0) == ["C", "O", "·", "·"]
 
 
 def test_a_run_plays_while_it_comes_where_motion_is_welcome(browser, server):

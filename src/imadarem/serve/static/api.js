@@ -38,7 +38,8 @@ export class Api {
       const drawn = this.#ask("/v1/draw", { body: { smiles } })
         .then((response) => response.text())
         .catch((error) => {
-          if (error.status === 0) this.drawings.delete(smiles);
+          // What failed for another reason than the molecule may be asked for again.
+          if ([0, 401].includes(error.status)) this.drawings.delete(smiles);
           return null;
         });
       this.drawings.set(smiles, drawn);
@@ -50,6 +51,10 @@ export class Api {
     const headers = {};
     if (body) headers["Content-Type"] = "application/json";
     if (this.token) headers.Authorization = `Bearer ${this.token}`;
+    // No header can carry other signs, and no server takes such a token.
+    if (/[^\x21-\x7e]/.test(this.token ?? "")) {
+      throw new ApiError(401, { code: "unauthorized", message: "the token is wrong.", hint: "" });
+    }
     let response;
     try {
       response = await fetch(path, {

@@ -16,6 +16,8 @@ let viewer = null;
 let shown = null;
 let earlier = [];
 let running = null;
+// What the server wanted its token for, to be done once it is given.
+let locked = null;
 
 /** Leave the run that is under way, if there is one, without a word. */
 function leave() {
@@ -174,13 +176,14 @@ function busy(is) {
 /** Show an error with what to do next, or none. A result that is there stays. */
 function fail(error, again = null) {
   $("error").hidden = error === null;
+  $("unlock").hidden = error?.status !== 401;
   if (error === null) return;
   tell("");
   $("error").scrollIntoView({ block: "nearest" });
   const fields = error.status === 401 || error.status === 422;
   if (error.status === 401) {
-    $("unlock").hidden = false;
-    $("token").focus();
+    locked = again;
+    $("token").select();
   }
   const { message, hint } = error;
   const sentence = message.charAt(0).toUpperCase() + message.slice(1);
@@ -198,7 +201,6 @@ async function load() {
   busy(true);
   try {
     ask.fill(await api.models());
-    $("unlock").hidden = true;
   } catch (error) {
     fail(error, load);
   } finally {
@@ -219,8 +221,8 @@ function decorate() {
   });
   $("unlock").addEventListener("submit", (event) => {
     event.preventDefault();
-    api.token = $("token").value;
-    load();
+    api.token = $("token").value.trim();
+    locked();
   });
   listen((key) => {
     if (key !== "r") return viewer?.pressed(key) ?? false;
