@@ -61,6 +61,21 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
+def test_a_run_that_was_stopped_has_saved_before_it_looks_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = trainer(tmp_path, settings(save_every=1_000))
+    stopped.on_event = lambda e: stopped.request_stop() if e.step == 4 else None
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stopped, "_calibrate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert trainer(tmp_path, settings()).resume() == 4
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "ranger21"])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
     tmp_path: Path, optimizer: str

@@ -240,7 +240,9 @@ class Trainer:
                     clock, tokens = time.perf_counter(), 0
                 if self.step % self.config.save_every == 0:
                     self.save()
-        # 4. Calibrate the gate on rows of its own, and say what the model is worth.
+        # 4. Save what there is, as a stopped run may be killed soon; calibrate the gate on rows of
+        #    its own, and say what the model is worth.
+        self.save()
         self._calibrate()
         last = self._evaluate()
         self.save()
