@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,29 @@ def test_the_shipped_model_draws_the_same_molecules(shipped):
     network.backend = None
     assert theirs == ours
     assert alone == ours[:5]
+
+
+@pytest.mark.slow
+def test_prompts_and_fragments_are_filled_by_the_file_as_by_torch(shipped, said):
+    _, folder = shipped
+    for asked in (
+        ["[C][C]<mask><mask><mask>[O]", "-n", "6"],
+        ["--scaffold", "c1ccc(*)cc1", "-n", "2"],
+    ):
+        theirs, ours = (
+            said("infill", *asked, "--model", folder, "--backend", backend, "--json")
+            for backend in ("onnx", "torch")
+        )
+        assert theirs[0] == ours[0] == 0
+        assert told(theirs[1]) == told(ours[1])
+
+
+def told(lines: str) -> list[object]:
+    """SMILES and texts of JSON lines; figures of time are left out."""
+    found = [json.loads(line) for line in lines.splitlines()]
+    texts = [row.get("text", row.get("smiles")) for row in found]
+    assert any(texts)
+    return texts
 
 
 # Weights of 8 bits move a logit by some tenths, far below the 20 nats that they span.

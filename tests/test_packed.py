@@ -77,3 +77,13 @@ def test_a_network_that_was_changed_or_is_in_training_is_called_as_it_is() -> No
 
     around = Around(model.config).eval()
     assert packed(around) is around
+
+
+def test_evaluation_mode_reaches_every_part_however_little_of_it_was_in_training() -> None:
+    model = tiny_model().eval()
+    model.blocks[1].contract.train()
+    assert not any(part.training for part in model.eval().modules())
+    assert all(part.training for part in model.train().modules())
+    model.init_teacher()
+    assert model.teacher is not None
+    assert not any(part.training for part in model.train().teacher.modules())

@@ -146,9 +146,9 @@ class _Block:
         flat = x.flatten(0, 1)
         norm, last_norm = self.norms
         if norm is not None and self.qkv is not None and self.out is not None:
-            qkv = F.linear(norm(flat), self.qkv).view(*x.shape[:2], -1)
+            qkv = F.linear(_normed(norm, flat), self.qkv).view(*x.shape[:2], -1)
             flat += F.linear(self._attention(qkv, attended, turns), self.out)
-        hidden = torch.ops.aten.gelu_(F.linear(last_norm(flat), *self.expand))
+        hidden = torch.ops.aten.gelu_(F.linear(_normed(last_norm, flat), *self.expand))
         weight, bias = self.contract
         flat += torch.addmm(bias, hidden, weight)
         return flat.view(x.shape)
@@ -187,6 +187,10 @@ def _is_ours(block: nn.Module) -> bool:
         type(part) in known and not part._forward_hooks and not part._forward_pre_hooks
         for part in block.modules()
     )
+
+
+def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _side_by_side(qkv: Tensor, heads: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -87,6 +87,15 @@ class RefinementTransformer(nn.Module):
             else None
         )
         self.layouts = None if config.relations is None else Layouts(config.relations)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; a network all of which is in evaluation mode is left alone quickly."""
+        parts: list[nn.Module] = [self]
+        for part in parts:
+            if mode or part.training:
+                return super().train(mode)
+            parts += [child for child in part._modules.values() if child is not None]
+        return self
 
     def forward(
         self,
