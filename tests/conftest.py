@@ -13,9 +13,14 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # Examples are the same on every run and on every machine; speed is no reason to fail.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None)
-# HYPOTHESIS_PROFILE=default looks for other examples.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=50)
+# HYPOTHESIS_PROFILE=default looks for other examples, and for twice as many.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for the whole suite, none beside this one for a part of it."""
+    return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 @pytest.fixture
