@@ -18,6 +18,7 @@ from imadarem.canvas import Canvas
 from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
 from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.packed import packed
 from imadarem.nn.recurrence import gated_recurrence
 from imadarem.sampling.draw import JointDraws, draw_jointly
 from imadarem.sampling.noise import RowNoise, row_seeds
@@ -141,13 +142,15 @@ def test_it_does_not_matter_in_how_many_parts_one_draws(stops: list[int], seed: 
 # 6 blanks in 3 passes from the left, 2 in each: the head runs to position 2, 4 and 6; where
 # a record is looked at, it runs to the end in every pass.
 def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    at, reached = JointLogits.at, []
+    # What draws is the head by its packed weights.
+    steps = type(packed(MODEL)(torch.tensor([[1]])).joint)
+    at, reached = steps.at, []
 
     def counting(self: JointLogits, position: int, *rest: Tensor) -> tuple[Tensor, Tensor]:
         reached.append(position)
         return at(self, position, *rest)
 
-    monkeypatch.setattr(JointLogits, "at", counting)
+    monkeypatch.setattr(steps, "at", counting)
     asked = {"length": 6, "steps": 3, "policy": "left-to-right", "seed": 0}
     quick = MODEL.sample(5, **asked)
     assert reached == [*range(2), *range(4), *range(6)]

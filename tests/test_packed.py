@@ -54,6 +54,22 @@ def test_what_a_block_is_given_stays_as_it_is() -> None:
         assert x.equal(before)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 20])
+def test_the_joint_head_steps_as_its_own_does(rows: int) -> None:
+    model = shaken(tiny_model(joint_size=16)).eval()
+    ids = torch.full((rows, 5), 1)
+    ours, theirs = packed(model)(ids).joint, model(ids).joint
+    assert ours is not None and theirs is not None
+    mine, other = ours.begin(), theirs.begin()
+    for position in range(5):
+        token = torch.randint(3, 9, (rows,))
+        logits, hidden = ours.at(position, mine[0], token)
+        wanted, known = theirs.at(position, other[0], token)
+        torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-4)
+        mine, other = (hidden, token), (known, token)
+
+
 def test_a_network_that_was_changed_or_is_in_training_is_called_as_it_is() -> None:
     model = tiny_model().eval()
     assert isinstance(packed(packed(model)), Packed)

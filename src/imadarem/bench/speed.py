@@ -18,7 +18,9 @@ from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork, export_onn
 from imadarem.bench.rivals import EOS, MASK, PAD, Rival, Size, parameters
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import MissingExtraError
+from imadarem.nn.packed import packed
 from imadarem.refiner import ImplicitRefinementModel
+from imadarem.sampling.policies import LeftToRight, Policy
 from imadarem.sampling.scripted import ScriptedGate
 
 __all__ = ["DENSE", "matrix_peak", "peak_share", "refiner", "refiners"]
@@ -50,7 +52,8 @@ def refiners(size: Size, width: int) -> Iterator[tuple[list[Rival], list[str]]]:
     """The refiner's rows, and what to install for those that are missing.
 
     Dense: every token drawn anew in every pass, no row ends early. Scripted: shares and ends as
-    :class:`ScriptedGate` has them.
+    :class:`ScriptedGate` has them. Left to right: blocks of equal size, one in each pass, as the
+    molecule model of the package fills them.
     """
     dense = ScriptedGate(active=(1.0,), ends=(size.passes, size.passes))
     model = refiner(size, width=width)
@@ -59,6 +62,7 @@ def refiners(size: Size, width: int) -> Iterator[tuple[list[Rival], list[str]]]:
         _row(DENSE, model, size, dense),
         _row("refiner, scripted gate", model, size, ScriptedGate()),
         _row("refiner, joint head", joint, size, dense),
+        _row("refiner, joint head, left to right", joint, size, LeftToRight()),
     ]
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -77,14 +81,15 @@ def refiners(size: Size, width: int) -> Iterator[tuple[list[Rival], list[str]]]:
 def peak_share(size: Size, width: int, rows: int) -> tuple[Callable[[], Any], int]:
     """One pass over ``rows`` canvases, to be timed, and the operations of its linear layers.
 
-    Attention is timed and not counted, so that the share of a peak is a lower bound.
+    The pass is that of sampling. Attention is timed and not counted, so that the share of a
+    peak is a lower bound.
     """
-    model = refiner(size, width=width)
+    network = packed(refiner(size, width=width))
     ids = torch.full((rows, size.length), MASK)
 
     def work() -> None:
         with torch.no_grad():
-            model(ids)
+            network(ids)
 
     with FlopCounterMode(display=False) as counter:
         work()
@@ -97,7 +102,7 @@ def matrix_peak(size: Size, width: int, rows: int) -> tuple[Callable[[], Any], i
     return lambda: F.linear(x, weight), 2 * x.numel() * len(weight)
 
 
-def _row(name: str, model: ImplicitRefinementModel, size: Size, policy: ScriptedGate) -> Rival:
+def _row(name: str, model: ImplicitRefinementModel, size: Size, policy: Policy) -> Rival:
     # Other rows every time: when a row ends is a matter of its seed.
     seeds = count()
 
