@@ -10,7 +10,8 @@ nothing over the last fifth; weights are averaged over the last steps alike. The
 ``n`` molecules: the refiners in each number of passes, of a length drawn from the data, the
 autoregressive ones to their own end, a pass for each token.
 
-- *joint*: a refiner of 3 blocks with a joint head; 3 in 4 rows are entirely blank;
+- *joint*: a refiner of 3 blocks with a joint head; 3 in 4 rows (``--blank-share``) are entirely
+  blank;
 - *independent*: plain masked diffusion, a refiner of 4 blocks that draws blanks by themselves,
   in the order of its confidence;
 - *gpt2*: Hugging Face's GPT-2, 4 blocks;
@@ -164,12 +165,14 @@ def train(
     return averaged.eval(), step
 
 
-def build(name: str, tokenizer: Any, corpus: TokenCorpus, seed: int) -> tuple[nn.Module, Any]:
+def build(
+    name: str, tokenizer: Any, corpus: TokenCorpus, seed: int, blank_share: float
+) -> tuple[nn.Module, Any]:
     """The model and its loss ``(ids, inside, step) -> scalar``."""
     torch.manual_seed(seed)
     if name in ("joint", "independent"):
         model = refiner(tokenizer, corpus, joint=name == "joint")
-        joint = {"blank_share": 0.75, "suffix_share": 0.5} if name == "joint" else {}
+        joint = {"blank_share": blank_share, "suffix_share": 0.5} if name == "joint" else {}
         objective = Objective(
             config=model.config, special=model.special, on_policy_share=0.0, **joint
         )
@@ -221,6 +224,7 @@ def main() -> None:
     parser.add_argument("--passes", nargs="+", type=int, default=[1, 2, 4, 6, 12, 24])
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--blank-share", type=float, default=0.75)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also append the rows to this file")
     options = parser.parse_args()
@@ -232,7 +236,7 @@ def main() -> None:
         f"{'unique':>8}{'valid':>7}{'CPU s':>7}"
     )
     for name in options.only:
-        model, loss = build(name, tokenizer, corpus, options.seed)
+        model, loss = build(name, tokenizer, corpus, options.seed, options.blank_share)
         data = batches(corpus, options.batch_size, tokenizer.pad_token_id)
         model, steps = train(model, loss, data, options.seconds)
         size = sum(p.numel() for p in model.parameters())
