@@ -386,3 +386,13 @@ def test_sampling_adds_the_slope_times_the_progress() -> None:
     # 0, 1, 2 and 3 of 4 tokens were written when each step read the canvas.
     expected = gates[0] - 3.0 * torch.tensor([0.0, 0.25, 0.5, 0.75])
     torch.testing.assert_close(gates[1].float(), expected.float(), atol=1e-3, rtol=1e-3)
+
+
+def test_canvases_are_filled_at_the_samplers_temperature() -> None:
+    model = shaken(tiny_model(joint_size=6, sampling_temperature=0.0)).eval()
+    loss = Objective(config=model.config, special=model.special, on_policy_share=1.0)
+    batch = loss.corrupt(some_ids(8), None, rng(0))
+    steps = model.config.max_refinement_steps
+    # The likeliest tokens from the left: whatever the noise, the canvas is the same.
+    filled = [loss.fill(batch, model, rng(seed), steps).canvas.ids for seed in (1, 2)]
+    assert torch.equal(*filled)

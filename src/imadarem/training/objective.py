@@ -304,6 +304,7 @@ class Objective:
             policy=policy,
             steps=steps,
             seeds=seeds,
+            temperature=self.config.sampling_temperature,
             may_end=self.config.length_mode == "eos",
             gate_slope=self.config.gate_progress_slope,
         ):
