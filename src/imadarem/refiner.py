@@ -43,6 +43,7 @@ TEACHER_PREFIX = "teacher.network."
 #: Models that come with the package, by the name that from_pretrained takes.
 SHIPPED = {
     "default": Path(__file__).parent / "shipped" / "molecules",
+    "smiles": Path(__file__).parent / "shipped" / "smiles",
     "sudoku": Path(__file__).parent / "shipped" / "sudoku",
 }
 
@@ -347,8 +348,9 @@ class ImplicitRefinementModel(
 
         Args:
             pretrained_model_name_or_path: A directory; ``"default"`` for the molecule model
-                that comes with the package, ``"sudoku"`` for the one that solves puzzles;
-                or ``user/name`` on the hub.
+                that comes with the package (SELFIES), ``"smiles"`` for the one that writes
+                SMILES, ``"sudoku"`` for the one that solves puzzles; or ``user/name`` on
+                the hub.
             tokenizer: Used instead of the one saved with the model.
             kwargs: ``revision``, ``token``, ``cache_dir``, … for the hub.
 

@@ -31,7 +31,8 @@ def export(
 
     Args:
         onnx: The folder: `model.onnx` and all else that makes it a model's folder.
-        model: A folder written by a training run, a name on the hub, or "default".
+        model: A folder written by a training run, a name on the hub, "default" (molecules by
+            SELFIES) or "smiles".
         int8: Also write `model.int8.onnx`, with weights of 8 bits: smaller, and its samples
             are not those of the model, but like them.
     """

@@ -36,11 +36,12 @@ class SamplingFlags:
     """How to sample.
 
     Attributes:
-        model: A folder written by a training run, a name on the hub, or "default".
+        model: A folder written by a training run, a name on the hub, "default" (molecules by
+            SELFIES) or "smiles".
         steps: Most refinement passes; default is the model's own setting.
         temperature: Divides the logits; 0 takes the likeliest token.
-        policy: gate, gate-adaptive, gate-in-place, entropy, ancestral, confidence, margin,
-            entropy-bound or remask; default is the model's own.
+        policy: gate, left-to-right, gate-adaptive, gate-in-place, entropy, ancestral,
+            confidence, margin, entropy-bound or remask; default is the model's own.
         schedule: How many blanks a step fills: linear (as many in each) or cosine (few at
             first); default is the model's own.
         top_k: Draw each token from the so many likeliest alone.

@@ -125,8 +125,9 @@ class DataFlags:
             folder of a saved tokenizer. The first three read molecules, the others lines of
             text. [default: selfies]
         valid_fraction: Share of a file that is held out. [default: 0.1]
-        init: Start from this model, its architecture kept: "default" or a folder. Tokens of
-            the data that its tokenizer does not know are added behind those it knows.
+        init: Start from this model, its architecture kept: "default", "smiles" or a folder.
+            Tokens of the data that its tokenizer does not know are added behind those it
+            knows.
     """
 
     data: str | None = None
