@@ -2,7 +2,7 @@
 
     python examples/from_csv.py mine.csv out --steps 400 --count 1000
 
-Fine-tunes the model in the package on the file, samples, keeps what is new, distinct and passes
+Fine-tunes a model in the package on the file, samples, keeps what is new, distinct and passes
 MOSES' filters, ranks it by QED and writes ``ranked.csv`` and ``best.svg`` into the folder.
 docs/tutorial.md explains each step.
 """
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--init", default="default")
+    parser.add_argument("--init", default="smiles")
     args = parser.parse_args(arguments)
 
     # 1. Read the file, and start from a model that is told of its tokens and lengths.
