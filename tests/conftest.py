@@ -23,6 +23,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def of_any_width() -> None:
+    """A process of pytest-xdist says that its terminal has 80 columns; a pipe has no width."""
+    os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command line in this process; its exit code, stdout and stderr."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -171,8 +172,9 @@ def test_the_sentences_fit_the_canvas_and_the_vocabulary(trained):
 
 
 def test_the_loss_falls_within_a_few_steps(trained):
-    # From about ln V (3.7 to 5.8 nats) and the gate's share; one step's noise is about 0.2.
-    assert trained.losses[-1] < trained.losses[0] - 0.5
+    # From about ln V (3.7 to 5.8 nats) and the gate's share. A single step may hide a sentence whole,
+    # or be the first that is told its own beliefs: the median of four says where the loss is.
+    assert median(trained.losses[-4:]) < trained.losses[0] - 0.5
 
 
 def test_samples_hold_no_mask_and_no_special_token(trained):
