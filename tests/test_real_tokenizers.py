@@ -172,7 +172,7 @@ def test_the_sentences_fit_the_canvas_and_the_vocabulary(trained):
 
 
 def test_the_loss_falls_within_a_few_steps(trained):
-    # From about ln V (3.7 to 5.8 nats) and the gate's share. A single step may hide a sentence whole,
+    # From about ln V (3.7 to 5.8 nats) and the gate's share. One step may hide a sentence whole,
     # or be the first that is told its own beliefs: the median of four says where the loss is.
     assert median(trained.losses[-4:]) < trained.losses[0] - 0.5
 
