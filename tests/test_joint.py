@@ -20,7 +20,7 @@ from imadarem.errors import ConfigError
 from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.packed import packed
 from imadarem.nn.recurrence import gated_recurrence
-from imadarem.sampling.draw import JointDraws, draw_jointly
+from imadarem.sampling.draw import JointDraws
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import LeftToRight
 from imadarem.sampling.samples import Samples
@@ -74,7 +74,7 @@ def test_drawing_step_by_step_gives_the_logits_of_training_on_what_was_drawn(
     canvas = blanks(MODEL, length, rows=3)
     noise = RowNoise(row_seeds(3, seed), 1)
     output = MODEL(canvas.ids)
-    log_probs, drawn = draw_jointly(output.joint, canvas, noise, 1.0, may_end=False)
+    log_probs, drawn = JointDraws(output.joint, canvas, noise, 1.0, may_end=False).whole()
     at_once = teacher_forced(MODEL, canvas, drawn)
     torch.testing.assert_close(log_probs, at_once, atol=1e-5, rtol=1e-4)
 
@@ -82,9 +82,9 @@ def test_drawing_step_by_step_gives_the_logits_of_training_on_what_was_drawn(
 def test_tokens_that_stand_are_heard_in_place_of_what_would_be_drawn_there() -> None:
     canvas = Canvas.with_holes([[1, 4, 1]], MODEL.special)
     output = MODEL(canvas.ids)
-    log_probs, drawn = draw_jointly(
+    log_probs, drawn = JointDraws(
         output.joint, canvas, RowNoise(row_seeds(1, 0), 1), 0.0, may_end=False
-    )
+    ).whole()
     standing = torch.tensor([[int(drawn[0, 0]), 4, int(drawn[0, 2])]])
     torch.testing.assert_close(
         log_probs, teacher_forced(MODEL, canvas, standing), atol=1e-5, rtol=1e-4
@@ -105,9 +105,9 @@ def test_one_pass_samples_have_the_probabilities_of_the_chain() -> None:
     many = blanks(MODEL, 2, rows=count)
     with torch.no_grad():
         output = MODEL(many.ids)
-        _, drawn = draw_jointly(
+        _, drawn = JointDraws(
             output.joint, many, RowNoise(row_seeds(count, 3), 1), 1.0, may_end=False
-        )
+        ).whole()
     found = Counter(map(tuple, drawn.tolist()))
     for pair, p in exact.items():
         assert abs(found[pair] / count - p) < 4 * (p * (1 - p) / count) ** 0.5 + 1e-4
@@ -135,7 +135,7 @@ def test_it_does_not_matter_in_how_many_parts_one_draws(stops: list[int], seed: 
     draws = JointDraws(*how)
     for stop in stops:
         draws.upto(stop)
-    for part, whole in zip(draws.upto(5), draw_jointly(*how), strict=True):
+    for part, whole in zip(draws.upto(5), JointDraws(*how).whole(), strict=True):
         assert part.equal(whole)
 
 
@@ -164,9 +164,9 @@ def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) 
 def test_temperature_0_takes_the_likeliest_token_given_the_left() -> None:
     canvas = blanks(MODEL, 3)
     output = MODEL(canvas.ids)
-    log_probs, drawn = draw_jointly(
+    log_probs, drawn = JointDraws(
         output.joint, canvas, RowNoise(row_seeds(1, 9), 1), 0.0, may_end=False
-    )
+    ).whole()
     assert drawn.tolist() == log_probs.argmax(-1).tolist()
 
 

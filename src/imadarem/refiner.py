@@ -141,7 +141,7 @@ class ImplicitRefinementModel(
                 "train a new model."
             )
         model = type(self)(replace(self.config, vocab_size=size), tokenizer=tokenizer)
-        weights = {k: v for k, v in self.state_dict().items() if not k.startswith("teacher.")}
+        weights = self.student_weights()
         for name, fresh in model.state_dict().items():
             old = weights[name]
             if fresh.shape != old.shape:
@@ -149,6 +149,11 @@ class ImplicitRefinementModel(
                 weights[name] = torch.cat([old, mean.expand(size - known, *old.shape[1:])])
         model.load_state_dict(weights)
         return model
+
+    def student_weights(self) -> dict[str, Tensor]:
+        """The state without that of the teacher: what a fresh model of this shape loads."""
+        state = self.state_dict()
+        return {name: w for name, w in state.items() if not name.startswith("teacher.")}
 
     def student_parameters(self) -> list[Tensor]:
         """The parameters that training changes: all but the teacher's."""

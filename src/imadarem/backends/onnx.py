@@ -70,7 +70,7 @@ class OnnxNetwork:
             reason = str(error).split("\n")[0]
             raise CheckpointError(f"{path} cannot be read: {reason}") from None
         known = session.get_modelmeta().custom_metadata_map.get(DIGEST)
-        if known != _digest(model):
+        if known != digest(model.student_weights()):
             raise CheckpointError(
                 f"{path} was made from other weights than the model beside it has. Export again."
             )
@@ -143,14 +143,12 @@ def export_onnx(model: ImplicitRefinementModel, folder: str | Path, *, int8: boo
     config = model.config
     _check(config)
     network = RefinementTransformer(config, model.mask_token_id)
-    network.load_state_dict(
-        {name: w for name, w in model.state_dict().items() if not name.startswith("teacher.")}
-    )
+    network.load_state_dict(model.student_weights())
     model.save_pretrained(folder)
     path = Path(folder) / ONNX_FILE
     write_atomically(path, lambda aside: _trace(network.eval(), config, aside))
     known = onnx.load(path)
-    known.metadata_props.add(key=DIGEST, value=_digest(model))
+    known.metadata_props.add(key=DIGEST, value=digest(model.student_weights()))
     write_atomically(path, lambda aside: onnx.save(known, aside))
     if int8:
         write_atomically(path.with_name(INT8_FILE), lambda aside: _quantize(path, aside))
@@ -237,11 +235,6 @@ def _quantize(source: Path, path: Path) -> None:
         quantize_dynamic(source, path, weight_type=QuantType.QInt8)
     finally:
         root.setLevel(level)
-
-
-def _digest(model: ImplicitRefinementModel) -> str:
-    weights = model.state_dict()
-    return digest({name: w for name, w in weights.items() if not name.startswith("teacher.")})
 
 
 def _package(name: str) -> Any:

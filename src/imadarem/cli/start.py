@@ -195,8 +195,7 @@ def initial_model(
         saved = saved.with_vocabulary(data.tokenizer)
     config = replace(saved.config, length_counts=counts, **changed)
     model = type(saved)(config, tokenizer=saved.tokenizer)
-    weights = saved.state_dict()
-    model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("teacher.")})
+    model.load_state_dict(saved.student_weights())
     return model
 
 

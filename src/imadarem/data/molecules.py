@@ -140,12 +140,15 @@ def read_smiles(
                 f"{path} holds more than {MOST_IN_MEMORY:,} molecules, more than are read at once. "
                 "Say how many of them to draw, such as rows=1000000 (--rows)."
             )
-        if most is None or len(smiles) < most:
+        if most is None:
+            smiles.append(item)
+        elif len(smiles) < most:
             smiles.append(item)
             places.append(read)
         elif (place := draw.randrange(read)) < most:
             smiles[place], places[place] = item, read
-    smiles = [smiles[i] for i in sorted(range(len(smiles)), key=places.__getitem__)]
+    if most is not None:
+        smiles = [text for _, text in sorted(zip(places, smiles, strict=True))]
     if not smiles:
         raise DataError(f"{path} holds no molecule.{_first_reasons(rejected)}")
     return MoleculeFile(smiles=smiles, rejected=rejected, notes=dict(+notes))

@@ -17,7 +17,6 @@ from imadarem.sampling.noise import RowNoise, Stream
 __all__ = [
     "JointDraws",
     "Truncation",
-    "draw_jointly",
     "draw_tokens",
     "forbid",
     "normalized_entropy",
@@ -161,6 +160,10 @@ class JointDraws:
             self._reached = end
         return self._log_probs, self._drawn
 
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """All positions that some row reads, as :meth:`upto` returns them."""
+        return self.upto(self.length)
+
     def _draw_unheard(self, positions: list[int], logits: list[Tensor]) -> None:
         """What nobody hears is drawn at once."""
         if positions:
@@ -172,19 +175,6 @@ class JointDraws:
             return logits.argmax(dim=-1)
         probs = (logits.double() / self._temperature).softmax(dim=-1)
         return _invert(_truncated(probs, self._truncation), uniform)
-
-
-def draw_jointly(
-    joint: JointLogits,
-    canvas: Canvas,
-    noise: RowNoise,
-    temperature: float,
-    may_end: bool,
-    truncation: Truncation | None = None,
-) -> tuple[Tensor, Tensor]:
-    """All of :class:`JointDraws`: log-probabilities ``(B, L, V)`` and tokens ``(B, L)``."""
-    draws = JointDraws(joint, canvas, noise, temperature, may_end, truncation)
-    return draws.upto(draws.length)
 
 
 def draw_tokens(

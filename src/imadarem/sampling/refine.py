@@ -282,19 +282,17 @@ class _Reading:
 
     def drawn(self) -> Tensor:
         """``(B, L)`` tokens."""
-        return self._each if self._joint is None else self._joint.upto(self._joint.length)[1]
+        return self._each if self._joint is None else self._joint.whole()[1]
 
     def log_probs(self) -> Tensor:
         """``(B, L, V)``, over what the tokens were drawn from, before the temperature."""
-        return self.alone if self._joint is None else self._joint.upto(self._joint.length)[0]
+        return self.alone if self._joint is None else self._joint.whole()[0]
 
     def entropy(self) -> Tensor:
         """``(B, L)``, normalised; the teacher's where it judges."""
-        judged = self.log_probs() if self.seen is None else None
-        if self.seen is not None:
-            judged = forbid(self.seen.logits, self.canvas, self.may_end)
-        assert judged is not None
-        return normalized_entropy(judged)
+        if self.seen is None:
+            return normalized_entropy(self.log_probs())
+        return normalized_entropy(forbid(self.seen.logits, self.canvas, self.may_end))
 
     def of(self, write: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
