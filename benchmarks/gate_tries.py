@@ -280,7 +280,7 @@ def build(
 ) -> tuple[ImplicitRefinementModel, Tried]:
     torch.manual_seed(seed)
     config = replace(
-        refiner(tokenizer, corpus, joint=False).config,
+        refiner(tokenizer, corpus, joint_size=0).config,
         num_layers=BLOCKS,
         stop_threshold=0.0,
         **dict(variant.config),

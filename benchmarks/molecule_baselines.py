@@ -93,13 +93,13 @@ def gpt2(vocab: int, eos: int) -> nn.Module:
     return transformers.GPT2LMHeadModel(config)
 
 
-def refiner(tokenizer: Any, corpus: TokenCorpus, joint: bool) -> ImplicitRefinementModel:
+def refiner(tokenizer: Any, corpus: TokenCorpus, joint_size: int) -> ImplicitRefinementModel:
     config = ImplicitRefinementConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
-        num_layers=3 if joint else 4,
+        num_layers=3 if joint_size else 4,
         max_seq_len=LONGEST,
-        joint_size=256 if joint else 0,
+        joint_size=joint_size,
         conv_kernel_size=5,
         dropout=0.0,
         self_conditioning=False,
@@ -166,12 +166,12 @@ def train(
 
 
 def build(
-    name: str, tokenizer: Any, corpus: TokenCorpus, seed: int, blank_share: float
+    name: str, tokenizer: Any, corpus: TokenCorpus, seed: int, blank_share: float, joint_size: int
 ) -> tuple[nn.Module, Any]:
     """The model and its loss ``(ids, inside, step) -> scalar``."""
     torch.manual_seed(seed)
     if name in ("joint", "independent"):
-        model = refiner(tokenizer, corpus, joint=name == "joint")
+        model = refiner(tokenizer, corpus, joint_size if name == "joint" else 0)
         joint = {"blank_share": blank_share, "suffix_share": 0.5} if name == "joint" else {}
         objective = Objective(
             config=model.config, special=model.special, on_policy_share=0.0, **joint
@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--blank-share", type=float, default=0.75)
+    parser.add_argument("--joint-size", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also append the rows to this file")
     options = parser.parse_args()
@@ -236,7 +237,8 @@ def main() -> None:
         f"{'unique':>8}{'valid':>7}{'CPU s':>7}"
     )
     for name in options.only:
-        model, loss = build(name, tokenizer, corpus, options.seed, options.blank_share)
+        shape = options.blank_share, options.joint_size
+        model, loss = build(name, tokenizer, corpus, options.seed, *shape)
         data = batches(corpus, options.batch_size, tokenizer.pad_token_id)
         model, steps = train(model, loss, data, options.seconds)
         size = sum(p.numel() for p in model.parameters())
