@@ -118,10 +118,12 @@ class Outcome:
     Attributes:
         rows: In the order they were asked for.
         seconds: Time of the sampling alone, without loading.
+        drawn: Rows that had to be drawn for these, where some were left out.
     """
 
     rows: list[SampleRow]
     seconds: float
+    drawn: int | None = None
 
     @property
     def valid(self) -> list[str]:
@@ -144,6 +146,7 @@ class Outcome:
             "forward_passes": mean(row.forward_passes for row in self.rows),
             "seconds": self.seconds,
             "samples_per_second": n / self.seconds,
+            **({} if self.drawn is None else {"drawn": self.drawn}),
         }
 
     def show(self) -> None:
@@ -159,6 +162,8 @@ class Outcome:
         """``16 samples, 100 % valid, …``."""
         figures = self.summary()
         parts = [f"{figures['samples']:,} sample{'s' if figures['samples'] > 1 else ''}"]
+        if self.drawn is not None:
+            parts[0] += f" of {self.drawn:,} rows"
         if figures["valid"] is not None:
             parts.append(f"{share(figures['valid'])} valid")
         if figures["unique"] is not None:

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, Backend, Count, SamplingFlags, Switch, load_model
-from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge
+from imadarem.cli.console import note, progress_bar
+from imadarem.cli.models import (
+    SAMPLING,
+    Backend,
+    Count,
+    SamplingFlags,
+    Switch,
+    is_molecular,
+    load_model,
+)
+from imadarem.cli.results import (
+    OUTPUT,
+    Outcome,
+    OutputFlags,
+    SampleRow,
+    deliver,
+    judge,
+    judge_by,
+    parser,
+)
 from imadarem.cli.streaming import STREAMED, stream
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from imadarem import ImplicitRefinementModel
 
 __all__ = ["sample"]
+
+#: Most rows drawn at a time for --only-valid, and rows for each molecule after which it gives up.
+BLOCK, MOST_ROWS = 256, 20
 
 
 def sample(
@@ -18,6 +43,7 @@ def sample(
     count: Count = 16,
     length: int | None = None,
     resume: Switch = False,
+    only_valid: Switch = False,
     backend: Backend = "torch",
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
@@ -35,6 +61,7 @@ def sample(
     imadarem sample -n 1000 --steps 6 --seed 1 --out molecules.smi
     imadarem sample -n 1000000 --out molecules.smi --resume
     imadarem sample --model runs/mine/model --grid molecules.svg
+    imadarem sample --model smiles --only-valid -n 1000 --out molecules.smi
     imadarem sample -n 100 --json > samples.jsonl
     ```
 
@@ -42,18 +69,65 @@ def sample(
         count: How many.
         length: Tokens per canvas; default is drawn from the training lengths.
         resume: Go on with the file of --out where it ends, or begin it.
+        only_valid: Draw on until there are so many valid molecules, none twice, and say how
+            many rows that took; at most 10,000.
         backend: What runs the network: torch, or the files of `imadarem export`: onnx or
             onnx-int8.
     """
     if resume and output.out is None:
         raise ConfigError("--resume goes on with a file; name it with --out.")
+    if only_valid and (resume or count > STREAMED):
+        raise ConfigError(
+            f"--only-valid keeps what it finds in memory: -n up to {STREAMED:,}, and no --resume. "
+            "Write all rows, and drop those that are no molecules afterwards."
+        )
     model = load_model(sampling.model, sampling.device, backend)
     output.check(model.tokenizer)
+    if only_valid and not is_molecular(model.tokenizer):
+        raise ConfigError("--only-valid is for molecules, and this model writes none.")
     if output.out is not None and (resume or count > STREAMED):
         stream(model, count, length, sampling, output, backend=backend, resume=resume)
         return
+    settings = {"length": length, **sampling.settings()}
     with progress_bar("sampling", count) as advance:
         start = time.perf_counter()
-        drawn = model.sample(count, length=length, on_rows=advance, **sampling.settings())
-        seconds = time.perf_counter() - start
-    deliver(judge(drawn, model.tokenizer, seconds), output)
+        if only_valid:
+            outcome = _only_valid(model, count, settings, advance)
+        else:
+            drawn = model.sample(count, on_rows=advance, **settings)
+            outcome = judge(drawn, model.tokenizer, time.perf_counter() - start)
+    deliver(outcome, output)
+
+
+def _only_valid(
+    model: ImplicitRefinementModel,
+    count: int,
+    settings: dict[str, Any],
+    advance: Callable[[int], None],
+) -> Outcome:
+    """The first ``count`` different molecules among the rows 0, 1, … of a seed."""
+    parse = parser(model.tokenizer)
+    if parse is None:
+        raise ConfigError('--only-valid needs RDKit: pip install "imadarem[mol]".')
+    found: dict[str, SampleRow] = {}
+    drawn, start = 0, time.perf_counter()
+    while len(found) < count and drawn < MOST_ROWS * count + BLOCK:
+        # A row does not depend on how many are drawn with it.
+        before, missing = len(found), count - len(found)
+        samples = model.sample(min(BLOCK, missing + missing // 2 + 8), first=drawn, **settings)
+        for row in judge_by(parse, samples, model.tokenizer, 0.0).rows:
+            drawn += 1
+            if row.canonical is not None:
+                found.setdefault(row.canonical, row)
+            if len(found) == count:
+                break
+        advance(len(found) - before)
+    if not found:
+        raise DataError(
+            f"none of {drawn:,} rows is a molecule. Train the model for longer, or lower the "
+            "--temperature."
+        )
+    if len(found) < count:
+        note(f"only {len(found):,} different molecules in {drawn:,} rows", style="yellow")
+    seconds = time.perf_counter() - start
+    return Outcome(rows=list(found.values()), seconds=seconds, drawn=drawn)
