@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError
+from imadarem.nn import RefinementOutput
+from imadarem.nn.packed import Packed
+from imadarem.sampling.alike import once
 from imadarem.sampling.engine import GROUP, Widths, batches
 from imadarem.sampling.scripted import ScriptedGate
 from imadarem.sampling.work import counted
@@ -77,6 +80,45 @@ def test_a_run_may_start_anywhere_and_gives_the_same_rows(first, n, size, seed):
     ]
 
 
+# ---------------------------------------------------------------- rows that show the same
+
+
+@pytest.mark.parametrize("joint_size", [0, 16])
+@pytest.mark.parametrize("mode", ["drawn", "eos"])
+def test_running_equal_rows_once_changes_no_bit(monkeypatch, mode, joint_size):
+    refiner = model(length_mode=mode, joint_size=joint_size, halting=True, carry=True)
+    quick = records(refiner, 24, seed=3, policy="gate")
+    monkeypatch.setattr(Packed, "rows_alike", False)
+    assert records(refiner, 24, seed=3, policy="gate") == quick
+
+
+def test_copies_of_a_prompt_are_run_once_in_whatever_order_they_come(monkeypatch):
+    refiner = model(joint_size=16)
+    blank, one, two = [1] * 20, [4, *[1] * 18, 5], [*[1] * 10, 6, *[1] * 12]
+    prompts = [one, two, blank, one, blank, two, two, one]
+
+    def filled():
+        with counted(refiner) as work:
+            samples = refiner.infill(prompts, steps=1, policy="ancestral", seed=0)
+        return work.row_passes, [row.ids.tolist() for row in samples.rows]
+
+    passes, rows = filled()
+    assert passes == 3
+    monkeypatch.setattr(Packed, "rows_alike", False)
+    assert filled() == (8, rows)
+
+
+def test_a_network_of_ones_own_is_shown_every_row():
+    seen = []
+
+    def network(ids, attended, **told):
+        seen.append((len(ids), told))
+        return RefinementOutput(torch.zeros(*ids.shape, 12), torch.zeros(ids.shape))
+
+    once(network, torch.ones(5, 4, dtype=torch.long), None)
+    assert seen == [(5, {"prev_probs": None})]
+
+
 # ---------------------------------------------------------------- batches
 
 
@@ -114,12 +156,13 @@ def test_every_row_is_in_one_batch(lengths, rows, positions):
 # ---------------------------------------------------------------- counted work
 
 
-# 10 rows of 20 tokens in one batch, 4 steps, no row ends early: a pass a step, all rows in it.
+# 10 rows of 20 tokens in one batch, 4 steps, no row ends early: a pass a step, all rows in it but
+# in the first, where all are blank and one stands for them: 1 + 3 · 10.
 def test_a_step_is_one_pass_over_the_rows_that_are_left():
     refiner = model(stop_threshold=0.0)
     with counted(refiner) as work:
         refiner.sample(10, length=20, steps=4, policy="ancestral")
-    assert (work.forwards, work.row_passes, work.positions) == (4, 40, 800)
+    assert (work.forwards, work.row_passes, work.positions) == (4, 31, 620)
 
 
 def test_waits_do_not_grow_with_the_batch_nor_with_the_length():
@@ -142,8 +185,10 @@ def test_rows_that_are_done_leave_the_batch():
     refiner = model(stop_threshold=1.0)
     with counted(refiner) as work:
         samples = refiner.sample(400, length=16, policy=ScriptedGate(), seed=1)
-    assert work.row_passes == sum(samples.forward_passes)
-    assert abs(work.row_passes / 400 - 4.5) < 0.22
+    took = sum(samples.forward_passes)
+    assert abs(took / 400 - 4.5) < 0.22
+    # 16 positions a row, 3,072 in a batch: 3 batches, and one row for each in its first pass.
+    assert work.row_passes == took - 400 + 3
     assert {row.steps for row in samples.rows} == {3, 4, 5, 6}
 
 

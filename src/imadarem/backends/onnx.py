@@ -49,6 +49,10 @@ class OnnxNetwork:
         CheckpointError: There is no such file, or it was made from other weights.
     """
 
+    #: No row's numbers depend on another row of the batch; those of 8 bits do on the range of
+    #: all of them, and that is the same however often a row is in it.
+    rows_alike = True
+
     def __init__(
         self, model: ImplicitRefinementModel, path: str | Path, *, threads: int | None = None
     ) -> None:

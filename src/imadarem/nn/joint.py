@@ -13,7 +13,8 @@ self-speculative masked diffusion (arXiv:2510.03929) and Discrete Copula Diffusi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -85,12 +86,14 @@ class JointLogits:
         logits: ``(B, L, V)``, before it has heard any.
         inputs: ``(B, L, 3H)``, what the states say to the recurrence's three gates.
         heard: ``(V, 3H)``, what each token says to them.
+        rows: ``(B,)``, which row of ``inputs`` each row of ``logits`` reads; None pairs them.
     """
 
     head: JointHead
     logits: Tensor
     inputs: Tensor
     heard: Tensor
+    rows: Tensor | None
 
     @classmethod
     def read(cls, head: JointHead, state: Tensor, logits: Tensor) -> JointLogits:
@@ -102,7 +105,17 @@ class JointLogits:
     def of(cls, head: JointHead, inputs: Tensor, logits: Tensor) -> JointLogits:
         """Of ``inputs`` that another program computed from the states."""
         weight = head.recurrence.all_weights[0][0]
-        return cls(head, logits, inputs, F.linear(head.tokens.weight, weight))
+        return cls(head, logits, inputs, F.linear(head.tokens.weight, weight), None)
+
+    def spread(self, which: Tensor) -> Self:
+        """``(B,)`` numbers of rows → those rows; what the states say is not copied."""
+        rows = which if self.rows is None else self.rows[which]
+        return replace(self, logits=self.logits[which], rows=rows)
+
+    def said(self, position: int) -> Tensor:
+        """``(B, 3H)``, or ``(1, 3H)`` where all say the same: the inputs of a position."""
+        said = self.inputs[:, position]
+        return said if self.rows is None or len(said) == 1 else said[self.rows]
 
     def begin(self) -> tuple[Tensor, Tensor]:
         """Hidden units ``(max(B, 16), H)`` and the token ``(B,)`` left of the first position."""
@@ -121,7 +134,7 @@ class JointLogits:
             previous: ``(B,)`` ids of the tokens at the position before.
         """
         _, weight, _, bias = self.head.recurrence.all_weights[0]
-        given = self.inputs[:, position] + self.heard[previous]
+        given = self.said(position) + self.heard[previous]
         batch = len(previous)
         kept = F.linear(hidden, weight, bias)[:batch]
         reset_in, update_in, new_in = given.chunk(3, dim=-1)

@@ -37,6 +37,9 @@ class Packed:
         network: In evaluation mode.
     """
 
+    #: No row's numbers depend on another row of the batch.
+    rows_alike = True
+
     def __init__(self, network: RefinementTransformer) -> None:
         config = network.config
         self.network = network
@@ -56,7 +59,7 @@ class Packed:
         joint = output.joint
         if joint is None or self._joint is None:
             return output
-        told = (joint.head, joint.logits, joint.inputs, joint.heard)
+        told = (joint.head, joint.logits, joint.inputs, joint.heard, joint.rows)
         return output._replace(joint=_Joint(*told, *self._joint))
 
     def block(self, number: int, x: Tensor, attended: Tensor | None) -> Tensor:
@@ -204,7 +207,7 @@ class _Joint(JointLogits):
     def at(self, position: int, hidden: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`JointLogits.at`; the hidden units that are given are overwritten."""
         batch, size = len(previous), self.weight.shape[0]
-        given = self.inputs[:, position] + F.embedding(previous, self.heard)
+        given = self.said(position) + F.embedding(previous, self.heard)
         kept = torch.addmm(self.bias, hidden, self.weight)[:batch]
         gates = (given[:, : 2 * size] + kept[:, : 2 * size]).sigmoid_()
         reset, update = gates[:, :size], gates[:, size:]

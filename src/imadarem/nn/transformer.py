@@ -49,6 +49,21 @@ class RefinementOutput(NamedTuple):
     joint: JointLogits | None = None
     joint_logits: Tensor | None = None
 
+    def spread(self, which: Tensor) -> RefinementOutput:
+        """``(B,)`` numbers of rows → the output of ``B`` rows; one row for all is a view."""
+
+        def every(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            if len(tensor) == 1:
+                return tensor.expand(len(which), *tensor.shape[1:])
+            return tensor[which]
+
+        logits, gate, halt, carry, joint, told = self
+        found = (every(logits), every(gate), every(halt), every(carry))
+        heard = None if joint is None else joint.spread(which)
+        return RefinementOutput._make((*found, heard, every(told)))
+
 
 class RefinementTransformer(nn.Module):
     """Canvas in, token logits and gate logits out: no sampling, no loss.

@@ -20,6 +20,7 @@ from imadarem.corruption import MaskSchedule
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.nn.packed import packed
+from imadarem.sampling.alike import once
 from imadarem.sampling.draw import (
     JointDraws,
     Truncation,
@@ -138,7 +139,10 @@ def refine(
         open, written = canvas.open, canvas.written
         shown = canvas.ids.masked_fill(written, canvas.special.mask) if reinject else canvas.ids
         arguments = known.arguments()
-        output: RefinementOutput = network(shown, canvas.attention_mask, **arguments)
+        if step == 1 and known.memory is None:
+            output = once(network, shown, canvas.attention_mask)
+        else:
+            output = network(shown, canvas.attention_mask, **arguments)
         seen: RefinementOutput | None = None
         if judge is not None:
             seen = judge(shown, canvas.attention_mask, **arguments)

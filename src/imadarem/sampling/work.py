@@ -26,7 +26,8 @@ class Work:
 
     Attributes:
         forwards: Calls of the network.
-        row_passes: Rows that went through it, summed over the calls.
+        row_passes: Rows that went through it, summed over the calls: what was computed. Rows
+            that are equal in the first pass count once, though each of them had its pass.
         positions: Positions that went through it, padding included.
         host_syncs: Times the host had to wait for a tensor's value.
     """
