@@ -47,6 +47,9 @@ from imadarem.sampling.policies import (
     policy_from_name,
 )
 
+#: In the mean, of a molecule of MOSES.
+TOKENS = 35
+
 
 @dataclass(frozen=True)
 class Row:
@@ -184,7 +187,23 @@ def molecules(options: argparse.Namespace) -> None:
             mean = sum(row.mean_passes for row in rows) / len(rows)
             point = Point(mean, sum(fcds) / len(fcds), min(fcds), max(fcds))
             curves.setdefault(rows[0].policy, []).append(point)
-        draw({f"{options.n} molecules": curves}, "FCD (lower is better)", options.plot)
+        pictures = {f"{options.model or 'default'}: {options.n:,} molecules": curves}
+        if options.beside:
+            pictures |= baselines(options.beside)
+        draw(pictures, "FCD (lower is better)", options.plot)
+
+
+def baselines(path: str) -> dict[str, dict[str, list[Point]]]:
+    """A panel of what ``molecule_baselines.py`` found; who writes a token a pass takes 35."""
+    with open(path, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    curves: dict[str, list[Point]] = {}
+    for row in rows:
+        passes = TOKENS if row["passes"] == "token" else int(row["passes"])
+        fcd = row["fcd"]
+        curves.setdefault(row["model"], []).append(Point(passes, fcd, fcd, fcd))
+    first = rows[0]
+    return {f"{first['seconds']:.0f} CPU s of training: {first['samples']:,} molecules": curves}
 
 
 def sudoku(options: argparse.Namespace) -> None:
@@ -260,7 +279,7 @@ def draw(pictures: dict[str, dict[str, list[Point]]], label: str, path: str) -> 
             )
         panel.set_xscale("log", base=2)
         panel.set(title=title, xlabel="forward passes", ylabel=label)
-    axes[0][-1].legend(fontsize="small")
+        panel.legend(fontsize="small")
     figure.savefig(path, dpi=150)
 
 
@@ -298,6 +317,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="few of everything")
     parser.add_argument("--json", help="also append the rows to this file")
     parser.add_argument("--plot", help="also draw the curves into this file")
+    parser.add_argument("--beside", help="rows of molecule_baselines.py --json, a second panel")
     options = parser.parse_args(argv)
     for name, value in DEFAULTS[options.task][options.quick].items():
         if getattr(options, name) is None:

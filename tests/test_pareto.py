@@ -55,3 +55,23 @@ def test_every_contender_meets_the_puzzles_at_every_cap(
     assert all(row["mean_passes"] <= row["passes"] for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "than the intervals" in (told := capsys.readouterr().out) or "no policy" in told
+
+
+def test_baselines_are_a_panel_of_their_own(
+    scripts: tuple[ModuleType, ModuleType], tmp_path: Path
+) -> None:
+    pareto, _ = scripts
+    rows = [
+        {"model": "joint", "passes": "1", "fcd": 3.0, "seconds": 240.0, "samples": 10_000},
+        {"model": "joint", "passes": "6", "fcd": 2.0, "seconds": 240.0, "samples": 10_000},
+        {"model": "gpt2", "passes": "token", "fcd": 1.0, "seconds": 240.0, "samples": 10_000},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    panel = pareto.baselines(str(path))
+    assert list(panel) == ["240 CPU s of training: 10,000 molecules"]
+    (curves,) = panel.values()
+    assert [point.passes for point in curves["joint"]] == [1, 6]
+    assert [point.passes for point in curves["gpt2"]] == [pareto.TOKENS]
+    pareto.draw(panel, "FCD", str(tmp_path / "panel.png"))
+    assert (tmp_path / "panel.png").stat().st_size > 1_000
