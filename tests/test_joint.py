@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fakes import SPECIAL, shaken, tiny_model
@@ -17,10 +18,11 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.canvas import Canvas
 from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
-from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.joint import JointHead
 from imadarem.nn.packed import packed
 from imadarem.nn.recurrence import gated_recurrence
-from imadarem.sampling.draw import JointDraws
+from imadarem.nn.walk import JointWalk
+from imadarem.sampling.draw import JointDraws, Truncation
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import LeftToRight
 from imadarem.sampling.samples import Samples
@@ -142,15 +144,13 @@ def test_it_does_not_matter_in_how_many_parts_one_draws(stops: list[int], seed: 
 # 6 blanks in 3 passes from the left, 2 in each: the head runs to position 2, 4 and 6; where
 # a record is looked at, it runs to the end in every pass.
 def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What draws is the head by its packed weights.
-    steps = type(packed(MODEL)(torch.tensor([[1]])).joint)
-    at, reached = steps.at, []
+    step, reached = JointWalk.step, []
 
-    def counting(self: JointLogits, position: int, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    def counting(self: JointWalk, position: int, previous: np.ndarray) -> None:
         reached.append(position)
-        return at(self, position, *rest)
+        step(self, position, previous)
 
-    monkeypatch.setattr(steps, "at", counting)
+    monkeypatch.setattr(JointWalk, "step", counting)
     asked = {"length": 6, "steps": 3, "policy": "left-to-right", "seed": 0}
     quick = MODEL.sample(5, **asked)
     assert reached == [*range(2), *range(4), *range(6)]
@@ -159,6 +159,21 @@ def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) 
     assert len(reached) == 18
     assert ids_of(seen) == ids_of(quick)
     assert [row.quality for row in seen.rows] == [row.quality for row in quick.rows]
+
+
+# Packed weights draw in NumPy, the head's own in torch; written tokens that nobody hears, the
+# truncation and temperatures included.
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("truncation", [None, Truncation(top_k=3, top_p=0.8)])
+@torch.no_grad()
+def test_both_ways_to_draw_draw_the_same(temperature: float, truncation: Truncation | None) -> None:
+    canvas = Canvas.with_holes([[1, 4, 1, 1, 5, 4]] * 20, MODEL.special)
+    canvas = canvas.write(canvas.open & (torch.arange(6) == 2), torch.full((20, 6), 3))
+    how = (canvas, RowNoise(row_seeds(20, 5), 1), temperature, False, truncation)
+    ours = JointDraws(packed(MODEL)(canvas.ids).joint, *how).whole()
+    theirs = JointDraws(MODEL(canvas.ids).joint, *how).whole()
+    assert ours[1].equal(theirs[1])
+    torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-4)
 
 
 def test_temperature_0_takes_the_likeliest_token_given_the_left() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from fakes import shaken, tiny_model
 from torch import nn
 
 from imadarem import ImplicitRefinementModel
+from imadarem.nn.joint import JointLogits
 from imadarem.nn.packed import Packed, packed
+from imadarem.nn.walk import JointWalk, PackedJoint
 
 
 def canvas(model: ImplicitRefinementModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,18 +59,52 @@ def test_what_a_block_is_given_stays_as_it_is() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 3, 20])
-def test_the_joint_head_steps_as_its_own_does(rows: int) -> None:
+@pytest.mark.parametrize("spread", [False, True])
+def test_the_joint_head_steps_as_its_own_does(rows: int, spread: bool) -> None:
     model = shaken(tiny_model(joint_size=16)).eval()
-    ids = torch.full((rows, 5), 1)
+    ids = torch.randint(1, 9, (rows, 5))
     ours, theirs = packed(model)(ids).joint, model(ids).joint
-    assert ours is not None and theirs is not None
-    mine, other = ours.begin(), theirs.begin()
+    if spread:
+        which = torch.arange(2 * rows) % rows
+        ours, theirs, rows = ours.spread(which), theirs.spread(which), 2 * rows
+    assert isinstance(ours, PackedJoint) and isinstance(theirs, JointLogits)
+    walk, (hidden, previous) = JointWalk(ours), theirs.begin()
     for position in range(5):
-        token = torch.randint(3, 9, (rows,))
-        logits, hidden = ours.at(position, mine[0], token)
-        wanted, known = theirs.at(position, other[0], token)
+        walk.step(position, previous.numpy())
+        logits = ours.logits[:, position] + torch.from_numpy(walk.added)
+        wanted, hidden = theirs.at(position, hidden, previous)
         torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-4)
-        mine, other = (hidden, token), (known, token)
+        previous = torch.randint(3, 9, (rows,))
+
+
+@torch.no_grad()
+def test_a_step_rounds_a_row_the_same_in_every_batch() -> None:
+    model = shaken(tiny_model(joint_size=256, max_seq_len=16)).eval()
+    ids, tokens = torch.full((85, 16), 1), torch.randint(3, 9, (16, 85))
+    joint = packed(model)(ids).joint
+    assert isinstance(joint, PackedJoint)
+
+    def added(rows: int) -> list[np.ndarray]:
+        walk, found = JointWalk(joint.spread(torch.arange(rows))), []
+        for position, previous in enumerate(tokens[:, :rows].numpy()):
+            walk.step(position, previous)
+            found.append(walk.added.copy())
+        return found
+
+    whole = np.stack(added(85))
+    for rows in range(1, 85):
+        assert np.array_equal(np.stack(added(rows)), whole[:, :rows])
+
+
+def test_a_joint_head_that_was_changed_is_read_by_torch() -> None:
+    model = tiny_model(joint_size=16).eval()
+
+    class Other(nn.Linear):
+        pass
+
+    assert model.joint is not None
+    model.joint.to_logits = Other(16, model.config.vocab_size, bias=False)
+    assert isinstance(packed(model)(torch.tensor([[1]])).joint, JointLogits)
 
 
 def test_a_network_that_was_changed_or_is_in_training_is_called_as_it_is() -> None:

@@ -21,8 +21,9 @@ from imadarem.checkpoint import digest, write_atomically
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, MissingExtraError
 from imadarem.nn import RefinementOutput, RefinementTransformer
-from imadarem.nn.joint import JointLogits
+from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.memory import Retrieved
+from imadarem.nn.walk import PackedHead, PackedJoint
 
 if TYPE_CHECKING:
     from imadarem.refiner import ImplicitRefinementModel
@@ -81,6 +82,8 @@ class OnnxNetwork:
         self._session = session
         self.config, self._model = model.config, model
         self._outputs = _outputs(model.config)
+        # As the file's own weights: those of the model when the file was opened.
+        self._joint = PackedHead.of(model.joint)
 
     def __call__(
         self,
@@ -111,9 +114,9 @@ class OnnxNetwork:
         feeds = {name: tensor.detach().cpu().numpy() for name, tensor in given.items()}
         arrays = self._session.run(None, feeds)
         found = {n: torch.from_numpy(a) for n, a in zip(self._outputs, arrays, strict=True)}
-        joint = None
+        joint: JointLogits | PackedJoint | None = None
         if self._model.joint is not None:
-            joint = JointLogits.of(self._model.joint, found["joint_inputs"], found["logits"])
+            joint = self._told(self._model.joint, found["joint_inputs"], found["logits"])
         return RefinementOutput(
             logits=found["logits"],
             gate_logits=found["gate_logits"],
@@ -121,6 +124,11 @@ class OnnxNetwork:
             carry=found.get("carry"),
             joint=joint,
         )
+
+    def _told(self, head: JointHead, inputs: Tensor, logits: Tensor) -> JointLogits | PackedJoint:
+        if self._joint is None:
+            return JointLogits.of(head, inputs, logits)
+        return self._joint.told(inputs, logits, head)
 
 
 def export_onnx(model: ImplicitRefinementModel, folder: str | Path, *, int8: bool = False) -> Path:

@@ -3,8 +3,8 @@
 The same sums as those of :class:`~imadarem.nn.blocks.Block`. The matrix that contracts is
 transposed once (512 → 128 columns for 36 rows: 0.04 ms, not 0.14), the channels that the
 rotation turns stand beside each other, so that a turn is one complex product, the residual sum
-is part of the convolution, what nobody reads again is overwritten, and a joint head steps by
-transposed matrices (16 rows: 0.07 ms, not 0.12). Results differ from the
+is part of the convolution, what nobody reads again is overwritten, and a joint head is read by
+:mod:`imadarem.nn.walk`. Results differ from the
 network's own in the last bits of a float, and a row is rounded the same in every batch.
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from imadarem.nn.blocks import Block, NeighbourConvolution, SelfAttention
 from imadarem.nn.embeddings import rotary_angles
 from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.walk import PackedHead, PackedJoint
 
 if TYPE_CHECKING:
     from imadarem.nn.transformer import RefinementOutput, RefinementTransformer
@@ -49,18 +50,20 @@ class Packed:
             for block in network.blocks
             if isinstance(block, Block)
         ]
-        self._joint = _joint_weights(network.joint)
+        self._joint = PackedHead.of(network.joint)
         self._turns: dict[int, Tensor] = {}
         self._positions: dict[int, Tensor] = {}
 
     def __call__(self, *arguments: Any, **named: Any) -> RefinementOutput:
         """One pass, as the network takes and gives it."""
         output: RefinementOutput = self.network(*arguments, **named, packed=self)
-        joint = output.joint
-        if joint is None or self._joint is None:
-            return output
-        told = (joint.head, joint.logits, joint.inputs, joint.heard, joint.rows)
-        return output._replace(joint=_Joint(*told, *self._joint))
+        return output
+
+    def joint(self, head: JointHead, state: Tensor, logits: Tensor) -> PackedJoint | JointLogits:
+        """What reads the pass from left to right."""
+        if self._joint is None:
+            return JointLogits.read(head, state, logits)
+        return self._joint.read(state, logits)
 
     def block(self, number: int, x: Tensor, attended: Tensor | None) -> Tensor:
         """One block: ``(B, L, D)`` → ``(B, L, D)``; ``x`` stays as it is."""
@@ -188,42 +191,6 @@ class _Block:
         mask = None if attended is None else attended[:, None, None, :]
         mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)
         return mixed.transpose(1, 2).reshape(batch * length, -1)
-
-
-@dataclass(frozen=True)
-class _Joint(JointLogits):
-    """The same steps with transposed matrices and fewer, longer operations.
-
-    Attributes:
-        weight: ``(H, 3H)``.
-        bias: ``(3H,)``.
-        to_logits: ``(H, V)``.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    to_logits: Tensor
-
-    def at(self, position: int, hidden: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`JointLogits.at`; the hidden units that are given are overwritten."""
-        batch, size = len(previous), self.weight.shape[0]
-        given = self.said(position) + F.embedding(previous, self.heard)
-        kept = torch.addmm(self.bias, hidden, self.weight)[:batch]
-        gates = (given[:, : 2 * size] + kept[:, : 2 * size]).sigmoid_()
-        reset, update = gates[:, :size], gates[:, size:]
-        new = torch.addcmul(given[:, 2 * size :], reset, kept[:, 2 * size :]).tanh_()
-        ours = hidden[:batch]
-        torch.lerp(new, ours, update, out=ours)
-        return self.logits[:, position] + (hidden @ self.to_logits)[:batch], hidden
-
-
-def _joint_weights(head: JointHead | None) -> tuple[Tensor, Tensor, Tensor] | None:
-    """``(H, 3H)``, ``(3H,)`` and ``(H, V)``; None without a head, or with one that was changed."""
-    if head is None or type(head.recurrence) is not nn.GRU or type(head.to_logits) is not nn.Linear:
-        return None
-    _, weight, _, bias = head.recurrence.all_weights[0]
-    turned, to_logits = weight.detach().t(), head.to_logits.weight.detach().t()
-    return turned.contiguous(), bias.detach(), to_logits.contiguous()
 
 
 def _is_ours(block: nn.Module) -> bool:

@@ -21,6 +21,7 @@ from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
 from imadarem.nn.packed import Packed
 from imadarem.nn.relations import Layouts
+from imadarem.nn.walk import PackedJoint
 
 __all__ = ["RefinementOutput", "RefinementTransformer"]
 
@@ -46,7 +47,7 @@ class RefinementOutput(NamedTuple):
     gate_logits: Tensor
     halt_logits: Tensor | None = None
     carry: Tensor | None = None
-    joint: JointLogits | None = None
+    joint: JointLogits | PackedJoint | None = None
     joint_logits: Tensor | None = None
 
     def spread(self, which: Tensor) -> RefinementOutput:
@@ -168,9 +169,14 @@ class RefinementTransformer(nn.Module):
         x = self._embed(input_ids, attended, time, prev_probs, packed)
         state = self._run_blocks(x, carry, attended, memory, packed)
         logits, gate = self.to_logits(state), self.gate(state)
-        joint, joint_logits = None, None
+        joint: JointLogits | PackedJoint | None = None
+        joint_logits = None
         if self.joint is not None and targets is None:
-            joint = JointLogits.read(self.joint, *_rows_of((state, logits), rows))
+            said = _rows_of((state, logits), rows)
+            if packed is None:
+                joint = JointLogits.read(self.joint, *said)
+            else:
+                joint = packed.joint(self.joint, *said)
         elif self.joint is not None:
             joint_logits = self.joint(state, targets, rows)
         state, logits, gate = _rows_of((state, logits, gate), rows)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
 from imadarem.nn.joint import JointLogits
+from imadarem.nn.walk import JointWalk, PackedJoint
 from imadarem.sampling.noise import RowNoise, Stream
 
 __all__ = [
@@ -21,6 +25,8 @@ __all__ = [
     "forbid",
     "normalized_entropy",
 ]
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +123,7 @@ class JointDraws:
 
     def __init__(
         self,
-        joint: JointLogits,
+        joint: JointLogits | PackedJoint,
         canvas: Canvas,
         noise: RowNoise,
         temperature: float,
@@ -125,16 +131,20 @@ class JointDraws:
         truncation: Truncation | None = None,
     ) -> None:
         logits = _ruled_out(joint.logits, canvas, may_end)
-        self._joint = replace(joint, logits=logits)
-        self._ids, self._open = canvas.ids, canvas.open
-        self._uniform = noise.uniform(Stream.TOKEN, logits.shape[1])
-        self._temperature, self._truncation = temperature, truncation
         # Where some row has a blank, the tokens to its right hear what is drawn there.
-        self._heard, read = torch.stack([self._open, canvas.attended]).any(dim=1).tolist()
+        heard, read = torch.stack([canvas.open, canvas.attended]).any(dim=1).tolist()
+        self._heard: list[bool] = heard
         #: Positions up to the last that some row reads.
         self.length = max((i + 1 for i, is_read in enumerate(read) if is_read), default=0)
-        self._hidden, self._previous = self._joint.begin()
-        self._log_probs, self._drawn = torch.zeros_like(logits), torch.zeros_like(canvas.ids)
+        self._drawn = torch.zeros_like(canvas.ids)
+        self._logits, self._log_probs = torch.zeros_like(logits), torch.zeros_like(logits)
+        uniform = noise.uniform(Stream.TOKEN, logits.shape[1])
+        told = (canvas, uniform, _Draw(temperature, truncation), self._logits, self._drawn)
+        self._steps = (
+            _ArraySteps(replace(joint, logits=logits), *told)
+            if isinstance(joint, PackedJoint)
+            else _Steps(replace(joint, logits=logits), *told)
+        )
         self._reached = 0
 
     def upto(self, end: int) -> tuple[Tensor, Tensor]:
@@ -144,19 +154,12 @@ class JointDraws:
             Log-probabilities ``(B, L, V)`` of each position given what was drawn left of it,
             and the drawn tokens ``(B, L)``; behind what was asked for they say nothing.
         """
-        start, end = self._reached, max(end, self._reached)
-        logits = []
-        for position in range(start, end):
-            here, self._hidden = self._joint.at(position, self._hidden, self._previous)
-            logits.append(here)
-            self._previous = self._ids[:, position]
-            if self._heard[position]:
-                token = self._draw(here, self._uniform[:, position])
-                self._drawn[:, position] = token
-                self._previous = torch.where(self._open[:, position], token, self._previous)
-        if logits:
-            self._log_probs[:, start:end] = torch.stack(logits, dim=1).log_softmax(dim=-1)
-            self._draw_unheard([p for p in range(start, end) if not self._heard[p]], logits)
+        start = self._reached
+        if end > start:
+            for position in range(start, end):
+                self._steps.to(position, self._heard[position])
+            self._log_probs[:, start:end] = self._logits[:, start:end].log_softmax(dim=-1)
+            self._steps.draw_unheard([p for p in range(start, end) if not self._heard[p]])
             self._reached = end
         return self._log_probs, self._drawn
 
@@ -164,17 +167,127 @@ class JointDraws:
         """All positions that some row reads, as :meth:`upto` returns them."""
         return self.upto(self.length)
 
-    def _draw_unheard(self, positions: list[int], logits: list[Tensor]) -> None:
+
+@dataclass(frozen=True)
+class _Draw:
+    """A token for each distribution, from a uniform number for each.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the likeliest.
+        truncation: Cuts the tail of what is drawn from.
+    """
+
+    temperature: float
+    truncation: Truncation | None
+
+    def __call__(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """``(..., V)`` and ``(...)`` → ``(...)`` int64."""
+        if self.temperature == 0:
+            return logits.argmax(dim=-1)
+        probs = (logits.double() / self.temperature).softmax(dim=-1)
+        return _invert(_truncated(probs, self.truncation), uniform)
+
+    def of_arrays(self, logits: Array, uniform: Array) -> Array:
+        """The same of ``(B, V)`` float32 and ``(B, 1)``, in NumPy: ``(B,)``."""
+        if self.temperature == 0:
+            return logits.argmax(axis=1)
+        weights = logits.astype(np.float64)
+        if self.temperature != 1:
+            weights /= self.temperature
+        weights -= np.maximum.reduce(weights, axis=1, keepdims=True)
+        np.exp(weights, out=weights)
+        if self.truncation is not None:
+            weights = self.truncation(torch.from_numpy(weights)).numpy()
+        np.add.accumulate(weights, axis=1, out=weights)
+        # The first that exceeds its share of the whole; the last, if rounding leaves none.
+        below = weights <= uniform * weights[:, -1:]
+        below[:, -1] = False
+        return below.argmin(axis=1)
+
+
+class _Steps:
+    """Reads and draws position by position, in torch.
+
+    Args:
+        joint: With the logits of what may not stand at a position ruled out.
+        canvas: That the pass has read.
+        uniform: ``(B, L)`` float64.
+        draw: How.
+        logits: ``(B, L, V)``, written to: given what was drawn on the left.
+        drawn: ``(B, L)``, written to.
+    """
+
+    def __init__(
+        self,
+        joint: JointLogits,
+        canvas: Canvas,
+        uniform: Tensor,
+        draw: _Draw,
+        logits: Tensor,
+        drawn: Tensor,
+    ) -> None:
+        self._joint, self._uniform, self._draw = joint, uniform, draw
+        self._logits, self._drawn = logits, drawn
+        self._ids, self._open = canvas.ids, canvas.open
+        self._hidden, self._previous = joint.begin()
+
+    def to(self, position: int, heard: bool) -> None:
+        """The next position; a token is drawn there if it is ``heard``."""
+        here, self._hidden = self._joint.at(position, self._hidden, self._previous)
+        self._logits[:, position] = here
+        self._previous = self._ids[:, position]
+        if heard:
+            token = self._draw(here, self._uniform[:, position])
+            self._drawn[:, position] = token
+            self._previous = torch.where(self._open[:, position], token, self._previous)
+
+    def draw_unheard(self, positions: list[int]) -> None:
         """What nobody hears is drawn at once."""
         if positions:
-            chosen = torch.stack([logits[p - self._reached] for p in positions], dim=1)
+            chosen = self._logits[:, positions]
             self._drawn[:, positions] = self._draw(chosen, self._uniform[:, positions])
 
-    def _draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        if self._temperature == 0:
-            return logits.argmax(dim=-1)
-        probs = (logits.double() / self._temperature).softmax(dim=-1)
-        return _invert(_truncated(probs, self._truncation), uniform)
+
+class _ArraySteps:
+    """The same in NumPy, over the same memory: see :mod:`imadarem.nn.walk`."""
+
+    def __init__(
+        self,
+        joint: PackedJoint,
+        canvas: Canvas,
+        uniform: Tensor,
+        draw: _Draw,
+        logits: Tensor,
+        drawn: Tensor,
+    ) -> None:
+        self._walk, self._draw = JointWalk(joint), draw
+        alone, ids, is_open = joint.logits, canvas.ids, canvas.open
+        # Positions first: each step takes one row of these.
+        self._alone, self._logits = (x.numpy().swapaxes(0, 1) for x in (alone, logits))
+        self._drawn, self._uniform = (x.numpy().swapaxes(0, 1) for x in (drawn, uniform[..., None]))
+        self._ids, self._open = ids.t().contiguous().numpy(), is_open.t().contiguous().numpy()
+        self._all_open: list[bool] = is_open.all(dim=0).tolist()
+        self._previous = np.full(len(alone), joint.head.start_id)
+
+    def to(self, position: int, heard: bool) -> None:
+        """As :meth:`_Steps.to`."""
+        self._walk.step(position, self._previous)
+        here = self._logits[position]
+        np.add(self._alone[position], self._walk.added, out=here)
+        if not heard:
+            self._previous = self._ids[position]
+            return
+        token = self._draw.of_arrays(here, self._uniform[position])
+        self._drawn[position] = token
+        if not self._all_open[position]:
+            token = np.where(self._open[position], token, self._ids[position])
+        self._previous = token
+
+    def draw_unheard(self, positions: list[int]) -> None:
+        """As :meth:`_Steps.draw_unheard`."""
+        for position in positions:
+            here = self._draw.of_arrays(self._logits[position], self._uniform[position])
+            self._drawn[position] = here
 
 
 def draw_tokens(
