@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 # A module imports its own layer and those before it (docs: "imports point one way").
 LAYERS = (
     ("errors",),
+    ("checks",),
     ("config", "workers"),
     ("checkpoint",),
     ("tokenizers", "corruption"),

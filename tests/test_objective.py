@@ -16,14 +16,12 @@ from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import ConfigError, DataError
-from imadarem.evaluation.calibration import area_under_roc, expected_calibration_error
+from imadarem.evaluation.calibration import area_under_roc
 from imadarem.nn import RefinementOutput
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.training.objective import Objective, TrainingCanvas
 from imadarem.training.validation import (
     fit_gate_calibration,
-    fit_gate_temperature,
-    judge_own_tokens,
 )
 
 MODEL = shaken(tiny_model())
@@ -250,49 +248,6 @@ def test_a_trained_gate_ranks_well_above_chance_and_does_not_saturate() -> None:
     gate, wrong = gate[batch.judged], (batch.canvas.ids != batch.targets)[batch.judged]
     assert area_under_roc(gate, wrong) > 0.75
     assert 0.05 < gate.mean() < 0.95
-
-
-class Blind(torch.nn.Module):
-    """Draws uniformly, and its gate says +4 of everything."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(
-        self, ids: Tensor, mask: Tensor | None = None, prev_probs: Tensor | None = None
-    ) -> RefinementOutput:
-        logits = torch.zeros(*ids.shape, MODEL.config.vocab_size)
-        return RefinementOutput(logits, torch.full(ids.shape, 4.0))
-
-
-def test_the_fitted_temperature_makes_an_overconfident_gate_honest() -> None:
-    # A share w of what it writes is wrong; the best T makes sigmoid(4 / T) = w.
-    corpus = TokenCorpus.from_rows(some_ids(400, 8).tolist(), 256)
-    loss = objective(length_mode="drawn")
-    logits, wrong = judge_own_tokens(Blind(), loss, corpus, seed=1)
-    share = wrong.float().mean().item()
-    assert share == pytest.approx(1 - 1 / (MODEL.config.vocab_size - 3), abs=0.03)
-    fitted = fit_gate_temperature(Blind(), loss, corpus, seed=1)
-    assert fitted == pytest.approx(4 / math.log(share / (1 - share)), rel=0.02)
-    before = expected_calibration_error(logits.sigmoid(), wrong)
-    assert expected_calibration_error((logits / fitted).sigmoid(), wrong) < 0.01 < before
-
-
-def test_a_temperature_in_use_is_taken_into_account() -> None:
-    # The same gate read through a temperature of 2 must be given the same temperature.
-    class Warm(Blind):
-        def forward(self, *args: object, **more: object) -> RefinementOutput:
-            output = super().forward(*args, **more)  # type: ignore[arg-type]
-            return output._replace(gate_logits=output.gate_logits / 2.0)
-
-    corpus = TokenCorpus.from_rows(some_ids(50, 8).tolist(), 256)
-    # The literal rule asks the gate's sign alone, so both are judged on the same canvases.
-    settings: dict[str, object] = {"length_mode": "drawn", "refine_fraction": 1.0}
-    cold, warm = objective(**settings), objective(**settings, gate_temperature=2)
-    assert fit_gate_temperature(Blind(), cold, corpus) == pytest.approx(
-        fit_gate_temperature(Warm(), warm, corpus), rel=1e-3
-    )
 
 
 def test_blank_rows_are_read_once_for_each_length_and_cost_what_they_cost_alone() -> None:

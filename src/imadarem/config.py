@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imadarem.errors import ConfigError, nearest
+from imadarem import checks
+from imadarem.errors import ConfigError
 
 __all__ = ["ImplicitRefinementConfig"]
 
@@ -141,13 +142,13 @@ class ImplicitRefinementConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
-            self._check_int(name, 1)
-        self._check_int("max_refinement_steps", 1)
-        self._check_int("inner_steps", 1)
-        self._check_int("conv_kernel_size", 0)
-        self._check_int("joint_size", 0)
+            checks.whole(name, getattr(self, name), 1)
+        checks.whole("max_refinement_steps", self.max_refinement_steps, 1)
+        checks.whole("inner_steps", self.inner_steps, 1)
+        checks.whole("conv_kernel_size", self.conv_kernel_size, 0)
+        checks.whole("joint_size", self.joint_size, 0)
         if self.intermediate_size is not None:
-            self._check_int("intermediate_size", 1)
+            checks.whole("intermediate_size", self.intermediate_size, 1)
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigError(
                 f"hidden_size={self.hidden_size} cannot be split into num_heads={self.num_heads} "
@@ -171,8 +172,8 @@ class ImplicitRefinementConfig:
         for name in ("gate_bias_init", "gate_offset", "gate_progress_slope"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)} must be a finite number.")
-        self._check_choice("length_mode", LENGTH_MODES)
-        self._check_choice("mask_schedule", MASK_SCHEDULES)
+        checks.one_of("length_mode", self.length_mode, LENGTH_MODES)
+        checks.one_of("mask_schedule", self.mask_schedule, MASK_SCHEDULES)
         self._check_length_counts()
         self._check_relations()
         for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
@@ -206,9 +207,7 @@ class ImplicitRefinementConfig:
                 is missing, or a value is out of range.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        for key in settings:
-            if key not in known and key not in FOREIGN_KEYS:
-                raise ConfigError(f"unknown setting {key!r}{nearest(key, known)}.")
+        checks.known_keys([key for key in settings if key not in FOREIGN_KEYS], known)
         if settings.get("model_type", MODEL_TYPE) != MODEL_TYPE:
             raise ConfigError(
                 f"this configuration is of model_type {settings['model_type']!r}, "
@@ -237,24 +236,12 @@ class ImplicitRefinementConfig:
             raise ConfigError("a configuration must be a JSON object of settings.")
         return cls.from_dict(settings)
 
-    def _check_int(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
-
     def _check_range(self, name: str, low: float, high: float, closed: bool = True) -> None:
         value = getattr(self, name)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         if not numeric or not (low <= value < high or (closed and value == high)):
             bounds = f"from {low:g} to {high:g}" if closed else f"from {low:g} to below {high:g}"
             raise ConfigError(f"{name}={value!r} is out of range: legal is {bounds}.")
-
-    def _check_choice(self, name: str, legal: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in legal:
-            raise ConfigError(
-                f"{name}={value!r} is not one of {', '.join(legal)}{nearest(str(value), legal)}."
-            )
 
     def _check_length_counts(self) -> None:
         counts = self.length_counts

@@ -30,7 +30,7 @@ from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from imadarem import ImplicitRefinementModel
+    from imadarem.refiner import ImplicitRefinementModel
 
 __all__ = ["sample"]
 

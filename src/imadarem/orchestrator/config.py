@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from imadarem import checks
 from imadarem.errors import ConfigError, nearest
 
 __all__ = ["OrchestrationConfig", "StepWeighting"]
@@ -122,26 +123,27 @@ class OrchestrationConfig:
             "backprop_truncate_steps",
             "loss_smoothing_window",
         ):
-            self._check_whole(name, 1)
-        self._check_whole("augmentation_count", 0)
-        self._check_whole("seed", 0)
+            checks.whole(name, getattr(self, name), 1)
+        checks.whole("augmentation_count", self.augmentation_count, 0)
+        checks.whole("seed", self.seed, 0)
         if self.patience is not None:
-            self._check_whole("patience", 1)
+            checks.whole("patience", self.patience, 1)
         self._check_terms()
         self._check_names("augmentation_strategies", AUGMENTATIONS)
         self._check_names("canvas_edit_strategies", EDITS)
         if not self.canvas_edit_strategies:
             raise ConfigError(f"canvas_edit_strategies is empty; name one of {', '.join(EDITS)}.")
-        self._check_choice("unroll_mode", UNROLL_MODES)
-        self._check_choice("halting_loss", HALTING_LOSSES)
-        self._check_choice("mixed_precision", PRECISIONS)
+        checks.one_of("unroll_mode", self.unroll_mode, UNROLL_MODES)
+        checks.one_of("halting_loss", self.halting_loss, HALTING_LOSSES)
+        checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         if not callable(self.step_weighting):
-            self._check_choice("step_weighting", STEP_WEIGHTINGS)
-        for name in ("base_loss_share", "halt_exploration"):
-            self._check_share(name)
-        for name in ("halt_confidence", "quality_threshold"):
-            if getattr(self, name) is not None:
-                self._check_share(name)
+            checks.one_of("step_weighting", self.step_weighting, STEP_WEIGHTINGS)
+        checks.share(
+            base_loss_share=self.base_loss_share,
+            halt_exploration=self.halt_exploration,
+            halt_confidence=self.halt_confidence,
+            quality_threshold=self.quality_threshold,
+        )
         for name in ("gradient_clip_threshold", "temperature", "grok_fast_lamb", "ponder_weight"):
             value = getattr(self, name)
             least = "above 0" if name == "gradient_clip_threshold" else "at least 0"
@@ -212,28 +214,8 @@ class OrchestrationConfig:
         Raises:
             ConfigError: A key is unknown (the nearest known one is named), or out of range.
         """
-        known = {f.name for f in fields(cls)}
-        for key in settings:
-            if key not in known:
-                raise ConfigError(f"unknown orchestration setting {key!r}{nearest(key, known)}.")
+        checks.known_keys(settings, {f.name for f in fields(cls)}, "orchestration setting")
         return cls(**settings)
-
-    def _check_whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
-
-    def _check_share(self, name: str) -> None:
-        value = getattr(self, name)
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name}={value} must be from 0 to 1.")
-
-    def _check_choice(self, name: str, legal: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in legal:
-            raise ConfigError(
-                f"{name}={value!r}{nearest(str(value), legal)} is not one of {', '.join(legal)}."
-            )
 
     def _check_names(self, name: str, legal: tuple[str, ...]) -> None:
         for value in getattr(self, name):

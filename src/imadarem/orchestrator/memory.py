@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.errors import ConfigError, DataError
 from imadarem.orchestrator.memory_index import ContentAddress, new_index
 
@@ -125,7 +126,9 @@ class MemoryBank:
         index: str = "exact",
         seed: int = 0,
     ) -> None:
-        _check_whole(size=size, key_size=key_size, top_k=top_k, vocab_size=vocab_size)
+        for name, value in {"size": size, "key_size": key_size, "top_k": top_k}.items():
+            checks.whole(name, value, 1)
+        checks.whole("vocab_size", vocab_size, 2)
         _check_between(0.0, 1.0, position_weight=position_weight, threshold=threshold)
         _check_between(-1.0, 1.0, min_similarity=min_similarity)
         self.size = size
@@ -354,13 +357,6 @@ class MemoryBank:
                 f"ids go from {int(ids.min())} to {int(ids.max())}; a bank of "
                 f"vocab_size={self.vocab_size} takes 0 to {self.vocab_size - 1}."
             )
-
-
-def _check_whole(**settings: int) -> None:
-    for name, value in settings.items():
-        least = 2 if name == "vocab_size" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
 
 
 def _check_between(low: float, high: float, **settings: float) -> None:

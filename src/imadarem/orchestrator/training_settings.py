@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from imadarem.errors import ConfigError, nearest
+from imadarem import checks
+from imadarem.training.settings import COUNTS, NONE_OR_MORE
 
 __all__ = ["TaskTrainingConfig"]
 
@@ -46,14 +47,10 @@ class TaskTrainingConfig:
     valid_rows: int = 300
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("warmup_steps", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate={self.learning_rate} must be above 0.")
+        given = vars(self)
+        checks.at_least(1, **{name: given[name] for name in COUNTS})
+        checks.at_least(0, **{name: given[name] for name in NONE_OR_MORE})
+        checks.above_zero(learning_rate=self.learning_rate)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor
 
@@ -66,8 +63,5 @@ class TaskTrainingConfig:
         Raises:
             ConfigError: A key is unknown; the nearest known one is named.
         """
-        known = {field.name for field in fields(cls)}
-        for key in settings:
-            if key not in known:
-                raise ConfigError(f"unknown training setting {key!r}{nearest(key, known)}.")
+        checks.known_keys(settings, {field.name for field in fields(cls)}, "training setting")
         return cls(**settings)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
@@ -167,7 +168,7 @@ class Gate:
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        _check_share("fraction", self.fraction)
+        checks.share(fraction=self.fraction)
         if self.drop is not None:
             _check_scale("drop", self.drop)
         _check_scale("gumbel", self.gumbel)
@@ -234,7 +235,7 @@ class AdaptiveGate:
         _check_budget(self.gamma)
         _check_scale("gumbel", self.gumbel)
         for name in ("fraction", "content"):
-            _check_share(name, getattr(self, name))
+            checks.share(**{name: getattr(self, name)})
             if getattr(self, name) == 0.0:
                 raise ConfigError(f"{name}=0 would let no flagged row end; give more than 0.")
 
@@ -287,7 +288,7 @@ class EntropyThreshold:
     uses_teacher: bool = True
 
     def __post_init__(self) -> None:
-        _check_share("threshold", self.threshold)
+        checks.share(threshold=self.threshold)
 
     def __call__(self, view: PassView) -> Decision:
         uncertain = view.written & (view.entropy > self.threshold)
@@ -415,7 +416,7 @@ class Remask:
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        _check_share("eta", self.eta)
+        checks.share(eta=self.eta)
 
     def __call__(self, view: PassView) -> Decision:
         length = view.open.shape[1]
@@ -503,11 +504,6 @@ def _top(ranking: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
     return (ranks < counts[:, None]) & eligible
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ConfigError(f"{name}={value} must be a share from 0 to 1.")
 
 
 def _check_budget(gamma: float) -> None:

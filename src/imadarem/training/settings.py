@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from imadarem.errors import ConfigError, nearest
+from imadarem import checks
 
-__all__ = ["TrainingConfig"]
+__all__ = ["COUNTS", "NONE_OR_MORE", "TrainingConfig"]
 
 PRECISIONS = ("no", "bf16", "fp16")
+#: Settings that any training run has: at least 1, and at least 0.
+COUNTS = ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows")
+NONE_OR_MORE = ("warmup_steps", "weight_decay", "seed")
 
 
 @dataclass(kw_only=True)
@@ -69,25 +72,22 @@ class TrainingConfig:
     sample_count: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("learning_rate", "gradient_clip", "gate_lr_scale"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-        for name in ("gate_warmup", "on_policy_share", "suffix_share", "blank_share"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"{name}={value} must be from 0 to 1.")
-        for name in ("warmup_steps", "weight_decay", "sample_count", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0.")
-        if self.mixed_precision not in PRECISIONS:
-            raise ConfigError(
-                f"mixed_precision={self.mixed_precision!r}"
-                f"{nearest(self.mixed_precision, PRECISIONS)} is not one of "
-                f"{', '.join(PRECISIONS)}."
-            )
+        given = vars(self)
+        checks.at_least(1, **{name: given[name] for name in COUNTS})
+        checks.above_zero(
+            learning_rate=self.learning_rate,
+            gradient_clip=self.gradient_clip,
+            gate_lr_scale=self.gate_lr_scale,
+        )
+        checks.share(
+            gate_warmup=self.gate_warmup,
+            on_policy_share=self.on_policy_share,
+            suffix_share=self.suffix_share,
+            blank_share=self.blank_share,
+        )
+        checks.at_least(0, **{name: given[name] for name in NONE_OR_MORE})
+        checks.at_least(0, sample_count=self.sample_count)
+        checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor
 
@@ -100,8 +100,5 @@ class TrainingConfig:
         Raises:
             ConfigError: A key is unknown; the nearest known one is named.
         """
-        known = {field.name for field in fields(cls)}
-        for key in settings:
-            if key not in known:
-                raise ConfigError(f"unknown training setting {key!r}{nearest(key, known)}.")
+        checks.known_keys(settings, {field.name for field in fields(cls)}, "training setting")
         return cls(**settings)

@@ -21,7 +21,6 @@ __all__ = [
     "GateCalibration",
     "Validation",
     "fit_gate_calibration",
-    "fit_gate_temperature",
     "judge_own_tokens",
     "validate",
 ]
@@ -110,32 +109,6 @@ def judge_own_tokens(
             logits.append(gate[batch.judged].float().cpu())
             wrong.append((batch.canvas.ids != batch.targets)[batch.judged].cpu())
     return torch.cat(logits), torch.cat(wrong)
-
-
-def fit_gate_temperature(
-    network: nn.Module, objective: Objective, corpus: TokenCorpus, *, seed: int = 1
-) -> float:
-    """The temperature that makes the gate's probabilities fit what is wrong.
-
-    Minimises ``BCE(logits / T, wrong)`` over ``T`` on held-out canvases that the model filled
-    (temperature scaling, arXiv:1706.04599); ``T`` stays within [0.05, 20].
-
-    Returns:
-        The value for ``ImplicitRefinementConfig.gate_temperature``.
-    """
-    scaled, wrong = judge_own_tokens(network, objective, corpus, seed=seed)
-    logits = scaled * objective.config.gate_temperature
-    log_t = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_t], max_iter=50, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(logits / log_t.exp(), wrong.float())
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return min(max(math.exp(log_t.item()), 0.05), 20.0)
 
 
 @dataclass(frozen=True)

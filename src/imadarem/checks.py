@@ -1,0 +1,76 @@
+"""Checks of settings, in the same words wherever there are settings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from imadarem.errors import ConfigError, nearest
+
+__all__ = ["above_zero", "at_least", "known_keys", "one_of", "share", "whole"]
+
+
+def whole(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number from ``least`` on.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+
+def at_least(least: float, **settings: float) -> None:
+    """Refuse a number below ``least``.
+
+    Raises:
+        ConfigError: One is.
+    """
+    for name, value in settings.items():
+        if not value >= least:
+            raise ConfigError(f"{name}={value} must be at least {least}.")
+
+
+def above_zero(**settings: float) -> None:
+    """Refuse a number that is not above 0.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for name, value in settings.items():
+        if not value > 0:
+            raise ConfigError(f"{name}={value} must be above 0.")
+
+
+def share(**settings: float | None) -> None:
+    """Refuse what is no share of a whole; None stands for no setting.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    for name, value in settings.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"{name}={value} must be from 0 to 1.")
+
+
+def one_of(name: str, value: Any, legal: Iterable[str]) -> None:
+    """Refuse a name that is not one of the legal ones.
+
+    Raises:
+        ConfigError: It is not; the nearest one is named.
+    """
+    names = tuple(legal)
+    if value not in names:
+        near = nearest(str(value), names)
+        raise ConfigError(f"{name}={value!r}{near} is not one of {', '.join(names)}.")
+
+
+def known_keys(settings: Iterable[str], known: Collection[str], kind: str = "setting") -> None:
+    """Refuse settings with a key that nobody reads.
+
+    Raises:
+        ConfigError: There is one; the nearest known one is named.
+    """
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"unknown {kind} {key!r}{nearest(key, known)}.")
