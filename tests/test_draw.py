@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
 from imadarem.sampling.draw import Truncation, draw_tokens, forbid, normalized_entropy
-from imadarem.sampling.noise import RowNoise, Stream, row_seeds
+from imadarem.sampling.noise import RowNoise, Stream, _on_cpu, _on_device, row_seeds
 
 
 def splitmix64(x: int) -> int:
@@ -33,6 +33,17 @@ def test_noise_equals_the_published_hash_in_whole_numbers(seed: int, step: int, 
     expected = ((bits >> 11) + 0.5) * 2.0**-53
     noise = RowNoise(torch.tensor([seed]), step).uniform(Stream.ORDER, at + 1)
     assert noise[0, at].item() == expected
+
+
+@given(
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(0, 70),
+)
+def test_noise_is_the_same_on_every_device(seeds: list[int], salt: int, length: int) -> None:
+    rows = torch.tensor(seeds, dtype=torch.int64)
+    here = torch.from_numpy(_on_cpu(rows.numpy(), salt, length))
+    assert here.equal(_on_device(rows, salt, length))
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 9))
