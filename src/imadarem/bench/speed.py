@@ -53,7 +53,8 @@ def refiners(size: Size, width: int) -> Iterator[tuple[list[Rival], list[str]]]:
 
     Dense: every token drawn anew in every pass, no row ends early. Scripted: shares and ends as
     :class:`ScriptedGate` has them. Left to right: blocks of equal size, one in each pass, as the
-    molecule model of the package fills them.
+    molecule model of the package fills them. One pass: the joint head draws every token after a
+    single pass, as the SMILES model of the package can be asked to.
     """
     dense = ScriptedGate(active=(1.0,), ends=(size.passes, size.passes))
     model = refiner(size, width=width)
@@ -63,6 +64,7 @@ def refiners(size: Size, width: int) -> Iterator[tuple[list[Rival], list[str]]]:
         _row("refiner, scripted gate", model, size, ScriptedGate()),
         _row("refiner, joint head", joint, size, dense),
         _row("refiner, joint head, left to right", joint, size, LeftToRight()),
+        _row("refiner, joint head, one pass", joint, size, LeftToRight(), passes=1),
     ]
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -102,13 +104,24 @@ def matrix_peak(size: Size, width: int, rows: int) -> tuple[Callable[[], Any], i
     return lambda: F.linear(x, weight), 2 * x.numel() * len(weight)
 
 
-def _row(name: str, model: ImplicitRefinementModel, size: Size, policy: Policy) -> Rival:
+def _row(
+    name: str,
+    model: ImplicitRefinementModel,
+    size: Size,
+    policy: Policy,
+    passes: int | None = None,
+) -> Rival:
     # Other rows every time: when a row ends is a matter of its seed.
     seeds = count()
 
     def sample(rows: int) -> torch.Tensor:
         drawn = model.sample(
-            rows, length=size.length, policy=policy, seed=next(seeds), batch_size=rows
+            rows,
+            length=size.length,
+            steps=passes,
+            policy=policy,
+            seed=next(seeds),
+            batch_size=rows,
         )
         return torch.stack([row.ids for row in drawn.rows])
 
