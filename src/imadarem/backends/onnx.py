@@ -176,7 +176,7 @@ class _Pass(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         found: RefinementOutput = self.network(**dict(zip(self.inputs, tensors, strict=True)))
-        joint = None if found.joint is None else found.joint.inputs
+        joint = found.joint.inputs if isinstance(found.joint, JointLogits) else None
         every = (found.logits, found.gate_logits, found.halt_logits, found.carry, joint)
         return tuple(tensor for tensor in every if tensor is not None)
 

@@ -2,16 +2,16 @@
 
 One row takes some twenty operations a token, and what they cost is their overhead: 0.7
 microseconds each in NumPy and 2 in torch. So all but the product runs in NumPy, in buffers made
-once; the product is torch's, one for the recurrence and the logits together. Its inputs are
-scaled beforehand, by powers of two, so that ``2 σ(2x) = tanh(x) + 1`` makes one tanh of both
-gates. Same figures as those of :class:`~imadarem.nn.joint.JointHead` up to rounding, and a
-row's are the same in every batch.
+once; the product is torch's, one for the recurrence and the logits together. What reset and
+update are told is halved beforehand: ``2 σ(x) = tanh(x / 2) + 1`` makes one tanh of both, and
+what they multiply is halved too. Halving is exact. Same figures as those of
+:class:`~imadarem.nn.joint.JointHead` up to rounding, and a row's are the same in every batch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from imadarem.nn.joint import JointHead
 
-__all__ = ["JointWalk", "PackedHead", "PackedJoint"]
+__all__ = ["JointWalk", "PackedHead", "PackedJoint", "Parts"]
 
 #: Rows from which on torch's product with a matrix that is laid out by columns rounds each row
 #: alike: one row is a product of another kind.
@@ -32,22 +32,41 @@ COLUMNS = 16
 Array = npt.NDArray[Any]
 
 
+class Parts(NamedTuple):
+    """What is said to the gates, each part in memory of its own.
+
+    Attributes:
+        gates: ``(..., 2H)``, to reset and update, halved.
+        new: ``(..., H)``, to the new value.
+    """
+
+    gates: Tensor
+    new: Tensor
+
+    @classmethod
+    def of(cls, said: Tensor, size: int) -> Parts:
+        """Of ``(..., 3H)``."""
+        said = said.detach()
+        return cls(0.5 * said[..., : 2 * size], said[..., 2 * size :].contiguous())
+
+
 @dataclass(frozen=True)
 class PackedHead:
     """The weights of a joint head, laid out for steps.
 
     Attributes:
-        said: ``(3H, D)`` and ``(3H,)``: what a state says to the gates, halved for the first
-            two; the bias has that of the recurrence in it.
-        heard: ``(V, 3H)``, what a token says to them, likewise.
+        said: ``(2H, D)`` and ``(H, D)``, of what a state says.
+        bias: ``(2H,)`` and ``(H,)`` of it; that of the recurrence is in the first.
+        heard: ``(V, 2H)`` and ``(V, H)``, what a token says.
         product: ``(H, N)``, of the hidden units: ``3H`` columns for the gates, halved all, ``V``
             for the logits, zeros.
         new_bias: ``(H,)``, halved, of the third gate, which the reset multiplies.
         start_id: Stands left of the first position.
     """
 
-    said: tuple[Tensor, Tensor]
-    heard: Tensor
+    said: Parts
+    bias: Parts
+    heard: Parts
     product: Tensor
     new_bias: Tensor
     start_id: int
@@ -65,27 +84,30 @@ class PackedHead:
         with torch.no_grad():
             said, kept, bias, kept_bias = head.recurrence.all_weights[0]
             size = kept.shape[1]
-            scale = _halves(size)
-            folded = _folded(bias, kept_bias, size)
-            weights = said * scale[:, None]
             used = 3 * size + len(weight)
             product = torch.zeros(size, -(-used // COLUMNS) * COLUMNS)
             torch.mul(kept.t(), 0.5, out=product[:, : 3 * size])
             product[:, 3 * size : used] = head.to_logits.weight.t()
-            new_bias = 0.5 * kept_bias[2 * size :]
-            heard = F.linear(weight, weights)
-        return cls((weights, folded * scale), heard, product, new_bias, head.start_id)
+            return cls(
+                Parts(0.5 * said[: 2 * size], said[2 * size :].detach()),
+                Parts.of(bias + _of_the_gates(kept_bias), size),
+                Parts.of(F.linear(weight, said), size),
+                product,
+                0.5 * kept_bias[2 * size :],
+                head.start_id,
+            )
 
     def read(self, state: Tensor, logits: Tensor) -> PackedJoint:
         """Of the states ``(B, L, D)`` and independent logits ``(B, L, V)`` of a pass."""
-        return PackedJoint(self, logits, F.linear(state, *self.said), None)
+        state = state.transpose(0, 1).contiguous()
+        said = (F.linear(state, *told) for told in zip(self.said, self.bias, strict=True))
+        return PackedJoint(self, logits, Parts(*said), None)
 
     def told(self, inputs: Tensor, logits: Tensor, head: JointHead) -> PackedJoint:
         """Of ``(B, L, 3H)`` that another program computed from the states by ``head``."""
-        _, _, bias, kept_bias = head.recurrence.all_weights[0]
-        size = len(self.new_bias)
-        extra = (_folded(bias, kept_bias, size) - bias).detach()
-        return PackedJoint(self, logits, (inputs + extra) * _halves(size), None)
+        extra = _of_the_gates(head.recurrence.all_weights[0][3])
+        said = inputs.transpose(0, 1) + extra
+        return PackedJoint(self, logits, Parts.of(said, len(self.new_bias)), None)
 
 
 @dataclass(frozen=True)
@@ -95,13 +117,13 @@ class PackedJoint:
     Attributes:
         head: What hears the tokens on the left.
         logits: ``(B, L, V)``, before it has heard any.
-        inputs: ``(B, L, 3H)``, what the states say, scaled as the head's weights are.
+        inputs: ``(L, B, 2H)`` and ``(L, B, H)``, what the states say.
         rows: ``(B,)``, which row of ``inputs`` each row of ``logits`` reads; None pairs them.
     """
 
     head: PackedHead
     logits: Tensor
-    inputs: Tensor
+    inputs: Parts
     rows: Tensor | None
 
     def spread(self, which: Tensor) -> PackedJoint:
@@ -123,16 +145,11 @@ class JointWalk:
         # An idle row fills a batch of one up, so that a row's draws do not depend on its size.
         self._units = torch.zeros(max(batch, LEAST_ROWS), size)
         self._product, self._kept = head.product, torch.zeros(len(self._units), columns)
-        self._heard = head.heard.numpy()
-        self._inputs = joint.inputs.detach().numpy().swapaxes(0, 1)
-        one = joint.rows is None or self._inputs.shape[1] == 1
-        self._rows = None if one else _array(joint.rows)
+        self._gates = _Told(head.heard.gates, joint.inputs.gates, joint.rows, batch)
+        self._new = _Told(head.heard.new, joint.inputs.new, joint.rows, batch)
         self._new_bias = head.new_bias.numpy()
         # Views of what every step writes anew.
-        self._given = np.empty((batch, 3 * size), dtype=np.float32)
-        self._paired = self._given if one else np.empty_like(self._given)
-        self._gates, self._new = self._given[:, : 2 * size], self._given[:, 2 * size :]
-        self._reset, self._update = self._gates[:, :size], self._gates[:, size:]
+        self._reset, self._update = np.split(self._gates.now, 2, axis=1)
         kept = self._kept.numpy()[:batch]
         self._kept_gates, self._kept_new = kept[:, : 2 * size], kept[:, 2 * size : 3 * size]
         #: ``(B, V)``, what the head adds to the logits of the position just read.
@@ -146,18 +163,14 @@ class JointWalk:
             position: From 0 on, in order.
             previous: ``(B,)`` int64, ids of the tokens at the position before.
         """
-        given, gates, new, hidden = self._given, self._gates, self._new, self._hidden
-        said = self._inputs[position]
-        if self._rows is not None:
-            said = np.take(said, self._rows, axis=0, out=self._paired, mode="clip")
-        np.take(self._heard, previous, axis=0, out=given, mode="clip")
-        given += said
+        gates = self._gates.at(position, previous)
         gates += self._kept_gates
         np.tanh(gates, out=gates)
         gates += 1.0
         heard = self._kept_new
         heard += self._new_bias
         heard *= self._reset
+        new, hidden = self._new.at(position, previous), self._hidden
         new += heard
         np.tanh(new, out=new)
         # new + σ · (hidden − new)
@@ -168,17 +181,35 @@ class JointWalk:
         torch.mm(self._units, self._product, out=self._kept)
 
 
-def _halves(size: int) -> Tensor:
-    """``(3H,)``: ½ for reset and update, 1 for the new value."""
-    return torch.ones(3 * size).index_fill_(0, torch.arange(2 * size), 0.5)
+class _Told:
+    """What state and token say together, in one buffer.
+
+    Args:
+        heard: ``(V, N)``.
+        inputs: ``(L, R, N)``.
+        rows: ``(B,)``, which of the ``R`` each row reads; None, and one for all, pairs them.
+        batch: ``B``.
+    """
+
+    def __init__(self, heard: Tensor, inputs: Tensor, rows: Tensor | None, batch: int) -> None:
+        self._heard, self._inputs = heard.numpy(), inputs.detach().numpy()
+        self.now: Array = np.empty((batch, heard.shape[1]), dtype=np.float32)
+        self._rows: Array | None = None
+        if rows is not None and inputs.shape[1] > 1:
+            self._rows, self._paired = rows.numpy(), np.empty_like(self.now)
+
+    def at(self, position: int, previous: Array) -> Array:
+        """``(B, N)``, good until the next call."""
+        np.take(self._heard, previous, axis=0, out=self.now, mode="clip")
+        said = self._inputs[position]
+        if self._rows is not None:
+            said = np.take(said, self._rows, axis=0, out=self._paired, mode="clip")
+        self.now += said
+        return self.now
 
 
-def _folded(bias: Tensor, kept_bias: Tensor, size: int) -> Tensor:
-    """``(3H,)``: both biases of the gates that add them."""
-    return torch.cat([(bias + kept_bias)[: 2 * size], bias[2 * size :]])
-
-
-def _array(tensor: Tensor | None) -> Array:
-    assert tensor is not None
-    found: Array = tensor.numpy()
+def _of_the_gates(bias: Tensor) -> Tensor:
+    """``(3H,)`` of the recurrence: what may be added beforehand, to reset and update."""
+    found = bias.detach().clone()
+    found[2 * len(found) // 3 :] = 0.0
     return found
