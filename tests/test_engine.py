@@ -64,9 +64,14 @@ def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, poli
         assert records(refiner, 24, seed=3, policy=policy, batch_size=size) == whole
 
 
-def test_the_model_in_the_package_rounds_a_row_the_same_in_every_batch():
-    refiner = ImplicitRefinementModel.from_pretrained("default")
-    assert records(refiner, 24, seed=0) == records(refiner, 24, seed=0, batch_size=5)
+@pytest.mark.parametrize(
+    ("name", "asked"), [("default", {}), ("smiles", {"steps": 1, "policy": "left-to-right"})]
+)
+def test_the_models_in_the_package_round_a_row_the_same_in_every_batch(name, asked):
+    refiner = ImplicitRefinementModel.from_pretrained(name)
+    whole = records(refiner, 24, seed=0, **asked)
+    for size in (1, 5):
+        assert records(refiner, 24, seed=0, batch_size=size, **asked) == whole
 
 
 @settings(max_examples=8, deadline=None)
