@@ -1,7 +1,7 @@
 """A joint head read token by token on a CPU, in NumPy over torch's memory.
 
-One row takes some twenty operations a token, and what they cost is their overhead: 0.7
-microseconds each in NumPy and 2 in torch. So all but the product runs in NumPy, in buffers made
+One row takes some 25 operations a token, drawing included, and what they cost is their overhead:
+0.7 microseconds each in NumPy and 2 in torch. So all but the product runs in NumPy, in buffers made
 once; the product is torch's, one for the recurrence and the logits together. What reset and
 update are told is halved beforehand: ``2 σ(x) = tanh(x / 2) + 1`` makes one tanh of both, and
 what they multiply is halved too. Halving is exact. Same figures as those of
