@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import signal
 import socket
@@ -72,6 +73,8 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
+        # Nobody here asks where a request came from.
+        proxy_headers=False,
         # Longer than clients keep a connection, or one may ask just when the server closes it.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=math.ceil(limits.seconds),
@@ -86,6 +89,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What lives as long as the process need not be looked through for garbage again.
+        gc.collect()
+        gc.freeze()
         if self.started:
             self._on_ready()
 
