@@ -139,11 +139,12 @@ class JointDraws:
         self._drawn = torch.zeros_like(canvas.ids)
         self._logits, self._log_probs = torch.zeros_like(logits), torch.zeros_like(logits)
         uniform = noise.uniform(Stream.TOKEN, logits.shape[1])
-        told = (canvas, uniform, _Draw(temperature, truncation), self._logits, self._drawn)
+        draw = _Draw(temperature, truncation)
+        task = _Task(canvas, uniform, draw, self._logits, self._drawn)
         self._steps = (
-            _ArraySteps(replace(joint, logits=logits), *told)
+            _ArraySteps(replace(joint, logits=logits), task)
             if isinstance(joint, PackedJoint)
-            else _Steps(replace(joint, logits=logits), *told)
+            else _Steps(replace(joint, logits=logits), task)
         )
         self._reached = 0
 
@@ -205,11 +206,11 @@ class _Draw:
         return below.argmin(axis=1)
 
 
-class _Steps:
-    """Reads and draws position by position, in torch.
+@dataclass(frozen=True)
+class _Task:
+    """What is drawn for, how, and where it is written.
 
-    Args:
-        joint: With the logits of what may not stand at a position ruled out.
+    Attributes:
         canvas: That the pass has read.
         uniform: ``(B, L)`` float64.
         draw: How.
@@ -217,18 +218,25 @@ class _Steps:
         drawn: ``(B, L)``, written to.
     """
 
-    def __init__(
-        self,
-        joint: JointLogits,
-        canvas: Canvas,
-        uniform: Tensor,
-        draw: _Draw,
-        logits: Tensor,
-        drawn: Tensor,
-    ) -> None:
-        self._joint, self._uniform, self._draw = joint, uniform, draw
-        self._logits, self._drawn = logits, drawn
-        self._ids, self._open = canvas.ids, canvas.open
+    canvas: Canvas
+    uniform: Tensor
+    draw: _Draw
+    logits: Tensor
+    drawn: Tensor
+
+
+class _Steps:
+    """Reads and draws position by position, in torch.
+
+    Args:
+        joint: With the logits of what may not stand at a position ruled out.
+        task: What else it works on.
+    """
+
+    def __init__(self, joint: JointLogits, task: _Task) -> None:
+        self._joint, self._uniform, self._draw = joint, task.uniform, task.draw
+        self._logits, self._drawn = task.logits, task.drawn
+        self._ids, self._open = task.canvas.ids, task.canvas.open
         self._hidden, self._previous = joint.begin()
 
     def to(self, position: int, heard: bool) -> None:
@@ -251,20 +259,14 @@ class _Steps:
 class _ArraySteps:
     """The same in NumPy, over the same memory: see :mod:`imadarem.nn.walk`."""
 
-    def __init__(
-        self,
-        joint: PackedJoint,
-        canvas: Canvas,
-        uniform: Tensor,
-        draw: _Draw,
-        logits: Tensor,
-        drawn: Tensor,
-    ) -> None:
-        self._walk, self._draw = JointWalk(joint), draw
-        alone, ids, is_open = joint.logits, canvas.ids, canvas.open
+    def __init__(self, joint: PackedJoint, task: _Task) -> None:
+        self._walk, self._draw = JointWalk(joint), task.draw
+        alone, ids, is_open = joint.logits, task.canvas.ids, task.canvas.open
         # Positions first: each step takes one row of these.
-        self._alone, self._logits = (x.numpy().swapaxes(0, 1) for x in (alone, logits))
-        self._drawn, self._uniform = (x.numpy().swapaxes(0, 1) for x in (drawn, uniform[..., None]))
+        self._alone, self._logits, self._drawn, self._uniform = (
+            x.numpy().swapaxes(0, 1)
+            for x in (alone, task.logits, task.drawn, task.uniform[..., None])
+        )
         self._ids, self._open = ids.t().contiguous().numpy(), is_open.t().contiguous().numpy()
         self._all_open: list[bool] = is_open.all(dim=0).tolist()
         self._previous = np.full(len(alone), joint.head.start_id)
