@@ -24,7 +24,6 @@ from imadarem.cli.results import (
     deliver,
     judge,
     judge_by,
-    parser,
 )
 from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError, DataError
@@ -106,16 +105,15 @@ def _only_valid(
     advance: Callable[[int], None],
 ) -> Outcome:
     """The first ``count`` different molecules among the rows 0, 1, … of a seed."""
-    parse = parser(model.tokenizer)
-    if parse is None:
-        raise ConfigError('--only-valid needs RDKit: pip install "imadarem[mol]".')
+    from imadarem.data.molecules import canonical
+
     found: dict[str, SampleRow] = {}
     drawn, start = 0, time.perf_counter()
     while len(found) < count and drawn < MOST_ROWS * count + BLOCK:
         # A row does not depend on how many are drawn with it.
         before, missing = len(found), count - len(found)
         samples = model.sample(min(BLOCK, missing + missing // 2 + 8), first=drawn, **settings)
-        for row in judge_by(parse, samples, model.tokenizer, 0.0).rows:
+        for row in judge_by(canonical, samples, model.tokenizer, 0.0).rows:
             drawn += 1
             if row.canonical is not None:
                 found.setdefault(row.canonical, row)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.data.tasks import Episodes, Task, Transform
 from imadarem.errors import ConfigError, nearest
 from imadarem.tokenizers import CharTokenizer
@@ -258,11 +259,7 @@ class DecimalLayout:
             raise ConfigError(f"digits={self.digits!r} must be from 1 to {MOST_DIGITS}.")
         if self.operation not in ("+", "*"):
             raise ConfigError(f"operation={self.operation!r} must be '+' or '*'.")
-        if self.layout not in LAYOUTS:
-            raise ConfigError(
-                f"layout={self.layout!r} is not one of {', '.join(LAYOUTS)}"
-                f"{nearest(str(self.layout), LAYOUTS)}."
-            )
+        checks.one_of("layout", self.layout, LAYOUTS)
 
     @property
     def answer_digits(self) -> int:

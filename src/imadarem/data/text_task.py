@@ -8,11 +8,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
+from imadarem import checks
 from imadarem.data.holes import Holes
 from imadarem.data.sides import held_out
 from imadarem.data.tasks import Task
 from imadarem.data.text import read_lines
-from imadarem.errors import ConfigError, DataError, nearest
+from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers import (
     CharTokenizer,
     SpecialIds,
@@ -66,10 +67,7 @@ def text_task(
     """
     if length < 2:
         raise ConfigError(f"length={length} must be at least 2 tokens: one blank, one given.")
-    if unit not in UNITS:
-        raise ConfigError(
-            f"unit={unit!r} is not one of {', '.join(UNITS)}{nearest(str(unit), UNITS)}."
-        )
+    checks.one_of("unit", unit, UNITS)
     holes = Holes(share=hole_share, span=hole_span, versions=versions, seed=seed)
     texts = _texts(source, unit)
     built = _tokenizer(tokenizer, texts)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem.errors import ConfigError, MissingExtraError, nearest
+from imadarem import checks
+from imadarem.errors import MissingExtraError
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 
 __all__ = ["INDEXES", "ContentAddress", "ExactIndex", "FaissIndex", "Index", "new_index"]
@@ -108,13 +109,10 @@ def new_index(name: str, size: int, key_size: int) -> Index:
         ConfigError: There is no index of that name.
         MissingExtraError: It needs faiss, which is not installed.
     """
+    checks.one_of("index", name, INDEXES)
     if name == "exact":
         return ExactIndex(size, key_size)
-    if name in INDEXES:
-        return FaissIndex(size, key_size, flat=name == "faiss-flat")
-    raise ConfigError(
-        f"index={name!r} is not one of {', '.join(INDEXES)}{nearest(str(name), INDEXES)}."
-    )
+    return FaissIndex(size, key_size, flat=name == "faiss-flat")
 
 
 class ExactIndex:

@@ -172,11 +172,7 @@ class Gate:
         if self.drop is not None:
             _check_scale("drop", self.drop)
         _check_scale("gumbel", self.gumbel)
-        if self.order not in ORDERS:
-            raise ConfigError(
-                f"order={self.order!r} is not one of {', '.join(ORDERS)}"
-                f"{nearest(self.order, ORDERS)}."
-            )
+        checks.one_of("order", self.order, ORDERS)
 
     def __call__(self, view: PassView) -> Decision:
         flagged, ranking = view.written & (view.gate > 0.5), view.gate
@@ -234,8 +230,8 @@ class AdaptiveGate:
     def __post_init__(self) -> None:
         _check_budget(self.gamma)
         _check_scale("gumbel", self.gumbel)
+        checks.share(fraction=self.fraction, content=self.content)
         for name in ("fraction", "content"):
-            checks.share(**{name: getattr(self, name)})
             if getattr(self, name) == 0.0:
                 raise ConfigError(f"{name}=0 would let no flagged row end; give more than 0.")
 

@@ -85,8 +85,7 @@ class TrainingConfig:
             suffix_share=self.suffix_share,
             blank_share=self.blank_share,
         )
-        checks.at_least(0, **{name: given[name] for name in NONE_OR_MORE})
-        checks.at_least(0, sample_count=self.sample_count)
+        checks.at_least(0, **{name: given[name] for name in (*NONE_OR_MORE, "sample_count")})
         checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor
