@@ -10,7 +10,7 @@ network's own in the last bits of a float, and a row is rounded the same in ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from imadarem.nn.blocks import Block, NeighbourConvolution, SelfAttention
 from imadarem.nn.embeddings import rotary_angles
 from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.products import FloatProducts, Products
 from imadarem.nn.walk import PackedHead, PackedJoint
 
 if TYPE_CHECKING:
@@ -36,19 +37,24 @@ class Packed:
 
     Args:
         network: In evaluation mode.
+        products: The matrices of each block; None takes :class:`FloatProducts` of them.
     """
 
     #: No row's numbers depend on another row of the batch.
     rows_alike = True
 
-    def __init__(self, network: RefinementTransformer) -> None:
+    def __init__(
+        self, network: RefinementTransformer, products: Sequence[Products] | None = None
+    ) -> None:
         config = network.config
         self.network = network
         self.config = config
+        turned = config.rotary and config.positions
+        blocks = [block for block in network.blocks if isinstance(block, Block)]
+        products = products or [FloatProducts.of(block, turned) for block in blocks]
         self._blocks = [
-            _Block.of(block, config.rotary and config.positions)
-            for block in network.blocks
-            if isinstance(block, Block)
+            _Block.of(block, turned, matrices)
+            for block, matrices in zip(blocks, products, strict=True)
         ]
         self._joint = PackedHead.of(network.joint)
         self._turns: dict[int, Tensor] = {}
@@ -114,56 +120,31 @@ class _Block:
         taps: ``(k, D)`` of the convolution, 1 added to the middle one; None without one.
         heads: Attention heads.
         turned: Whether queries and keys are rotated.
-        qkv: ``(3D, D)``; channels that are rotated together beside each other. None without
-            attention, as ``out`` is.
-        out: ``(D, D)``.
-        expand: ``(F, D)`` and its bias.
-        contract: ``(F, D)``, transposed, and its bias.
-        norms: Of the attention, if any, and of the feed-forward part.
+        products: The matrices.
     """
 
     taps: Tensor | None
     heads: int
     turned: bool
-    qkv: Tensor | None
-    out: Tensor | None
-    expand: tuple[Tensor, Tensor]
-    contract: tuple[Tensor, Tensor]
-    norms: tuple[nn.LayerNorm | None, nn.LayerNorm]
+    products: Products
 
     @classmethod
-    def of(cls, block: Block, turned: bool) -> _Block:
-        taps = qkv = out = None
-        heads = 1
+    def of(cls, block: Block, turned: bool, products: Products) -> _Block:
+        taps = None
         if block.neighbours is not None:
             taps = block.neighbours.weight.detach().clone()
             taps[len(taps) // 2] += 1.0
-        if block.attention is not None:
-            heads = block.attention.num_heads
-            qkv, out = block.attention.qkv.weight.detach(), block.attention.out.weight.detach()
-            qkv = _side_by_side(qkv, heads) if turned else qkv
-        return cls(
-            taps,
-            heads,
-            turned,
-            qkv,
-            out,
-            (block.expand.weight.detach(), block.expand.bias.detach()),
-            (block.contract.weight.detach().t().contiguous(), block.contract.bias.detach()),
-            (block.attention_norm, block.feed_forward_norm),
-        )
+        heads = 1 if block.attention is None else block.attention.num_heads
+        return cls(taps, heads, turned, products)
 
     def __call__(self, x: Tensor, attended: Tensor | None, turns: Tensor) -> Tensor:
         """``(B, L, D)`` → ``(B, L, D)``; turns are ``(L, D)`` complex numbers of length 1."""
         x = x.clone() if self.taps is None else self._neighbours(x, attended)
         flat = x.flatten(0, 1)
-        norm, last_norm = self.norms
-        if norm is not None and self.qkv is not None and self.out is not None:
-            qkv = F.linear(_normed(norm, flat), self.qkv).view(*x.shape[:2], -1)
-            flat += F.linear(self._attention(qkv, attended, turns), self.out)
-        hidden = torch.ops.aten.gelu_(F.linear(_normed(last_norm, flat), *self.expand))
-        weight, bias = self.contract
-        flat += torch.addmm(bias, hidden, weight)
+        if self.products.attends:
+            qkv = self.products.qkv(flat).view(*x.shape[:2], -1)
+            self.products.add_mixed(flat, self._attention(qkv, attended, turns))
+        self.products.add_feed_forward(flat)
         return flat.view(x.shape)
 
     def _neighbours(self, x: Tensor, attended: Tensor | None) -> Tensor:
@@ -200,17 +181,3 @@ def _is_ours(block: nn.Module) -> bool:
         type(part) in known and not part._forward_hooks and not part._forward_pre_hooks
         for part in block.modules()
     )
-
-
-def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    return torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-def _side_by_side(qkv: Tensor, heads: int) -> Tensor:
-    """Rows ``(3D, D)`` of queries and keys such that halves of a head take turns.
-
-    Products of a query and a key sum over the channels, in whatever order both have them.
-    """
-    width = qkv.shape[1]
-    halves = qkv[: 2 * width].view(2 * heads, 2, -1, width).transpose(1, 2)
-    return torch.cat([halves.reshape(2 * width, width), qkv[2 * width :]])
