@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from imadarem.errors import MissingExtraError
 
-__all__ = ["RIVALS", "Rival", "Size", "parameters", "rivals"]
+__all__ = ["RIVALS", "Rival", "Size", "bert_model", "gpt2_model", "parameters"]
 
 PAD, MASK, EOS = 0, 1, 2
 
@@ -62,19 +62,8 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def rivals(size: Size) -> tuple[list[Rival], list[str]]:
-    """Those whose packages are installed, and for the others what to install."""
-    found, missing = [], []
-    for build in RIVALS.values():
-        try:
-            found.append(build(size))
-        except MissingExtraError as error:
-            missing.append(str(error))
-    return found, missing
-
-
-def gpt2(size: Size) -> Rival:
-    """``GPT2LMHeadModel.generate`` of transformers, with its cache of keys and values."""
+def gpt2_model(size: Size, **settings: Any) -> Any:
+    """``GPT2LMHeadModel`` of transformers; ``settings`` go to its ``GPT2Config``."""
     transformers = _transformers()
 
     def build(width: int) -> Any:
@@ -87,10 +76,16 @@ def gpt2(size: Size) -> Rival:
             bos_token_id=EOS,
             eos_token_id=EOS,
             pad_token_id=PAD,
+            **settings,
         )
         return transformers.GPT2LMHeadModel(config)
 
-    model = _sized(build, size)
+    return _sized(build, size)
+
+
+def gpt2(size: Size) -> Rival:
+    """``GPT2LMHeadModel.generate`` of transformers, with its cache of keys and values."""
+    model = gpt2_model(size)
 
     def sample(rows: int) -> Tensor:
         prompt = torch.full((rows, 1), EOS)
@@ -102,8 +97,8 @@ def gpt2(size: Size) -> Rival:
     return Rival("GPT-2, KV cache", parameters(model), sample)
 
 
-def bert(size: Size) -> Rival:
-    """``BertForMaskedLM`` of transformers by mask-predict (arXiv:1904.09324)."""
+def bert_model(size: Size, **settings: Any) -> Any:
+    """``BertForMaskedLM`` of transformers; ``settings`` go to its ``BertConfig``."""
     transformers = _transformers()
 
     def build(width: int) -> Any:
@@ -115,10 +110,16 @@ def bert(size: Size) -> Rival:
             intermediate_size=4 * width,
             max_position_embeddings=size.length + 2,
             pad_token_id=PAD,
+            **settings,
         )
         return transformers.BertForMaskedLM(config)
 
-    model = _sized(build, size)
+    return _sized(build, size)
+
+
+def bert(size: Size) -> Rival:
+    """``BertForMaskedLM`` by mask-predict (arXiv:1904.09324)."""
+    model = bert_model(size)
 
     @torch.no_grad()
     def sample(rows: int) -> Tensor:
@@ -193,14 +194,17 @@ RIVALS: dict[str, Callable[[Size], Rival]] = {
 
 def _sized(build: Callable[[int], Any], size: Size) -> Any:
     """The model whose width brings it nearest to the wanted number of parameters."""
+
+    def missed(width: int) -> int:
+        # Shapes alone: none of these is kept.
+        with torch.device("meta"):
+            return abs(parameters(build(width)) - size.parameters)
+
     grain = 2 * size.heads
-    width, best = grain, build(grain)
-    while True:
+    width = grain
+    while missed(width + grain) <= missed(width):
         width += grain
-        larger = build(width)
-        if abs(parameters(larger) - size.parameters) > abs(parameters(best) - size.parameters):
-            return best.eval()
-        best = larger
+    return build(width).eval()
 
 
 def _transformers() -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,13 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork, export_onnx
 from imadarem.bench.rivals import EOS, MASK, PAD, Rival, Size, parameters
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import MissingExtraError
 from imadarem.nn.packed import packed
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.sampling.policies import LeftToRight, Policy
 from imadarem.sampling.scripted import ScriptedGate
 
-__all__ = ["DENSE", "matrix_peak", "peak_share", "refiner", "refiners"]
+__all__ = ["DENSE", "REFINERS", "Ours", "matrix_peak", "peak_share", "refiner"]
 
 DENSE = "refiner, dense"
 
@@ -47,37 +45,85 @@ def refiner(size: Size, *, width: int = 128, joint_size: int = 0) -> ImplicitRef
     return ImplicitRefinementModel(config, special).eval()
 
 
-@contextmanager
-def refiners(size: Size, width: int) -> Iterator[tuple[list[Rival], list[str]]]:
-    """The refiner's rows, and what to install for those that are missing.
+class Ours:
+    """The models behind the refiner's rows, made when the first row asks for them.
 
-    Dense: every token drawn anew in every pass, no row ends early. Scripted: shares and ends as
-    :class:`ScriptedGate` has them. Left to right: blocks of equal size, one in each pass, as the
-    molecule model of the package fills them. One pass: the joint head draws every token after a
-    single pass, as the SMILES model of the package can be asked to.
+    Args:
+        size: What they have in common with the others.
+        width: Their width.
+        folder: Where files of back ends go.
     """
-    dense = ScriptedGate(active=(1.0,), ends=(size.passes, size.passes))
-    model = refiner(size, width=width)
-    joint = refiner(size, width=width, joint_size=2 * width)
-    found = [
-        _row(DENSE, model, size, dense),
-        _row("refiner, scripted gate", model, size, ScriptedGate()),
-        _row("refiner, joint head", joint, size, dense),
-        _row("refiner, joint head, left to right", joint, size, LeftToRight()),
-        _row("refiner, joint head, one pass", joint, size, LeftToRight(), passes=1),
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            export_onnx(model, folder, int8=True)
-        except MissingExtraError as error:
-            yield found, [str(error)]
-            return
-        for name, file in (("ONNX", ONNX_FILE), ("ONNX, 8 bits", INT8_FILE)):
-            other = refiner(size, width=width)
-            other.load_state_dict(model.state_dict())
-            other.backend = OnnxNetwork(other, Path(folder) / file)
-            found.append(_row(f"refiner, {name}", other, size, dense))
-        yield found, []
+
+    def __init__(self, size: Size, width: int, folder: Path) -> None:
+        self.size, self.width, self._folder = size, width, folder
+
+    @cached_property
+    def plain(self) -> ImplicitRefinementModel:
+        """Without a joint head."""
+        return refiner(self.size, width=self.width)
+
+    @cached_property
+    def joint(self) -> ImplicitRefinementModel:
+        """With a joint head of twice the width."""
+        return refiner(self.size, width=self.width, joint_size=2 * self.width)
+
+    def onnx(self, file: str) -> ImplicitRefinementModel:
+        """The plain one by ONNX Runtime."""
+        if not (self._folder / file).exists():
+            export_onnx(self.plain, self._folder, int8=True)
+        other = refiner(self.size, width=self.width)
+        other.load_state_dict(self.plain.state_dict())
+        other.backend = OnnxNetwork(other, self._folder / file)
+        return other
+
+    def dense(self) -> ScriptedGate:
+        """Every token drawn anew in every pass, and no row ends early."""
+        return ScriptedGate(active=(1.0,), ends=(self.size.passes, self.size.passes))
+
+    def row(
+        self,
+        name: str,
+        model: ImplicitRefinementModel,
+        policy: Policy,
+        passes: int | None = None,
+    ) -> Rival:
+        """A model and how it samples."""
+        # Other rows every time: when a row ends is a matter of its seed.
+        seeds = count()
+
+        def sample(rows: int) -> torch.Tensor:
+            drawn = model.sample(
+                rows,
+                length=self.size.length,
+                steps=passes,
+                policy=policy,
+                seed=next(seeds),
+                batch_size=rows,
+            )
+            return torch.stack([row.ids for row in drawn.rows])
+
+        return Rival(name, parameters(model), sample)
+
+
+#: The refiner's rows by the names that ``imadarem bench --only`` takes. Dense: every token drawn
+#: anew in every pass, no row ends early. Scripted: shares and ends as
+#: :class:`~imadarem.sampling.scripted.ScriptedGate` has them. Left to right: blocks of equal
+#: size, one in each pass, as the molecule model of the package fills them. One pass: the joint
+#: head draws every token after a single pass, as the SMILES model of the package can be asked to.
+REFINERS: dict[str, Callable[[Ours], Rival]] = {
+    "dense": lambda us: us.row(DENSE, us.plain, us.dense()),
+    "scripted": lambda us: us.row("refiner, scripted gate", us.plain, ScriptedGate()),
+    "joint": lambda us: us.row("refiner, joint head", us.joint, us.dense()),
+    "joint-left": lambda us: us.row("refiner, joint head, left to right", us.joint, LeftToRight()),
+    "joint-one": lambda us: us.row(
+        "refiner, joint head, one pass", us.joint, LeftToRight(), passes=1
+    ),
+    "onnx": lambda us: us.row("refiner, ONNX", us.onnx(ONNX_FILE), us.dense()),
+    "onnx-int8": lambda us: us.row("refiner, ONNX, 8 bits", us.onnx(INT8_FILE), us.dense()),
+    "onnx-int8-scripted": lambda us: us.row(
+        "refiner, ONNX, 8 bits, scripted gate", us.onnx(INT8_FILE), ScriptedGate()
+    ),
+}
 
 
 def peak_share(size: Size, width: int, rows: int) -> tuple[Callable[[], Any], int]:
@@ -102,27 +148,3 @@ def matrix_peak(size: Size, width: int, rows: int) -> tuple[Callable[[], Any], i
     """``F.linear`` at the shape of the feed-forward layer, and its operations."""
     x, weight = torch.randn(rows * size.length, width), torch.randn(4 * width, width)
     return lambda: F.linear(x, weight), 2 * x.numel() * len(weight)
-
-
-def _row(
-    name: str,
-    model: ImplicitRefinementModel,
-    size: Size,
-    policy: Policy,
-    passes: int | None = None,
-) -> Rival:
-    # Other rows every time: when a row ends is a matter of its seed.
-    seeds = count()
-
-    def sample(rows: int) -> torch.Tensor:
-        drawn = model.sample(
-            rows,
-            length=size.length,
-            steps=passes,
-            policy=policy,
-            seed=next(seeds),
-            batch_size=rows,
-        )
-        return torch.stack([row.ids for row in drawn.rows])
-
-    return Rival(name, parameters(model), sample)

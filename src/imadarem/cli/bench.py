@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
-from imadarem.cli.console import grid, heading, json_line, note, out, progress_bar
+from imadarem.cli.console import grid, heading, json_line, note, out, progress_bar, stages
 from imadarem.cli.models import Switch
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imadarem.bench.rivals import Rival, Size
-    from imadarem.bench.turns import Figures
+    from imadarem.bench.rivals import Size
+    from imadarem.bench.table import Table
 
 __all__ = ["bench"]
 
 Numbers = Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")]
+Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
 
-
-@dataclass(frozen=True)
-class Table:
-    """Everyone's rates at one length and one number of passes.
-
-    Attributes:
-        size: Of the models.
-        rows: In the order of the table.
-        base: Name of the row that the others are compared with.
-        figures: Batch → name → rates.
-    """
-
-    size: Size
-    rows: list[Rival]
-    base: str
-    figures: dict[int, dict[str, Figures]]
+#: Rows whose memory is told: ours and what it is compared with.
+WEIGHED = ("dense", "gpt2")
+#: Row → batch → bytes.
+Memory = dict[str, dict[int, int]]
 
 
 def bench(
@@ -47,24 +36,33 @@ def bench(
     length: Numbers = (36,),
     passes: Numbers = (6,),
     rounds: int = 5,
+    only: Names = (),
     width: int = 128,
     layers: int = 4,
     heads: int = 4,
     vocab: int = 32,
+    memory: bool = True,
+    plot: Path | None = None,
     json: Switch = False,
 ) -> None:
     """Time sampling beside models of the same size: who wins, and where we lose.
 
     All have random weights and take turns in one process on one thread; figures are rows per
-    CPU second, as ratios within a round to GPT-2's (to the dense refiner's where transformers
-    is not installed). Nothing here is about quality.
+    CPU second, as ratios within a round to GPT-2's (to the first row's where GPT-2 is not
+    among them). Memory is the most that is resident in a process of its own, of the dense
+    refiner and of GPT-2. Nothing here is about quality.
+
+    The size is that of the molecule models in the package (0.8 million parameters, 36 tokens):
+    two minutes. At five million and 64 tokens the matrix products weigh more and what stands
+    around them less; all rows take a quarter of an hour.
 
     **Examples**
 
     ```
     imadarem bench
-    imadarem bench --batch 1 16 64 512 --rounds 9
-    imadarem bench --batch 1 --length 32 128 512 --passes 4 8 --json
+    imadarem bench --length 64 --width 320 --heads 5 --rounds 3
+    imadarem bench --only dense scripted gpt2 --batch 1 64 512
+    imadarem bench --batch 1 --length 32 128 512 1024 --passes 4 8 --no-memory --plot growth.png
     ```
 
     Args:
@@ -72,10 +70,15 @@ def bench(
         length: Tokens of a row.
         passes: Passes of those that refine.
         rounds: Turns of each that count.
+        only: Rows of the table, of dense, scripted, joint, joint-left, joint-one, onnx,
+            onnx-int8, onnx-int8-scripted, gpt2, bert, x-transformers, char-rnn; default is all.
         width: Width of the refiner; the others get the width that has as many parameters.
         layers: Layers of the transformers.
         heads: Their attention heads.
         vocab: Token ids.
+        memory: Start a process for each reading of memory, some five seconds each.
+        plot: A PNG file for a picture: CPU time of a token against the length where there are
+            several, else against the batch.
     """
     for name, values in {"batch": batch, "length": length, "passes": passes}.items():
         if not values or min(values) < 1:
@@ -84,14 +87,23 @@ def bench(
         raise ConfigError(f"--rounds is {rounds}; give at least 1.")
     import torch
 
+    from imadarem.bench.picture import check_drawable, draw_growth
     from imadarem.bench.rivals import Size, parameters
     from imadarem.bench.speed import refiner
+    from imadarem.bench.table import ROWS
+    from imadarem.checks import one_of
 
+    for row in only:
+        one_of("--only", row, ROWS)
+    batches, lengths = sorted(set(batch)), sorted(set(length))
+    if plot is not None:
+        check_drawable(lengths, batches)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    tables = []
     try:
-        for tokens in length:
-            for steps in passes:
+        for tokens in lengths:
+            for steps in sorted(set(passes)):
                 size = Size(
                     vocab=vocab,
                     layers=layers,
@@ -101,117 +113,94 @@ def bench(
                     parameters=0,
                 )
                 size = replace(size, parameters=parameters(refiner(size, width=width)))
-                table = _measure(size, width, sorted(set(batch)), rounds)
-                peaks = _peaks(size, width, sorted(set(batch)), rounds)
+                table = _measure(size, width, batches, rounds, only)
+                taken = _weigh(table, width) if memory else {}
                 if json:
-                    _print_json(table, peaks)
+                    _print_json(table, taken)
                 else:
-                    _show(table, peaks, rounds)
+                    _show(table, taken, rounds)
+                tables.append(table)
     finally:
         torch.set_num_threads(threads)
+    if plot is not None:
+        draw_growth(tables, plot)
+        note(f"picture: {plot}")
 
 
-def _measure(size: Size, width: int, batches: list[int], rounds: int) -> Table:
-    import torch
+def _measure(size: Size, width: int, batches: list[int], rounds: int, only: Names) -> Table:
+    from imadarem.bench.table import measure
 
-    from imadarem.bench.rivals import rivals
-    from imadarem.bench.speed import DENSE, refiners
-    from imadarem.bench.turns import Contender, take_turns
-
-    torch.manual_seed(0)
-    others, missing = rivals(size)
-    with refiners(size, width) as (ours, absent):
-        for reason in dict.fromkeys([*missing, *absent]):
-            note(f"a row is missing: {reason}", style="yellow")
-        rows = [*ours, *others]
-        turns = len(rows) * (rounds + 1) * len(batches)
-        figures = {}
-        with progress_bar(f"{size.length} tokens, {size.passes} passes", turns) as advance:
-            for batch in batches:
-                contenders = [Contender(row.name, partial(row.sample, batch)) for row in rows]
-                # One row is over too soon to be timed.
-                again = [_repeated(c, max(1, 8 // batch)) for c in contenders]
-                amount = batch * max(1, 8 // batch)
-                found = take_turns(f"batch {batch}", "rows", amount, again, rounds, advance)
-                figures[batch] = {f.name: f for f in found}
-    base = next((row.name for row in others if row.name.startswith("GPT-2")), DENSE)
-    return Table(size, rows, base, figures)
-
-
-def _repeated(contender: Any, times: int) -> Any:
-    def work() -> None:
-        for _ in range(times):
-            contender.work()
-
-    return replace(contender, work=work)
-
-
-def _peaks(size: Size, width: int, batches: list[int], rounds: int) -> dict[int, float]:
-    """Batch → operations of a pass per second, as a share of a matrix product's."""
-    from imadarem.bench.speed import matrix_peak, peak_share
-    from imadarem.bench.turns import Contender, ratios, take_turns
-
-    shares = {}
-    for batch in batches:
-        # What the engine puts into one chunk at most.
-        rows = min(batch, 84)
-        (network, wanted), (product, peak) = (
-            make(size, width, rows) for make in (peak_share, matrix_peak)
+    label = f"{size.length} tokens, {size.passes} passes"
+    with stages() as tell:
+        return measure(
+            size,
+            width,
+            batches,
+            rounds,
+            only,
+            on_missing=lambda reason: note(f"a row is missing: {reason}", style="yellow"),
+            on_turn=lambda done, total: tell(label, done, total),
         )
-        times = max(1, wanted // peak)
-        contenders = [
-            Contender("pass", network),
-            _repeated(Contender("product", product), times),
-        ]
-        ours, theirs = take_turns("peak", "operations", 1.0, contenders, rounds)
-        share = median(ratios(ours.per_cpu_second, theirs.per_cpu_second))
-        shares[batch] = share * wanted / (times * peak)
-    return shares
 
 
-def _show(table: Table, peaks: dict[int, float], rounds: int) -> None:
+def _weigh(table: Table, width: int) -> Memory:
+    from imadarem.bench.memory import peak_memory
+
+    names = [name for name in WEIGHED if name in table.rows]
+    taken: Memory = {}
+    with progress_bar("memory", len(names) * len(table.figures)) as advance:
+        for name in names:
+            for batch in table.figures:
+                found = peak_memory(name, table.size, width, batch)
+                advance(1)
+                if found is not None:
+                    taken.setdefault(name, {})[batch] = found
+    return taken
+
+
+def _show(table: Table, memory: Memory, rounds: int) -> None:
     import torch
 
-    from imadarem.bench.turns import crossover, ratios, spread
+    from imadarem.bench.turns import crossover, spread
 
     size, batches = table.size, list(table.figures)
+    base = table.rows[table.base].name
     heading(f"{size.length} tokens a row, {size.passes} passes")
     columns = ("", "parameters", *(f"batch {batch}" for batch in batches))
     cells: list[list[object]] = []
-    middle: dict[str, list[float]] = {}
-    for row in table.rows:
-        found = [
-            ratios(rates[row.name].per_cpu_second, rates[table.base].per_cpu_second)
-            for rates in table.figures.values()
-        ]
-        middle[row.name] = [median(values) for values in found]
+    meets: dict[str, float | None] = {}
+    for name, row in table.rows.items():
+        found = [table.ratios(name, batch) for batch in batches]
+        meets[row.name] = crossover(batches, [median(values) for values in found])
         cells.append([row.name, f"{row.parameters:,}", *map(spread, found)])
-    rate = [spread(rates[table.base].per_cpu_second) for rates in table.figures.values()]
-    cells.append([f"{table.base}: rows per CPU second", "", *rate])
-    cells.append(["linear layers of a pass: share of peak", "", *_percent(peaks, batches)])
+    rates = [spread(figures[table.base].per_cpu_second) for figures in table.figures.values()]
+    cells.append([f"{base}: rows per CPU second", "", *rates])
+    shares = [f"{table.peaks[batch]:.0%}" for batch in batches]
+    cells.append(["linear layers of a pass: share of peak", "", *shares])
+    for name, taken in memory.items():
+        told = [f"{taken[batch] / 1e6:,.0f} MB" for batch in batches]
+        cells.append([f"{table.rows[name].name}: peak memory", "", *told])
     out().print(grid(columns, cells))
-    for name, values in middle.items():
-        meets = crossover(batches, values)
-        if meets is not None:
-            note(f"{name} is ahead of {table.base} up to batch {meets:.0f}")
+    for name, where in meets.items():
+        if where is not None:
+            note(f"{name} is ahead of {base} up to batch {where:.0f}")
     out().print(
         Text(
-            f"ratios to {table.base}; median (least–most) of {rounds} rounds, CPU time, one "
+            f"ratios to {base}; median (least–most) of {rounds} rounds, CPU time, one "
             f"thread; {platform.processor() or platform.machine()}, torch {torch.__version__}",
             "dim",
         )
     )
 
 
-def _percent(peaks: dict[int, float], batches: list[int]) -> list[str]:
-    return [f"{peaks[batch]:.0%}" for batch in batches]
-
-
-def _print_json(table: Table, peaks: dict[int, float]) -> None:
+def _print_json(table: Table, memory: Memory) -> None:
+    about = {"length": table.size.length, "passes": table.size.passes}
     for batch, rates in table.figures.items():
-        for row in table.rows:
-            told = {"batch": batch, "parameters": row.parameters, **asdict(rates[row.name])}
-            json_line({"kind": "speed", **asdict(table.size), **told})
-        json_line(
-            {"kind": "peak", "batch": batch, "length": table.size.length, "share": peaks[batch]}
-        )
+        for key, row in table.rows.items():
+            told = {**asdict(rates[key]), "row": key, "name": row.name}
+            told = {**asdict(table.size), **told, "batch": batch, "parameters": row.parameters}
+            json_line({"kind": "speed", **told})
+        json_line({"kind": "peak", **about, "batch": batch, "share": table.peaks[batch]})
+        for key, taken in memory.items():
+            told = {"row": key, "name": table.rows[key].name, "bytes": taken[batch]}
+            json_line({"kind": "memory", **about, "batch": batch, **told})
