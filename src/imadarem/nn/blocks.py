@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.nn.gradients import neighbour_sum, turned_heads
 from imadarem.nn.relations import RelationPooling
 
 __all__ = ["Block", "NeighbourConvolution", "SelfAttention"]
@@ -28,14 +29,7 @@ class NeighbourConvolution(nn.Module):
         """``(B, L, D)`` and the attended positions ``(B, L)`` → ``(B, L, D)``."""
         if attended is not None:
             x = x * attended[..., None]
-        reach = len(self.weight) // 2
-        padded = F.pad(x, (0, 0, reach, reach))
-        length = x.shape[1]
-        # Shifted sums beat conv1d's transposes at these sizes on a CPU, and in place their stack.
-        y = padded[:, :length] * self.weight[0]
-        for j in range(1, len(self.weight)):
-            y.addcmul_(padded[:, j : j + length], self.weight[j])
-        return y
+        return neighbour_sum(x, self.weight)
 
 
 class SelfAttention(nn.Module):
@@ -53,11 +47,14 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, attended: Tensor | None, rotation: Rotation | None) -> Tensor:
         """``(B, L, D)`` → ``(B, L, D)``; ``attended`` is ``(B, L)`` bool or None for all."""
         batch, length, width = x.shape
-        heads = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_size)
-        heads = heads.permute(2, 0, 3, 1, 4)
-        q, k, v = heads
-        if rotation is not None:
-            q, k = _rotate(heads[:2], rotation)
+        if rotation is not None and self._learns(x):
+            q, k, v = turned_heads(x, self.qkv.weight, self.num_heads, rotation)
+        else:
+            heads = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_size)
+            heads = heads.permute(2, 0, 3, 1, 4)
+            q, k, v = heads
+            if rotation is not None:
+                q, k = _rotate(heads[:2], rotation)
         mixed = F.scaled_dot_product_attention(
             q,
             k,
@@ -66,6 +63,15 @@ class SelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+    def _learns(self, x: Tensor) -> bool:
+        """Whether there will be a gradient, in float32, of a layer that is ours alone."""
+        layer, device = self.qkv, x.device.type
+        alone = type(layer) is nn.Linear and "forward" not in vars(layer)
+        alone = alone and not layer._forward_hooks and not layer._forward_pre_hooks
+        plain = x.dtype == layer.weight.dtype == torch.float32
+        plain = plain and not torch.is_autocast_enabled(device)
+        return alone and plain and torch.is_grad_enabled() and layer.weight.requires_grad
 
 
 class Block(nn.Module):
