@@ -43,8 +43,8 @@ def infill(
             such as SELFIES.
         count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
             [default: 16].
-        backend: What runs the network: torch, or the files of `imadarem export`: onnx or
-            onnx-int8.
+        backend: What runs the network: torch; int8, which is torch in 8 bits; or the files of
+            `imadarem export`: onnx or onnx-int8.
     """
     if count is not None and count < 1:
         raise ConfigError(f"--count is {count}; ask for at least 1.")

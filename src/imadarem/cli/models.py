@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Count = Annotated[int, Parameter(name=["--count", "-n"])]
-Backend = Literal["torch", "onnx", "onnx-int8"]
+Backend = Literal["torch", "int8", "onnx", "onnx-int8"]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
@@ -84,7 +84,8 @@ def load_model(
 
     Raises:
         CheckpointError: There is no such model, or no such file in its folder.
-        ConfigError: There is no such device, or the backend runs on none but the CPU.
+        ConfigError: There is no such device, the backend runs on none but the CPU, or it cannot
+            run this model.
     """
     with err().status(f"loading the model {name}"):
         from imadarem.refiner import ImplicitRefinementModel
@@ -93,9 +94,14 @@ def load_model(
             return ImplicitRefinementModel.from_pretrained(name).to(device_named(device))
         if device not in (None, "cpu"):
             raise ConfigError(f"--backend {backend} runs on the CPU; leave --device {device} out.")
+        model = ImplicitRefinementModel.from_pretrained(name)
+        if backend == "int8":
+            from imadarem.backends.int8 import Int8Network
+
+            model.backend = Int8Network(model)
+            return model
         from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork
 
-        model = ImplicitRefinementModel.from_pretrained(name)
         file = ONNX_FILE if backend == "onnx" else INT8_FILE
         model.backend = OnnxNetwork(model, Path(name) / file)
         return model

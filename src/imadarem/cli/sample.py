@@ -70,8 +70,8 @@ def sample(
         resume: Go on with the file of --out where it ends, or begin it.
         only_valid: Draw on until there are so many valid molecules, none twice, and say how
             many rows that took; at most 10,000.
-        backend: What runs the network: torch, or the files of `imadarem export`: onnx or
-            onnx-int8.
+        backend: What runs the network: torch; int8, which is torch in 8 bits; or the files of
+            `imadarem export`: onnx or onnx-int8.
     """
     if resume and output.out is None:
         raise ConfigError("--resume goes on with a file; name it with --out.")
