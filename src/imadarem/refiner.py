@@ -204,6 +204,7 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        sparse: bool = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -228,6 +229,8 @@ class ImplicitRefinementModel(
             top_p: Draw each token from the fewest that have this probability together (the
                 nucleus), after the temperature; see
                 :class:`~imadarem.sampling.draw.Truncation`.
+            sparse: In each pass but the first, run only the positions that changed and those
+                that may be written; cheaper, and not quite the same (float32 on a CPU).
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
@@ -243,7 +246,9 @@ class ImplicitRefinementModel(
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
         seeds = row_seeds(n, _seed(seed, generator), first)
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
-        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
+        settings = self.sampling_settings(
+            steps, temperature, policy, schedule, top_k, top_p, sparse
+        )
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
@@ -256,6 +261,7 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        sparse: bool = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -279,7 +285,9 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
+        settings = self.sampling_settings(
+            steps, temperature, policy, schedule, top_k, top_p, sparse
+        )
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
@@ -402,6 +410,7 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        sparse: bool = False,
     ) -> SamplingSettings:
         """What :meth:`sample` makes of these arguments; the model's own settings for None."""
         ours = self.config
@@ -429,6 +438,7 @@ class ImplicitRefinementModel(
             schedule=config.mask_schedule,
             truncation=None if truncation.keeps_all else truncation,
             gate_slope=config.gate_progress_slope,
+            sparse=sparse,
         )
 
     @torch.no_grad()

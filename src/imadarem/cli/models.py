@@ -46,6 +46,8 @@ class SamplingFlags:
             first); default is the model's own.
         top_k: Draw each token from the so many likeliest alone.
         top_p: Draw each token from the fewest likeliest that have this probability together.
+        sparse: Run in each pass but the first only what changed and what may be written: fewer
+            positions, and not quite the same samples.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default is cuda where there is one.
         batch_size: Samples refined together; changes the speed, never a sample.
@@ -58,6 +60,7 @@ class SamplingFlags:
     schedule: str | None = None
     top_k: int | None = None
     top_p: float | None = None
+    sparse: Switch = False
     seed: int = 0
     device: str | None = None
     batch_size: int = 256

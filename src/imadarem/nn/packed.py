@@ -27,7 +27,7 @@ from imadarem.nn.walk import PackedHead, PackedJoint
 if TYPE_CHECKING:
     from imadarem.nn.transformer import RefinementOutput, RefinementTransformer
 
-__all__ = ["Packed", "packed"]
+__all__ = ["Packed", "PackedBlock", "packed"]
 
 
 class Packed:
@@ -38,6 +38,10 @@ class Packed:
     Args:
         network: In evaluation mode.
         products: The matrices of each block; None takes :class:`FloatProducts` of them.
+
+    Attributes:
+        blocks: The network's, laid out.
+        joint_head: Its joint head, laid out; None without one, or with one that was changed.
     """
 
     #: No row's numbers depend on another row of the batch.
@@ -52,11 +56,11 @@ class Packed:
         turned = config.rotary and config.positions
         blocks = [block for block in network.blocks if isinstance(block, Block)]
         products = products or [FloatProducts.of(block, turned) for block in blocks]
-        self._blocks = [
-            _Block.of(block, turned, matrices)
+        self.blocks = [
+            PackedBlock.of(block, turned, matrices)
             for block, matrices in zip(blocks, products, strict=True)
         ]
-        self._joint = PackedHead.of(network.joint)
+        self.joint_head = PackedHead.of(network.joint)
         self._turns: dict[int, Tensor] = {}
         self._positions: dict[int, Tensor] = {}
 
@@ -67,13 +71,13 @@ class Packed:
 
     def joint(self, head: JointHead, state: Tensor, logits: Tensor) -> PackedJoint | JointLogits:
         """What reads the pass from left to right."""
-        if self._joint is None:
+        if self.joint_head is None:
             return JointLogits.read(head, state, logits)
-        return self._joint.read(state, logits)
+        return self.joint_head.read(state, logits)
 
     def block(self, number: int, x: Tensor, attended: Tensor | None) -> Tensor:
         """One block: ``(B, L, D)`` → ``(B, L, D)``; ``x`` stays as it is."""
-        return self._blocks[number](x, attended, self._turns_of(x.shape[1], x.device))
+        return self.blocks[number](x, attended, self.turns(x.shape[1], x.device))
 
     def positions(self, length: int) -> Tensor:
         """``(L, D)``, those that the network adds to its tokens."""
@@ -82,7 +86,8 @@ class Packed:
             self._positions[length] = self.network.positions(length).detach()
         return self._positions[length]
 
-    def _turns_of(self, length: int, device: torch.device) -> Tensor:
+    def turns(self, length: int, device: torch.device) -> Tensor:
+        """``(L, D)`` complex numbers, by which queries and keys are rotated."""
         if length not in self._turns:
             heads = self.config.num_heads
             cos, sin = rotary_angles(length, self.config.hidden_size // heads, device)
@@ -113,7 +118,7 @@ def packed(network: Callable[..., RefinementOutput]) -> Callable[..., Refinement
 
 
 @dataclass(frozen=True)
-class _Block:
+class PackedBlock:
     """The weights of one block, see :class:`~imadarem.nn.blocks.Block`.
 
     Attributes:
@@ -129,7 +134,7 @@ class _Block:
     products: Products
 
     @classmethod
-    def of(cls, block: Block, turned: bool, products: Products) -> _Block:
+    def of(cls, block: Block, turned: bool, products: Products) -> PackedBlock:
         taps = None
         if block.neighbours is not None:
             taps = block.neighbours.weight.detach().clone()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,6 +24,9 @@ from imadarem.nn.packed import Packed
 from imadarem.nn.relations import Layouts
 from imadarem.nn.walk import PackedJoint
 
+if TYPE_CHECKING:
+    from imadarem.nn.sparse import Asked, Kept
+
 __all__ = ["RefinementOutput", "RefinementTransformer"]
 
 
@@ -41,6 +45,7 @@ class RefinementOutput(NamedTuple):
             blank by itself. None without ``config.joint_size``.
         joint_logits: ``(B, L, V)``, those of each token given the ``targets`` left of it;
             None unless ``targets`` were given.
+        kept: What a later pass may take from this one; None unless it was ``asked`` for.
     """
 
     logits: Tensor
@@ -49,6 +54,7 @@ class RefinementOutput(NamedTuple):
     carry: Tensor | None = None
     joint: JointLogits | PackedJoint | None = None
     joint_logits: Tensor | None = None
+    kept: Kept | None = None
 
     def spread(self, which: Tensor) -> RefinementOutput:
         """``(B,)`` numbers of rows → the output of ``B`` rows; one row for all is a view."""
@@ -60,10 +66,11 @@ class RefinementOutput(NamedTuple):
                 return tensor.expand(len(which), *tensor.shape[1:])
             return tensor[which]
 
-        logits, gate, halt, carry, joint, told = self
+        logits, gate, halt, carry, joint, told, kept = self
         found = (every(logits), every(gate), every(halt), every(carry))
         heard = None if joint is None else joint.spread(which)
-        return RefinementOutput._make((*found, heard, every(told)))
+        whole = None if kept is None else kept.rows(which, kept.gate.shape[1])
+        return RefinementOutput._make((*found, heard, every(told), whole))
 
 
 class RefinementTransformer(nn.Module):
@@ -124,6 +131,7 @@ class RefinementTransformer(nn.Module):
         targets: Tensor | None = None,
         rows: Tensor | None = None,
         packed: Packed | None = None,
+        asked: Asked | None = None,
     ) -> RefinementOutput:
         """One pass over a canvas.
 
@@ -144,6 +152,7 @@ class RefinementTransformer(nn.Module):
                 pass: everything returned, and ``targets``, then has ``R`` rows.
             packed: The blocks' weights laid out for sampling, by
                 :func:`~imadarem.nn.packed.packed`; the pass then has no graph.
+            asked: Run some positions alone, with ``packed``: see :mod:`imadarem.nn.sparse`.
 
         Raises:
             DataError: The canvas is longer than ``max_seq_len``, or its length has no layout
@@ -166,9 +175,12 @@ class RefinementTransformer(nn.Module):
                 "this model has no joint head to tell targets; build it with joint_size > 0."
             )
         attended = None if attention_mask is None else attention_mask.bool()
+        if asked is not None and packed is not None:
+            embed = partial(self._embed, input_ids, attended, time, prev_probs, packed)
+            return asked.run(self, packed, attended, embed)
         x = self._embed(input_ids, attended, time, prev_probs, packed)
         state = self._run_blocks(x, carry, attended, memory, packed)
-        logits, gate = self.to_logits(state), self.gate(state)
+        logits, gate = self.to_logits(state), self.judge(state)
         joint: JointLogits | PackedJoint | None = None
         joint_logits = None
         if self.joint is not None and targets is None:
@@ -187,12 +199,17 @@ class RefinementTransformer(nn.Module):
         halt = None if self.halt is None else self.halt(state, attended)
         return RefinementOutput(
             logits=logits,
-            gate_logits=gate / self.config.gate_temperature + self.config.gate_offset,
+            gate_logits=gate,
             halt_logits=halt,
             carry=state if self.config.carry else None,
             joint=joint,
             joint_logits=joint_logits,
         )
+
+    def judge(self, state: Tensor) -> Tensor:
+        """``(..., D)`` states → ``(...)`` calibrated logits of the gate."""
+        gate: Tensor = self.gate(state)
+        return gate / self.config.gate_temperature + self.config.gate_offset
 
     def _run_blocks(
         self,
@@ -250,14 +267,22 @@ class RefinementTransformer(nn.Module):
         time: Tensor | None,
         prev_probs: Tensor | None,
         packed: Packed | None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        blank = input_ids == self.mask_token_id
+        """``(B, L, D)``; of the positions ``at``, ``(N,)`` numbers among all rows', ``(N, D)``."""
+        blank, length = input_ids == self.mask_token_id, input_ids.shape[1]
         if time is None:
             time = canvas_time(blank, attended)
-        x = self.tokens(input_ids) + self.time(time)
+        moment = self.time(time)
+        if at is not None:
+            rows, columns = at // length, at % length
+            input_ids, blank = input_ids[rows, columns], blank[rows, columns]
+            prev_probs = None if prev_probs is None else prev_probs[rows, columns]
+            moment = moment[rows, 0]
+        x = self.tokens(input_ids) + moment
         if self.positions is not None:
-            length = input_ids.shape[1]
-            x = x + (self.positions(length) if packed is None else packed.positions(length))
+            where = self.positions(length) if packed is None else packed.positions(length)
+            x = x + (where if at is None else where[columns])
         if prev_probs is not None and self.self_condition is not None:
             belief = self.self_condition(self.tokens.expected(prev_probs))
             x = x + belief * blank[..., None]

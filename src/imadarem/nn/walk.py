@@ -99,9 +99,16 @@ class PackedHead:
 
     def read(self, state: Tensor, logits: Tensor) -> PackedJoint:
         """Of the states ``(B, L, D)`` and independent logits ``(B, L, V)`` of a pass."""
-        state = state.transpose(0, 1).contiguous()
-        said = (F.linear(state, *told) for told in zip(self.said, self.bias, strict=True))
-        return PackedJoint(self, logits, Parts(*said), None)
+        return PackedJoint(self, logits, self.says(state.transpose(0, 1).contiguous()), None)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """``2H`` and ``H``: columns of what a state says."""
+        return len(self.bias.gates), len(self.bias.new)
+
+    def says(self, state: Tensor) -> Parts:
+        """``(..., D)`` → ``(..., 2H)`` and ``(..., H)``."""
+        return Parts(*(F.linear(state, *told) for told in zip(self.said, self.bias, strict=True)))
 
     def told(self, inputs: Tensor, logits: Tensor, head: JointHead) -> PackedJoint:
         """Of ``(B, L, 3H)`` that another program computed from the states by ``head``."""

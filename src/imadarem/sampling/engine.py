@@ -20,6 +20,7 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.nn.packed import packed
+from imadarem.nn.sparse import sparse_passes
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy
@@ -56,6 +57,7 @@ class SamplingSettings:
         schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
         truncation: Cuts the tail of what is drawn from.
         gate_slope: Of the gate's calibration; see :func:`refine`.
+        sparse: Whether passes leave positions out; see :func:`refine`.
     """
 
     policy: Policy
@@ -68,6 +70,7 @@ class SamplingSettings:
     schedule: str = "linear"
     truncation: Truncation | None = None
     gate_slope: float = 0.0
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def refine_all(
         on_step: Called with the row numbers of a batch and each of its records.
         on_rows: Called with the number of rows just finished (a progress bar).
     """
-    network = packed(network)
+    network = sparse_passes(network) if settings.sparse else packed(network)
     wanted = canvas.ends()
     if widths is not None:
         wanted = widths.above(wanted, settings.may_end)
@@ -181,6 +184,7 @@ def refine_all(
             schedule=settings.schedule,
             truncation=settings.truncation,
             gate_slope=settings.gate_slope,
+            sparse=settings.sparse,
             memory=None if memory is None else memory.rows(chunk),
         )
         numbers = chunk.tolist()

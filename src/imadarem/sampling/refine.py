@@ -7,7 +7,7 @@ trajectory views, training rollouts, the command line and the server all drain i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,9 +17,11 @@ from torch import Tensor
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
+from imadarem.errors import ConfigError
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.nn.packed import packed
+from imadarem.nn.sparse import Kept, sparse_passes
 from imadarem.sampling.alike import once
 from imadarem.sampling.draw import (
     JointDraws,
@@ -31,7 +33,7 @@ from imadarem.sampling.draw import (
 from imadarem.sampling.halting import Halting, StoppingReason, Track
 from imadarem.sampling.late import Late
 from imadarem.sampling.noise import RowNoise
-from imadarem.sampling.policies import Decision, PassView, Policy
+from imadarem.sampling.policies import FORESEEING, Decision, Foreseeing, PassView, Policy
 
 __all__ = ["Step", "StoppingReason", "progress", "refine"]
 
@@ -95,6 +97,7 @@ def refine(
     schedule: str = "linear",
     truncation: Truncation | None = None,
     gate_slope: float = 0.0,
+    sparse: bool = False,
 ) -> Iterator[Step]:
     """Refine a batch of canvases, one record per step; done rows leave the batch.
 
@@ -121,8 +124,15 @@ def refine(
             network's own probabilities, without it and before the temperature.
         gate_slope: Added to the gate's logits times each row's :func:`progress`; the fitted
             ``gate_progress_slope`` of the config.
+        sparse: Run in each pass but the first only the positions that changed and those that
+            the policy says it may write; of all others what the last pass said of them stands.
+            Not with ``reinject`` or a memory.
+
+    Raises:
+        ConfigError: ``sparse`` with a network or a policy that cannot.
     """
-    network = packed(network)
+    network = sparse_passes(network) if sparse else packed(network)
+    foresees = _foresight(policy) if sparse else None
     blanks = MaskSchedule(steps, schedule)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
     canvas, seeds = canvas.rows(rows), seeds[rows]
@@ -131,12 +141,30 @@ def refine(
     track = Track.start(len(rows), seeds.device)
     known = _Known(memory=_rows_of(memory, rows))
     drawn_with = torch.zeros(canvas.ids.shape, device=seeds.device)
-    passes = 0
+    passes, before = 0, None
     for step in range(1, steps + 1):
         if len(rows) == 0:
             return
         # 1. One pass reads the canvas: what belongs in the blanks, which tokens look wrong.
         open, written = canvas.open, canvas.written
+        # Noise belongs to the row.
+        noise = RowNoise(seeds, step)
+        writable = open | written
+        count = writable.sum(dim=1)
+        facts = {
+            "step": step,
+            "steps": steps,
+            "open": open,
+            "written": written,
+            "remaining": blanks.remaining(step, count),
+            "noise": noise,
+            "schedule": schedule,
+            "drawn_with": drawn_with,
+        }
+        if foresees is not None and before is not None:
+            wanted = foresees(_View.of(before.said, **facts)) | before.changed
+            # A last step writes whatever is blank.
+            known = replace(known, asked=wanted | open if step == steps else wanted)
         shown = canvas.ids.masked_fill(written, canvas.special.mask) if reinject else canvas.ids
         arguments = known.arguments()
         if step == 1 and known.memory is None:
@@ -147,13 +175,10 @@ def refine(
         if judge is not None:
             seen = judge(shown, canvas.attention_mask, **arguments)
         passes += 1 if judge is None else 2
-        # 2. Draw tokens, from noise that belongs to the row, when and as far as one is asked for.
-        noise = RowNoise(seeds, step)
+        # 2. Draw tokens, when and as far as one is asked for.
         # Where the network sees a blank, whatever may stand in a blank may stand.
         asked = canvas.reopened() if reinject else canvas
         reading = _Reading(output, seen, asked, noise, temperature, may_end, truncation)
-        writable = open | written
-        count = writable.sum(dim=1)
         slope = gate_slope * progress(open, written)[:, None] if gate_slope else 0.0
         view = _View.of(
             {
@@ -162,14 +187,7 @@ def refine(
                 "gate": partial(_gate, output.gate_logits, slope),
                 "entropy": reading.entropy,
             },
-            step=step,
-            steps=steps,
-            open=open,
-            written=written,
-            remaining=blanks.remaining(step, count),
-            noise=noise,
-            schedule=schedule,
-            drawn_with=drawn_with,
+            **facts,
         )
         # 3. The policy decides; the last step leaves no blank.
         decision = policy(view)
@@ -236,11 +254,35 @@ def refine(
             kept = known.prev_probs if reinject else None
             probs = reading.alone.exp()
             beliefs = torch.where(told[..., None], probs, 0.0 if kept is None else kept)
-        known = _Known(beliefs, output.carry, known.memory).rows(going, width)
+        known = _Known(beliefs, output.carry, known.memory, output.kept).rows(going, width)
+        if foresees is not None:
+            before = _Before(view.of_rows(going, width), changed[going, :width])
 
 
 class _View(Late, PassView):
     """What a policy looks at; it is computed when the policy does."""
+
+    def of_rows(self, which: Tensor, width: int) -> dict[str, Callable[[], Tensor]]:
+        """What the pass said, of these rows and so many positions, for a view of a later step."""
+
+        def part(name: str) -> Tensor:
+            found: Tensor = getattr(self, name)[which, :width]
+            return found
+
+        return {name: partial(part, name) for name in ("log_probs", "drawn", "gate", "entropy")}
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The step before, of the rows that go on.
+
+    Attributes:
+        said: What its pass said, for a view.
+        changed: ``(B, L)`` bool, positions whose id differs since.
+    """
+
+    said: dict[str, Callable[[], Tensor]]
+    changed: Tensor
 
 
 class _Record(Late, Step):
@@ -320,25 +362,51 @@ def progress(blank: Tensor, written: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the network is told beside the canvas: by its last pass, and by a memory."""
+    """What the network is told beside the canvas: by its last pass, and by a memory.
+
+    Attributes:
+        prev_probs: ``(B, L, V)`` beliefs about blanks.
+        carry: ``(B, L, D)``.
+        memory: Earlier canvases.
+        kept: What a sparse pass takes from the last one.
+        asked: ``(B, L)`` bool, positions that it runs.
+    """
 
     prev_probs: Tensor | None = None
     carry: Tensor | None = None
     memory: Retrieved | None = None
+    kept: Kept | None = None
+    asked: Tensor | None = None
 
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments: those alone that there are, for networks that know fewer."""
-        optional = {"carry": self.carry, "memory": self.memory}
+        names = ("carry", "memory", "kept", "asked")
+        optional = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in optional.items() if value is not None}
         return {"prev_probs": self.prev_probs, **given}
 
     def rows(self, keep: Tensor, width: int) -> _Known:
-        """The rows ``keep``, a mask or numbers, cropped to ``width`` positions."""
+        """The rows ``keep``, numbers, cropped to ``width`` positions."""
         return _Known(
             None if self.prev_probs is None else self.prev_probs[keep, :width],
             None if self.carry is None else self.carry[keep, :width],
             _rows_of(self.memory, keep),
+            None if self.kept is None else self.kept.rows(keep, width),
         )
+
+
+def _foresight(policy: Policy) -> Callable[[PassView], Tensor]:
+    """What tells which positions a policy may write, before the pass.
+
+    Raises:
+        ConfigError: It reads every token in each pass.
+    """
+    if not isinstance(policy, Foreseeing):
+        raise ConfigError(
+            f"the policy {type(policy).__name__} reads every token in each pass, so sparse passes "
+            f"would leave none out. Leave sparse out, or take one of {', '.join(FORESEEING)}."
+        )
+    return policy.foresee
 
 
 def _rows_of(memory: Retrieved | None, which: Tensor) -> Retrieved | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from imadarem.errors import ConfigError
 from imadarem.sampling.noise import Stream
@@ -19,8 +20,9 @@ class ScriptedGate:
 
     For benchmarks: a random network's gate flags all or nothing, so that its speed says
     nothing. In the first step every blank is written; in step ``s`` the share ``active[s - 1]``
-    of a row's tokens, chosen at random, is drawn anew. A row ends with a step drawn uniformly
-    from ``ends``, by its own seed.
+    of a row's tokens is drawn anew: a random order that belongs to the row, cut at that share, so
+    that a token that was left out stays out. A row ends with a step drawn uniformly from
+    ``ends``, by its own seed.
 
     Rows end by the rule of ``stop_threshold``: set it to 1.
 
@@ -47,7 +49,7 @@ class ScriptedGate:
     def __call__(self, view: PassView) -> Decision:
         share = self.active[min(view.step, len(self.active)) - 1]
         ours = view.open | view.written
-        coin = view.noise.uniform(Stream.COIN, ours.shape[1])
+        coin = view.noise.at(step=0).uniform(Stream.ORDER, ours.shape[1])
         # The cut is a rank, not a coin: so many tokens, not so many in the mean.
         ranks = coin.masked_fill(~ours, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
         count = torch.ceil(share * ours.sum(dim=1))
@@ -56,3 +58,7 @@ class ScriptedGate:
         lot = view.noise.at(step=0).uniform(Stream.COIN, 1).squeeze(1)
         end = first + (lot * (last - first + 1)).floor()
         return Decision(view.open | redrawn, torch.zeros_like(ours), hold=view.step < end)
+
+    def foresee(self, view: PassView) -> Tensor:
+        """What it will write: it looks at no token."""
+        return self(view).write

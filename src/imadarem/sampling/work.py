@@ -28,7 +28,8 @@ class Work:
         forwards: Calls of the network.
         row_passes: Rows that went through it, summed over the calls: what was computed. Rows
             that are equal in the first pass count once, though each of them had its pass.
-        positions: Positions that went through it, padding included.
+        positions: Positions that went through it, padding included; of a sparse pass those that
+            it was asked for.
         host_syncs: Times the host had to wait for a tensor's value.
     """
 
@@ -52,7 +53,8 @@ def counted(network: nn.Module) -> Iterator[Work]:
         ids: Tensor = arguments[0] if arguments else named["input_ids"]
         work.forwards += 1
         work.row_passes += ids.shape[0]
-        work.positions += ids.numel()
+        asked = named.get("asked")
+        work.positions += ids.numel() if asked is None else int(asked.where.sum())
 
     handle = network.register_forward_pre_hook(before, with_kwargs=True)
     try:
