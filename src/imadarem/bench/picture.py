@@ -88,23 +88,25 @@ def _by_batch(tables: Sequence[Table]) -> dict[str, dict[str, Points]]:
 
 
 def _style(key: str, names: list[str]) -> dict[str, Any]:
-    """Ours whole lines from dark to light, the others dashed: both read without colours."""
+    """Ours whole lines from dark to light, the others dashed, each with a sign of its own."""
     from matplotlib import colormaps
 
     if key in RIVALS:
         number = list(RIVALS).index(key)
         shade = colormaps["Set1"](number)
-        return {"color": shade, "linestyle": "--", "marker": "s^Dv"[number % 4]}
+        return {"color": shade, "linestyle": "--", "marker": "1234"[number % 4]}
     ours = [name for name in names if name not in RIVALS]
-    shade = colormaps["viridis"](0.9 * ours.index(key) / max(1, len(ours) - 1))
-    return {"color": shade, "linestyle": "-", "marker": "o"}
+    number = ours.index(key)
+    shade = colormaps["viridis"](0.9 * number / max(1, len(ours) - 1))
+    return {"color": shade, "linestyle": "-", "marker": "os^DvPX*<>"[number % 10]}
 
 
 def _line(axes: Any, points: Points, label: str, **style: Any) -> None:
     along = sorted(points)
-    axes.plot(along, [median(points[x]) for x in along], label=label, markersize=4, **style)
+    style |= {"markersize": 5, "linewidth": 1.2}
+    axes.plot(along, [median(points[x]) for x in along], label=label, **style)
     low, high = ([which(points[x]) for x in along] for which in (min, max))
-    axes.fill_between(along, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.fill_between(along, low, high, color=style["color"], alpha=0.12, linewidth=0)
 
 
 def _scales(axes: Any, along: list[int]) -> None:
