@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Int8Network", "seen_ranges"]
 
-#: Rows that are drawn to see what the products read, and their seed.
-ROWS, SEED = 64, 0
+#: Rows that are drawn to see what the products read, fewer where they would have more positions
+#: together, and their seed.
+ROWS, POSITIONS, SEED = 64, 4096, 0
 
 
 class Int8Network(Packed):
@@ -71,17 +72,19 @@ class Int8Network(Packed):
 
 
 def seen_ranges(
-    model: ImplicitRefinementModel, *, rows: int = ROWS, seed: int = SEED
+    model: ImplicitRefinementModel, *, rows: int | None = None, seed: int = SEED
 ) -> list[Ranges]:
     """What the products of each block read while the model draws ``rows`` in its own way.
 
     Args:
         model: In float32 on the CPU.
         rows: By the model's own settings, from blank canvases; of the full length where the model
-            does not know how long its data were.
+            does not know how long its data were. None is 64, or fewer of more than 64 tokens.
         seed: Of the rows.
     """
     config = model.config
+    if rows is None:
+        rows = max(1, min(ROWS, POSITIONS // config.max_seq_len))
     unknown = config.length_mode == "drawn" and config.length_counts is None
     turned = config.rotary and config.positions
     watched = [Watched(block, turned) for block in _blocks(model)]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from imadarem.backends.int8 import Int8Network
 from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork, export_onnx
 from imadarem.bench.rivals import EOS, MASK, PAD, Rival, Size, parameters
 from imadarem.config import ImplicitRefinementConfig
@@ -67,13 +68,24 @@ class Ours:
         """With a joint head of twice the width."""
         return refiner(self.size, width=self.width, joint_size=2 * self.width)
 
+    @cached_property
+    def eight_bits(self) -> ImplicitRefinementModel:
+        """The plain one in 8 bits, by torch."""
+        other = self._twin()
+        other.backend = Int8Network(other)
+        return other
+
     def onnx(self, file: str) -> ImplicitRefinementModel:
         """The plain one by ONNX Runtime."""
         if not (self._folder / file).exists():
             export_onnx(self.plain, self._folder, int8=True)
+        other = self._twin()
+        other.backend = OnnxNetwork(other, self._folder / file)
+        return other
+
+    def _twin(self) -> ImplicitRefinementModel:
         other = refiner(self.size, width=self.width)
         other.load_state_dict(self.plain.state_dict())
-        other.backend = OnnxNetwork(other, self._folder / file)
         return other
 
     def dense(self) -> ScriptedGate:
@@ -117,6 +129,10 @@ REFINERS: dict[str, Callable[[Ours], Rival]] = {
     "joint-left": lambda us: us.row("refiner, joint head, left to right", us.joint, LeftToRight()),
     "joint-one": lambda us: us.row(
         "refiner, joint head, one pass", us.joint, LeftToRight(), passes=1
+    ),
+    "int8": lambda us: us.row("refiner, 8 bits", us.eight_bits, us.dense()),
+    "int8-scripted": lambda us: us.row(
+        "refiner, scripted gate, 8 bits", us.eight_bits, ScriptedGate()
     ),
     "onnx": lambda us: us.row("refiner, ONNX", us.onnx(ONNX_FILE), us.dense()),
     "onnx-int8": lambda us: us.row("refiner, ONNX, 8 bits", us.onnx(INT8_FILE), us.dense()),

@@ -15,7 +15,7 @@ from imadarem.bench.rivals import RIVALS, Rival, Size
 from imadarem.bench.speed import REFINERS, Ours, matrix_peak, peak_share
 from imadarem.bench.turns import Contender, Figures, ratios, take_turns
 from imadarem.checks import one_of
-from imadarem.errors import MissingExtraError
+from imadarem.errors import ConfigError, MissingExtraError
 from imadarem.sampling.engine import CHUNK_TOKENS
 
 __all__ = ["BASE", "ROWS", "Table", "build", "measure"]
@@ -64,7 +64,7 @@ class Table:
 def build(
     size: Size, width: int, folder: Path, only: Sequence[str] = ()
 ) -> tuple[dict[str, Rival], list[str]]:
-    """The rows whose packages are installed, and for the others what to install.
+    """The rows that this machine can run, and for the others what they lack.
 
     Args:
         size: Of the models.
@@ -73,7 +73,7 @@ def build(
         only: Names in :data:`ROWS`; none is all of them.
 
     Raises:
-        ConfigError: There is no such name.
+        ConfigError: There is no such name, or a row asked for by it cannot run here.
         MissingExtraError: A row asked for by name needs what is not installed.
     """
     for name in only:
@@ -85,7 +85,7 @@ def build(
             continue
         try:
             found[name] = REFINERS[name](ours) if name in REFINERS else RIVALS[name](size)
-        except MissingExtraError as error:
+        except (MissingExtraError, ConfigError) as error:
             if only:
                 raise
             missing.append(str(error))
