@@ -273,3 +273,16 @@ def test_a_back_end_is_of_sampling(tmp_path, said):
 def test_8_bits_are_for_the_cpu(capsys):
     assert run(["sample", "--backend", "int8", "--device", "cuda"]) == 2
     assert "runs on the CPU" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- with sparse passes
+
+
+# The first pass of a run leaves nothing out.
+@needs_vnni
+def test_sparse_passes_run_by_8_bits():
+    refiner = quick()
+    whole, sparse = (refiner.sample(6, seed=0, sparse=leave).rows for leave in (False, True))
+    assert [len(row.ids) for row in whole] == [len(row.ids) for row in sparse]
+    one, other = (refiner.sample(6, steps=1, seed=0, sparse=leave).rows for leave in (False, True))
+    assert [row.ids.tolist() for row in one] == [row.ids.tolist() for row in other]

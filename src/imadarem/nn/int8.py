@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from imadarem.nn.blocks import Block
 from imadarem.nn.products import FloatProducts, normed, side_by_side
 
-__all__ = ["Int8Products", "Levels", "Ranges", "Watched", "is_exact"]
+__all__ = ["Int8Products", "Levels", "Range", "Ranges", "Watched", "is_exact"]
 
 #: Levels of an input, 0 to TOP, and of a weight, -MOST to MOST.
 TOP, MOST = 255, 127
@@ -250,7 +250,7 @@ class _Product:
 
     def add(self, x: Tensor, levels: Tensor) -> None:
         """``(M, O)`` float32 += that of the first ``M`` of ``(N, K)`` uint8."""
-        if len(x) < len(levels):
+        if len(x) < len(levels) or not x.is_contiguous():
             x += self(levels)[: len(x)]
             return
         # The same sums, rounded alike, and no other memory.
