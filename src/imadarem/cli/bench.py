@@ -53,8 +53,8 @@ def bench(
     refiner and of GPT-2. Nothing here is about quality.
 
     The size is that of the molecule models in the package (0.8 million parameters, 36 tokens):
-    two minutes. At five million and 64 tokens the matrix products weigh more and what stands
-    around them less; all rows take a quarter of an hour.
+    two to three minutes. At five million and 64 tokens (the second line below) the matrix
+    products weigh more and what stands around them less; that takes several times as long.
 
     **Examples**
 
@@ -77,7 +77,7 @@ def bench(
         layers: Layers of the transformers.
         heads: Their attention heads.
         vocab: Token ids.
-        memory: Start a process for each reading of memory, some five seconds each.
+        memory: Read the memory too, in a process for each reading: five seconds and more.
         plot: A PNG file for a picture: CPU time of a token against the length where there are
             several, else against the batch.
     """
