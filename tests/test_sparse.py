@@ -16,6 +16,7 @@ from imadarem.nn.products import FloatProducts
 from imadarem.nn.sparse import Kept, Places, sparse_passes
 from imadarem.sampling.policies import FORESEEING, Gate, policy_from_name
 from imadarem.sampling.scripted import ScriptedGate
+from imadarem.sampling.sparsity import Sparsity
 from imadarem.sampling.work import counted
 
 
@@ -191,19 +192,19 @@ def test_a_record_says_the_same_whenever_it_is_read():
 def test_the_default_model_computes_two_positions_a_token_at_most():
     refiner = ImplicitRefinementModel.from_pretrained("default")
     with counted(refiner) as work:
-        drawn = refiner.sample(64, seed=0, steps=6, sparse=True)
-    tokens = sum(len(row.ids) for row in drawn.rows)
-    assert work.positions <= 2 * tokens
+        refiner.sample(64, length=36, seed=0, steps=6, sparse=True)
+    assert work.positions <= 2 * 64 * 36
     with counted(refiner) as dense:
-        refiner.sample(64, seed=0, steps=6)
-    assert dense.positions > 5 * tokens
+        refiner.sample(64, length=36, seed=0, steps=6)
+    assert dense.positions > 5 * 64 * 36
 
 
 def test_a_scripted_gate_reads_what_it_redraws_and_what_changed():
     refiner = model(stop_threshold=1.0)
     script = ScriptedGate(active=(1.0, 0.5, 0.25), ends=(3, 3))
     with counted(refiner) as work:
-        refiner.sample(8, length=40, steps=3, policy=script, sparse=True, seed=0)
+        only = Sparsity(reach=0)
+        refiner.sample(8, length=40, steps=3, policy=script, sparse=only, seed=0)
     # Once for all rows; every token that was a blank; then at most the half that was redrawn.
     assert 40 + 8 * 40 < work.positions <= 40 + 8 * 40 + 8 * 20
 
@@ -224,6 +225,38 @@ def test_a_gate_foresees_blanks_from_the_left_or_twice_as_many_of_the_surest():
         # The last of them has no more blanks than it fills.
         assert len(seen) == 4
         assert all(bool((ratio == share).all()) for ratio in seen[:-1])
+
+
+# ---------------------------------------------------------------- its rules
+
+
+def test_near_positions_are_run_too_and_all_of_them_now_and_then():
+    wanted = torch.tensor([[0, 0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0, 1]]).bool()
+    assert Sparsity(reach=0).asked(wanted, 2).equal(wanted)
+    near = torch.tensor([[0, 0, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 1, 1]]).bool()
+    rules = Sparsity(reach=1, refresh=3)
+    assert rules.asked(wanted, 2).equal(near) and rules.asked(wanted, 4).equal(near)
+    assert rules.asked(wanted, 3).all()
+
+
+def test_a_run_refreshed_in_each_pass_draws_what_a_dense_one_draws():
+    refiner = model(joint_size=16)
+    for policy in FORESEEING:
+        dense = refiner.sample(12, policy=policy, seed=4)
+        fresh = refiner.sample(12, policy=policy, seed=4, sparse=Sparsity(refresh=1))
+        assert [r.ids.tolist() for r in fresh.rows] == [r.ids.tolist() for r in dense.rows]
+
+
+def test_rules_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="reach=-1"):
+        Sparsity(reach=-1)
+    with pytest.raises(ConfigError, match="refresh=0"):
+        Sparsity(refresh=0)
+
+
+def test_true_stands_for_the_usual_rules():
+    assert Sparsity.of(True) == Sparsity() and Sparsity.of(False) is None
+    assert Sparsity.of(Sparsity(reach=3)) == Sparsity(reach=3)
 
 
 # ---------------------------------------------------------------- what it is not for

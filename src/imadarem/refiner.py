@@ -24,6 +24,7 @@ from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import Policy, policy_from_name
 from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
+from imadarem.sampling.sparsity import Sparsity
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.tokenizers import CorpusTokenizer, SpecialIds, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
@@ -204,7 +205,7 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool = False,
+        sparse: bool | Sparsity = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -229,8 +230,9 @@ class ImplicitRefinementModel(
             top_p: Draw each token from the fewest that have this probability together (the
                 nucleus), after the temperature; see
                 :class:`~imadarem.sampling.draw.Truncation`.
-            sparse: In each pass but the first, run only the positions that changed and those
-                that may be written; cheaper, and not quite the same (float32 on a CPU).
+            sparse: Run in each pass but the first only the positions that changed, those that
+                may be written, and their neighbours: cheaper, and not quite the same (on a CPU
+                in float32). Rules of your own: :class:`~imadarem.sampling.sparsity.Sparsity`.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
@@ -261,7 +263,7 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool = False,
+        sparse: bool | Sparsity = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -410,7 +412,7 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool = False,
+        sparse: bool | Sparsity = False,
     ) -> SamplingSettings:
         """What :meth:`sample` makes of these arguments; the model's own settings for None."""
         ours = self.config
@@ -438,7 +440,7 @@ class ImplicitRefinementModel(
             schedule=config.mask_schedule,
             truncation=None if truncation.keeps_all else truncation,
             gate_slope=config.gate_progress_slope,
-            sparse=sparse,
+            sparse=Sparsity.of(sparse),
         )
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step, StoppingReason, refine
+from imadarem.sampling.sparsity import Sparsity
 
 __all__ = [
     "CHUNK_TOKENS",
@@ -57,7 +58,7 @@ class SamplingSettings:
         schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
         truncation: Cuts the tail of what is drawn from.
         gate_slope: Of the gate's calibration; see :func:`refine`.
-        sparse: Whether passes leave positions out; see :func:`refine`.
+        sparse: Which positions passes leave out; None leaves none out.
     """
 
     policy: Policy
@@ -70,7 +71,7 @@ class SamplingSettings:
     schedule: str = "linear"
     truncation: Truncation | None = None
     gate_slope: float = 0.0
-    sparse: bool = False
+    sparse: Sparsity | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def refine_all(
         on_step: Called with the row numbers of a batch and each of its records.
         on_rows: Called with the number of rows just finished (a progress bar).
     """
-    network = sparse_passes(network) if settings.sparse else packed(network)
+    network = packed(network) if settings.sparse is None else sparse_passes(network)
     wanted = canvas.ends()
     if widths is not None:
         wanted = widths.above(wanted, settings.may_end)

@@ -34,6 +34,7 @@ from imadarem.sampling.halting import Halting, StoppingReason, Track
 from imadarem.sampling.late import Late
 from imadarem.sampling.noise import RowNoise
 from imadarem.sampling.policies import FORESEEING, Decision, Foreseeing, PassView, Policy
+from imadarem.sampling.sparsity import Sparsity
 
 __all__ = ["Step", "StoppingReason", "progress", "refine"]
 
@@ -97,7 +98,7 @@ def refine(
     schedule: str = "linear",
     truncation: Truncation | None = None,
     gate_slope: float = 0.0,
-    sparse: bool = False,
+    sparse: Sparsity | None = None,
 ) -> Iterator[Step]:
     """Refine a batch of canvases, one record per step; done rows leave the batch.
 
@@ -124,15 +125,13 @@ def refine(
             network's own probabilities, without it and before the temperature.
         gate_slope: Added to the gate's logits times each row's :func:`progress`; the fitted
             ``gate_progress_slope`` of the config.
-        sparse: Run in each pass but the first only the positions that changed and those that
-            the policy says it may write; of all others what the last pass said of them stands.
-            Not with ``reinject`` or a memory.
+        sparse: Leave positions out of passes; None leaves none out. Not with ``reinject``.
 
     Raises:
         ConfigError: ``sparse`` with a network or a policy that cannot.
     """
-    network = sparse_passes(network) if sparse else packed(network)
-    foresees = _foresight(policy) if sparse else None
+    network = packed(network) if sparse is None else sparse_passes(network)
+    foresees = None if sparse is None else _foresight(policy)
     blanks = MaskSchedule(steps, schedule)
     rows = canvas.open.any(dim=1).nonzero().squeeze(1)
     canvas, seeds = canvas.rows(rows), seeds[rows]
@@ -161,10 +160,11 @@ def refine(
             "schedule": schedule,
             "drawn_with": drawn_with,
         }
-        if foresees is not None and before is not None:
+        if sparse is not None and foresees is not None and before is not None:
             wanted = foresees(_View.of(before.said, **facts)) | before.changed
             # A last step writes whatever is blank.
-            known = replace(known, asked=wanted | open if step == steps else wanted)
+            wanted = wanted | open if step == steps else wanted
+            known = replace(known, asked=sparse.asked(wanted, step))
         shown = canvas.ids.masked_fill(written, canvas.special.mask) if reinject else canvas.ids
         arguments = known.arguments()
         if step == 1 and known.memory is None:
