@@ -66,4 +66,4 @@ def _sample(name: str, size: Size, width: int, batch: int) -> None:
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     _sample(**{**asked, "size": Size(**asked["size"])})
-    print(json.dumps(high_water()))
+    sys.stdout.write(json.dumps(high_water()))

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 Numbers = Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")]
-Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")]
+Names = Annotated[
+    tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)
+]
 
 #: Rows whose memory is told: ours and what it is compared with.
 WEIGHED = ("dense", "gpt2")
