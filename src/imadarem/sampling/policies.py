@@ -21,11 +21,11 @@ from imadarem.errors import ConfigError, nearest
 from imadarem.sampling.noise import RowNoise, Stream
 
 __all__ = [
+    "FORESEEING",
     "POLICIES",
     "AdaptiveGate",
     "Ancestral",
     "Confidence",
-    "FORESEEING",
     "Decision",
     "EntropyBound",
     "EntropyThreshold",
