@@ -21,6 +21,7 @@ from imadarem.nn.packed import packed
 from imadarem.refiner import ImplicitRefinementModel
 from imadarem.sampling.policies import LeftToRight, Policy
 from imadarem.sampling.scripted import ScriptedGate
+from imadarem.sampling.sparsity import Sparsity
 
 __all__ = ["DENSE", "REFINERS", "Ours", "matrix_peak", "peak_share", "refiner"]
 
@@ -98,6 +99,7 @@ class Ours:
         model: ImplicitRefinementModel,
         policy: Policy,
         passes: int | None = None,
+        sparse: bool | Sparsity = False,
     ) -> Rival:
         """A model and how it samples."""
         # Other rows every time: when a row ends is a matter of its seed.
@@ -109,6 +111,7 @@ class Ours:
                 length=self.size.length,
                 steps=passes,
                 policy=policy,
+                sparse=sparse,
                 seed=next(seeds),
                 batch_size=rows,
             )
@@ -122,11 +125,22 @@ class Ours:
 #: :class:`~imadarem.sampling.scripted.ScriptedGate` has them. Left to right: blocks of equal
 #: size, one in each pass, as the molecule model of the package fills them. One pass: the joint
 #: head draws every token after a single pass, as the SMILES model of the package can be asked to.
+#: Sparse passes: those of ``sample(sparse=True)``; without neighbours where a script redraws
+#: tokens all over a row.
 REFINERS: dict[str, Callable[[Ours], Rival]] = {
     "dense": lambda us: us.row(DENSE, us.plain, us.dense()),
     "scripted": lambda us: us.row("refiner, scripted gate", us.plain, ScriptedGate()),
+    "scripted-sparse": lambda us: us.row(
+        "refiner, scripted gate, sparse passes",
+        us.plain,
+        ScriptedGate(),
+        sparse=Sparsity(reach=0),
+    ),
     "joint": lambda us: us.row("refiner, joint head", us.joint, us.dense()),
     "joint-left": lambda us: us.row("refiner, joint head, left to right", us.joint, LeftToRight()),
+    "joint-left-sparse": lambda us: us.row(
+        "refiner, joint head, left to right, sparse passes", us.joint, LeftToRight(), sparse=True
+    ),
     "joint-one": lambda us: us.row(
         "refiner, joint head, one pass", us.joint, LeftToRight(), passes=1
     ),

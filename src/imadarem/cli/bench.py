@@ -72,9 +72,9 @@ def bench(
         length: Tokens of a row.
         passes: Passes of those that refine.
         rounds: Turns of each that count.
-        only: Rows of the table, of dense, scripted, joint, joint-left, joint-one, int8,
-            int8-scripted, onnx, onnx-int8, onnx-int8-scripted, gpt2, bert, x-transformers,
-            char-rnn; default is all.
+        only: Rows of the table, of dense, scripted, scripted-sparse, joint, joint-left,
+            joint-left-sparse, joint-one, int8, int8-scripted, onnx, onnx-int8,
+            onnx-int8-scripted, gpt2, bert, x-transformers, char-rnn; default is all.
         width: Width of the refiner; the others get the width that has as many parameters.
         layers: Layers of the transformers.
         heads: Their attention heads.
