@@ -102,7 +102,12 @@ def measure(
     policy = named_policy(name, model)
     steps = max(1, passes // 2) if policy.uses_teacher and model.teacher is not None else passes
     samples = model.sample(
-        options.n, steps=steps, policy=policy, seed=seed, temperature=options.temperature
+        options.n,
+        steps=steps,
+        policy=policy,
+        seed=seed,
+        temperature=options.temperature,
+        sparse=options.sparse,
     )
     report = evaluate_molecules(
         samples.texts, reference=target, fcd=True, processes=options.processes
@@ -313,6 +318,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[6, 9], help="of the grids")
     parser.add_argument("--seeds", type=int, default=1, help="of the molecules")
     parser.add_argument("--temperature", type=float, default=None, help="of the molecules")
+    parser.add_argument("--sparse", action="store_true", help="sparse passes, of the molecules")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few of everything")
     parser.add_argument("--json", help="also append the rows to this file")

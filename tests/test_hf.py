@@ -100,6 +100,11 @@ def test_the_core_reads_what_the_auto_class_saved(core, face, canvases, tmp_path
     assert again.sample(4, seed=2).texts == core.sample(4, seed=2).texts
 
 
+def test_sparse_passes_can_be_asked_for(face):
+    with pytest.raises(ConfigError, match="reads every token"):
+        face.generate(policy="entropy", sparse=True, seed=0)
+
+
 def test_weights_given_for_saving_are_the_ones_saved(face, tmp_path):
     doubled = {name: 2 * tensor for name, tensor in face.state_dict().items()}
     face.save_pretrained(tmp_path, state_dict=doubled)

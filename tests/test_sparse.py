@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_engine import model, records
 
 from imadarem import ImplicitRefinementModel
+from imadarem.cli import run
 from imadarem.errors import ConfigError
 from imadarem.nn.packed import packed
 from imadarem.nn.products import FloatProducts
@@ -312,3 +313,15 @@ def test_policies_that_foresee_are_those_that_say_so():
     for name in FORESEEING:
         assert hasattr(policy_from_name(name, model().config), "foresee")
     assert {"gate", "left-to-right", "ancestral", "confidence"} <= set(FORESEEING)
+
+
+# ---------------------------------------------------------------- where it can be asked for
+
+
+def test_the_commands_pass_it_on(capsys):
+    asked = ["-n", "2", "--policy", "entropy", "--sparse", "--model", "default"]
+    for command in ("sample", "evaluate"):
+        assert run([command, *asked]) != 0
+        assert "EntropyThreshold reads every token" in " ".join(capsys.readouterr().err.split())
+    assert run(["evaluate", "--calibration", "--sparse"]) != 0
+    assert "--sparse is of sampling" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from imadarem.refiner import HUB_KEYS, TEACHER_PREFIX, WEIGHTS, ImplicitRefineme
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
+from imadarem.sampling.sparsity import Sparsity
 from imadarem.tokenizers import load_tokenizer, special_ids
 
 try:
@@ -209,6 +210,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        sparse: bool | Sparsity = False,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         streamer: Any = None,
@@ -231,6 +233,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
             schedule: ``linear`` or ``cosine``; default the config's ``mask_schedule``.
             top_k: Draw each token from the so many likeliest alone.
             top_p: Draw each token from the nucleus of this probability.
+            sparse: See :meth:`imadarem.ImplicitRefinementModel.sample`.
             generator: Draws the seed where ``seed`` is None.
             seed: The same seed gives the same rows.
             streamer: Has ``put`` and ``end``, and may have ``put_draft``, which is shown the
@@ -263,6 +266,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
             "schedule": schedule,
             "top_k": top_k,
             "top_p": top_p,
+            "sparse": sparse,
             "seed": seed,
             "generator": generator,
             "on_step": None if streamer is None else _Drafts(streamer),

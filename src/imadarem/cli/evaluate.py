@@ -91,6 +91,7 @@ def evaluate(
     steps: int | None = None,
     temperature: float | None = None,
     policy: str | None = None,
+    sparse: Switch = False,
     seed: int = 0,
     device: str | None = None,
     backend: Backend = "torch",
@@ -120,6 +121,7 @@ def evaluate(
         steps: Most refinement passes of the model.
         temperature: Of the sampling.
         policy: Of the sampling; see imadarem sample --help.
+        sparse: Sparse passes; see imadarem sample --help.
         seed: Of the sampling, and of the draw of real molecules or held-out rows.
         device: cpu or cuda, for the sampling.
         backend: What runs the network; see imadarem sample --help.
@@ -131,6 +133,8 @@ def evaluate(
     if held_out.asked:
         if other is not None:
             raise ConfigError("--backend is of sampling; held-out rows are read by torch.")
+        if sparse:
+            raise ConfigError("--sparse is of sampling; held-out rows are read whole.")
         name = _held_out_model(file, model, count, settings, comparison, held_out)
         evaluate_held_out(
             name,
@@ -143,13 +147,14 @@ def evaluate(
         )
         return
     _check(file, model, column, comparison)
-    asked = {**settings, "count": count, "device": device, "backend": other}
+    asked = {**settings, "count": count, "sparse": sparse or None}
+    asked |= {"device": device, "backend": other}
     idle = [k for k, v in asked.items() if v is not None]
     if file is not None and idle:
         raise ConfigError(f"--{idle[0]} is of sampling; it has no effect on the file {file}.")
     told: dict[str, Any] = {}
     if model is not None:
-        settings["seed"] = seed
+        settings |= {"seed": seed, "sparse": sparse}
         count = 1000 if count is None else count
         samples, told = _sampled(model, count, device, backend, settings)
     else:

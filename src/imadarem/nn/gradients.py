@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["neighbour_sum", "turned_heads"]
+__all__ = ["neighbour_sum", "side_by_side", "turned_heads"]
 
 
 def neighbour_sum(x: Tensor, weight: Tensor) -> Tensor:
@@ -49,13 +49,21 @@ def turned_heads(
     Returns:
         Three tensors ``(B, H, L, D / H)``; the channels of the first two in that other order.
     """
-    width = weight.shape[1]
     # The weight is small: its gradient finds the way back through autograd.
-    halves = weight[: 2 * width].view(2 * heads, 2, -1, width).transpose(1, 2)
-    beside = torch.cat([halves.reshape(2 * width, width), weight[2 * width :]])
+    beside = side_by_side(weight, heads)
     turns = torch.complex(*rotation).repeat(1, 2 * heads)
     q, k, v = _TurnedHeads.apply(F.linear(x, beside), turns, heads)
     return q, k, v
+
+
+def side_by_side(qkv: Tensor, heads: int) -> Tensor:
+    """Rows ``(3D, D)`` of queries and keys such that halves of a head take turns.
+
+    Products of a query and a key sum over the channels, in whatever order both have them.
+    """
+    width = qkv.shape[1]
+    halves = qkv[: 2 * width].view(2 * heads, 2, -1, width).transpose(1, 2)
+    return torch.cat([halves.reshape(2 * width, width), qkv[2 * width :]])
 
 
 class _NeighbourSum(torch.autograd.Function):

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from imadarem.nn.blocks import Block
-from imadarem.nn.products import FloatProducts, normed, side_by_side
+from imadarem.nn.gradients import side_by_side
+from imadarem.nn.products import FloatProducts, normed
 
 __all__ = ["Int8Products", "Levels", "Range", "Ranges", "Watched", "is_exact"]
 

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imadarem.nn.blocks import Block
+from imadarem.nn.gradients import side_by_side
 
-__all__ = ["FloatProducts", "Products", "normed", "side_by_side"]
+__all__ = ["FloatProducts", "Products", "normed"]
 
 
 class Products(Protocol):
@@ -98,13 +99,3 @@ class FloatProducts:
 def normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """The layer's norm of ``(..., D)``, without calling the module."""
     return torch.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-def side_by_side(qkv: Tensor, heads: int) -> Tensor:
-    """Rows ``(3D, D)`` of queries and keys such that halves of a head take turns.
-
-    Products of a query and a key sum over the channels, in whatever order both have them.
-    """
-    width = qkv.shape[1]
-    halves = qkv[: 2 * width].view(2 * heads, 2, -1, width).transpose(1, 2)
-    return torch.cat([halves.reshape(2 * width, width), qkv[2 * width :]])
