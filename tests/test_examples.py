@@ -118,11 +118,11 @@ def test_the_throughput_benchmark_measures_all_contenders(tmp_path, capsys):
     finally:
         torch.set_num_threads(threads)
     result = json.loads(out.read_text())
-    refiner, gpt2 = result["parameters"].values()
-    assert abs(refiner - gpt2) < 0.05 * gpt2
+    refiner, gpt2, bert = result["parameters"].values()
+    assert abs(refiner - gpt2) < 0.05 * gpt2 and abs(refiner - bert) < 0.05 * bert
     tasks = [figures["task"] for figures in result["figures"]]
     assert (
-        tasks == ["sampling, batch 1"] * 3 + ["sampling, batch 4"] * 3 + ["training, batch 4"] * 3
+        tasks == ["sampling, batch 1"] * 3 + ["sampling, batch 4"] * 3 + ["training, batch 4"] * 6
     )
     assert all(figures["per_cpu_second"][0] > 0 for figures in result["figures"])
     assert capsys.readouterr().out.count("| refiner |") == 2

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from imadarem.nn.blocks import Block, NeighbourConvolution, SelfAttention
 from imadarem.nn.embeddings import rotary_angles
 from imadarem.nn.joint import JointHead, JointLogits
-from imadarem.nn.products import FloatProducts, Products
+from imadarem.nn.products import FloatProducts, Products, Room
 from imadarem.nn.walk import PackedHead, PackedJoint
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Packed:
         self.config = config
         turned = config.rotary and config.positions
         blocks = [block for block in network.blocks if isinstance(block, Block)]
-        products = products or [FloatProducts.of(block, turned) for block in blocks]
+        room = Room()
+        products = products or [FloatProducts.of(block, turned, room) for block in blocks]
         self.blocks = [
             PackedBlock.of(block, turned, matrices)
             for block, matrices in zip(blocks, products, strict=True)
@@ -64,8 +65,9 @@ class Packed:
         self._turns: dict[int, Tensor] = {}
         self._positions: dict[int, Tensor] = {}
 
+    @torch.no_grad()
     def __call__(self, *arguments: Any, **named: Any) -> RefinementOutput:
-        """One pass, as the network takes and gives it."""
+        """One pass, as the network takes and gives it; without a graph."""
         output: RefinementOutput = self.network(*arguments, **named, packed=self)
         return output
 

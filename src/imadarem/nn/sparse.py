@@ -49,6 +49,7 @@ class SparsePasses:
         self._passes = passes
         self.config = passes.config
 
+    @torch.no_grad()
     def __call__(
         self,
         input_ids: Tensor,
