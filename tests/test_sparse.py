@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fakes import shaken, tiny_model
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 from test_engine import model, records
 
 from imadarem import ImplicitRefinementModel
+from imadarem.canvas import Canvas
 from imadarem.cli import run
 from imadarem.errors import ConfigError
 from imadarem.nn.packed import packed
 from imadarem.nn.products import FloatProducts
 from imadarem.nn.sparse import Kept, Places, sparse_passes
+from imadarem.sampling.engine import refine_all
 from imadarem.sampling.policies import FORESEEING, Gate, policy_from_name
 from imadarem.sampling.scripted import ScriptedGate
 from imadarem.sampling.sparsity import Sparsity
@@ -275,6 +279,14 @@ def test_a_policy_that_reads_every_token_is_refused_with_the_others_named(policy
 def test_a_network_that_reads_every_position_is_refused(built):
     with pytest.raises(ConfigError, match=next(iter(built))):
         sparse_passes(tiny_model(**built).eval())
+
+
+def test_a_question_that_is_asked_anew_in_each_pass_is_refused():
+    refiner = model()
+    settings = replace(refiner.sampling_settings(sparse=True), reinject=True)
+    canvas = Canvas.blank([4], refiner.special)
+    with pytest.raises(ConfigError, match="reinject"):
+        refine_all(refiner, canvas, torch.zeros(1, dtype=torch.int64), settings)
 
 
 def test_a_network_in_double_precision_is_refused():

@@ -128,8 +128,13 @@ def refine(
         sparse: Leave positions out of passes; None leaves none out. Not with ``reinject``.
 
     Raises:
-        ConfigError: ``sparse`` with a network or a policy that cannot.
+        ConfigError: ``sparse`` with a network or a policy that cannot, or with ``reinject``.
     """
+    if sparse is not None and reinject:
+        raise ConfigError(
+            "reinject shows the network other blanks in every pass, so a sparse pass would leave "
+            "none out. Leave one of the two out."
+        )
     network = packed(network) if sparse is None else sparse_passes(network)
     foresees = None if sparse is None else _foresight(policy)
     blanks = MaskSchedule(steps, schedule)
