@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from imadarem.tokenizers import SelfiesTokenizer, SpecialIds
 
 #: pad 0, mask 1, eos 2, tokens from 3 on.
 SPECIAL = SpecialIds(mask=1, pad=0, eos=2, banned=(0, 1))
+IDS = SimpleNamespace(mask_token_id=1, pad_token_id=0, eos_token_id=2)
+#: Short and long rows, on both sides of every multiple of 16.
+COUNTS = [0, 1, *[0] * 11, 1, 1, 1, 1, 1, *[0] * 13, 1, 1, 1, 0, 2, 2, 2, *[0] * 8, 1, 1, 1, 1, 1]
 MOLECULES = [
     "CCO", "CCN", "CC(=O)O", "c1ccccc1", "CC(C)O", "CCOC(C)=O", "c1ccncc1", "CCCl", "NCCO",
     "C1CCCCC1", "CC#N", "OCC(O)CO",
@@ -92,3 +96,32 @@ def grid_model(
     torch.manual_seed(seed)
     config = ImplicitRefinementConfig(**{**given, **settings})  # type: ignore[arg-type]
     return ImplicitRefinementModel(config, tokenizer=tokenizer)
+
+
+def uneven_model(**given: object) -> ImplicitRefinementModel:
+    """A network for rows of :data:`COUNTS`, with random weights everywhere, its first zeros too."""
+    torch.manual_seed(0)
+    config = {"vocab_size": 12, "hidden_size": 32, "num_layers": 2, "num_heads": 2}
+    config |= {"max_seq_len": len(COUNTS) - 1, "conv_kernel_size": 3, "length_counts": COUNTS}
+    settled = ImplicitRefinementConfig(**{**config, "length_mode": "drawn", **given})
+    built = ImplicitRefinementModel(settled, IDS).eval()
+    with torch.no_grad():
+        for weight in built.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return built
+
+
+def records(refiner: ImplicitRefinementModel, n: int, **given: object) -> list[list[object]]:
+    """Every number of every step, by row: what is exact to the bit can be compared whole."""
+    found: list[list[object]] = [[] for _ in range(n)]
+
+    def note(numbers, step):
+        for i, row in enumerate(step.rows.tolist()):
+            live = step.canvas.attended[i]
+            figures = (step.gate[i][live], step.confidence[i][live], step.canvas.ids[i][live])
+            found[int(numbers[row])].append([part.tolist() for part in figures])
+
+    samples = refiner.sample(n, on_step=note, **given)
+    for row, steps in zip(samples.rows, found, strict=True):
+        steps.append((row.ids.tolist(), row.steps, row.reason))
+    return found

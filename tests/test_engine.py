@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from fakes import records, uneven_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,47 +17,13 @@ from imadarem.sampling.engine import GROUP, Widths, batches
 from imadarem.sampling.scripted import ScriptedGate
 from imadarem.sampling.work import counted
 
-SPECIAL = SimpleNamespace(mask_token_id=1, pad_token_id=0, eos_token_id=2)
-#: Short and long rows, on both sides of every multiple of 16.
-COUNTS = [0, 1, *[0] * 11, 1, 1, 1, 1, 1, *[0] * 13, 1, 1, 1, 0, 2, 2, 2, *[0] * 8, 1, 1, 1, 1, 1]
-
-
-def model(**given: object) -> ImplicitRefinementModel:
-    """A network with random weights everywhere, its zeros at the start too."""
-    torch.manual_seed(0)
-    config = {"vocab_size": 12, "hidden_size": 32, "num_layers": 2, "num_heads": 2}
-    config |= {"max_seq_len": len(COUNTS) - 1, "conv_kernel_size": 3, "length_counts": COUNTS}
-    settled = ImplicitRefinementConfig(**{**config, "length_mode": "drawn", **given})
-    built = ImplicitRefinementModel(settled, SPECIAL).eval()
-    with torch.no_grad():
-        for weight in built.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    return built
-
-
-def records(refiner: ImplicitRefinementModel, n: int, **given: object) -> list[list[object]]:
-    """Every number of every step, by row: what is exact to the bit can be compared whole."""
-    found: list[list[object]] = [[] for _ in range(n)]
-
-    def note(numbers, step):
-        for i, row in enumerate(step.rows.tolist()):
-            live = step.canvas.attended[i]
-            figures = (step.gate[i][live], step.confidence[i][live], step.canvas.ids[i][live])
-            found[int(numbers[row])].append([part.tolist() for part in figures])
-
-    samples = refiner.sample(n, on_step=note, **given)
-    for row, steps in zip(samples.rows, found, strict=True):
-        steps.append((row.ids.tolist(), row.steps, row.reason))
-    return found
-
-
 # ---------------------------------------------------------------- the same in every batch
 
 
 @pytest.mark.parametrize("policy", ["gate", "gate-adaptive", "entropy-bound"])
 @pytest.mark.parametrize("mode", ["drawn", "eos"])
 def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, policy):
-    refiner = model(length_mode=mode)
+    refiner = uneven_model(length_mode=mode)
     whole = records(refiner, 24, seed=3, policy=policy)
     for size in (1, 5):
         assert records(refiner, 24, seed=3, policy=policy, batch_size=size) == whole
@@ -77,7 +42,7 @@ def test_the_models_in_the_package_round_a_row_the_same_in_every_batch(name, ask
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 30), st.integers(1, 12), st.integers(1, 9), st.integers(0, 2**63))
 def test_a_run_may_start_anywhere_and_gives_the_same_rows(first, n, size, seed):
-    refiner = model()
+    refiner = uneven_model()
     whole = refiner.sample(first + n, seed=seed)
     part = refiner.sample(n, first=first, seed=seed, batch_size=size)
     assert [row.ids.tolist() for row in part.rows] == [
@@ -91,14 +56,14 @@ def test_a_run_may_start_anywhere_and_gives_the_same_rows(first, n, size, seed):
 @pytest.mark.parametrize("joint_size", [0, 16])
 @pytest.mark.parametrize("mode", ["drawn", "eos"])
 def test_running_equal_rows_once_changes_no_bit(monkeypatch, mode, joint_size):
-    refiner = model(length_mode=mode, joint_size=joint_size, halting=True, carry=True)
+    refiner = uneven_model(length_mode=mode, joint_size=joint_size, halting=True, carry=True)
     quick = records(refiner, 24, seed=3, policy="gate")
     monkeypatch.setattr(Packed, "rows_alike", False)
     assert records(refiner, 24, seed=3, policy="gate") == quick
 
 
 def test_copies_of_a_prompt_are_run_once_in_whatever_order_they_come(monkeypatch):
-    refiner = model(joint_size=16)
+    refiner = uneven_model(joint_size=16)
     blank, one, two = [1] * 20, [4, *[1] * 18, 5], [*[1] * 10, 6, *[1] * 12]
     prompts = [one, two, blank, one, blank, two, two, one]
 
@@ -164,14 +129,14 @@ def test_every_row_is_in_one_batch(lengths, rows, positions):
 # 10 rows of 20 tokens in one batch, 4 steps, no row ends early: a pass a step, all rows in it but
 # in the first, where all are blank and one stands for them: 1 + 3 · 10.
 def test_a_step_is_one_pass_over_the_rows_that_are_left():
-    refiner = model(stop_threshold=0.0)
+    refiner = uneven_model(stop_threshold=0.0)
     with counted(refiner) as work:
         refiner.sample(10, length=20, steps=4, policy="ancestral")
     assert (work.forwards, work.row_passes, work.positions) == (4, 31, 620)
 
 
 def test_waits_do_not_grow_with_the_batch_nor_with_the_length():
-    refiner = model(stop_threshold=0.0)
+    refiner = uneven_model(stop_threshold=0.0)
 
     def waits(n, length, steps):
         with counted(refiner) as work:
@@ -187,7 +152,7 @@ def test_waits_do_not_grow_with_the_batch_nor_with_the_length():
 # Ends 3 to 6 by lot: 4.5 steps in the mean. The mean of 400 lots is within 4 standard errors,
 # 4 · sqrt(1.25 / 400) = 0.22.
 def test_rows_that_are_done_leave_the_batch():
-    refiner = model(stop_threshold=1.0)
+    refiner = uneven_model(stop_threshold=1.0)
     with counted(refiner) as work:
         samples = refiner.sample(400, length=16, policy=ScriptedGate(), seed=1)
     took = sum(samples.forward_passes)
@@ -199,7 +164,7 @@ def test_rows_that_are_done_leave_the_batch():
 
 # 20 tokens; shares 1, ½, ¼ of them are 20, 10, 5.
 def test_a_script_says_how_many_tokens_are_drawn_in_a_step():
-    refiner = model(stop_threshold=1.0)
+    refiner = uneven_model(stop_threshold=1.0)
     drawn: list[list[int]] = []
     refiner.sample(
         7,
@@ -219,7 +184,7 @@ def test_a_script_that_cannot_be_followed_is_refused(given_):
 
 # Rows end where the model writes an EOS; the first lies far in front of the width of 64.
 def test_what_lies_behind_every_end_is_not_computed():
-    refiner = model(length_mode="eos", max_seq_len=64, length_counts=None)
+    refiner = uneven_model(length_mode="eos", max_seq_len=64, length_counts=None)
     with torch.no_grad():
         refiner.to_logits.bias[2] = 4.0
     with counted(refiner) as work:

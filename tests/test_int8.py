@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from fakes import grid_model
+from fakes import grid_model, records, uneven_model
 from torch import Tensor
 
-from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
+from imadarem import ImplicitRefinementModel
 from imadarem.backends import int8 as backend
 from imadarem.backends.int8 import Int8Network, seen_ranges
 from imadarem.cli.app import run
@@ -17,28 +15,12 @@ from imadarem.errors import ConfigError
 from imadarem.nn.int8 import Int8Products, Levels, Range, is_exact
 from imadarem.nn.packed import Packed
 
-SPECIAL = SimpleNamespace(mask_token_id=1, pad_token_id=0, eos_token_id=2)
-COUNTS = [*[0] * 13, 1, 1, 1, 1, 1, *[0] * 13, 1, 1, 1, 0, 2, 2, 2, *[0] * 8, 1, 1, 1, 1, 1]
-
 needs_vnni = pytest.mark.skipif(not is_exact(), reason="this processor has no 8-bit products")
-
-
-def model(**given: object) -> ImplicitRefinementModel:
-    """A network with random weights everywhere, its zeros at the start too."""
-    torch.manual_seed(0)
-    config = {"vocab_size": 12, "hidden_size": 32, "num_layers": 2, "num_heads": 2}
-    config |= {"max_seq_len": len(COUNTS) - 1, "conv_kernel_size": 3, "length_counts": COUNTS}
-    settled = ImplicitRefinementConfig(**{**config, "length_mode": "drawn", **given})
-    built = ImplicitRefinementModel(settled, SPECIAL).eval()
-    with torch.no_grad():
-        for weight in built.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    return built
 
 
 def quick(**given: object) -> ImplicitRefinementModel:
     """The same by 8 bits."""
-    built = model(**given)
+    built = uneven_model(**given)
     built.backend = Int8Network(built)
     return built
 
@@ -48,22 +30,6 @@ def canvas(network: ImplicitRefinementModel) -> tuple[Tensor, Tensor]:
     inside = torch.arange(20) < torch.tensor([[20], [17], [3]])
     ids = torch.randint(1, 12, (3, 20), generator=torch.Generator().manual_seed(0))
     return ids.masked_fill(~inside, 0), inside
-
-
-def records(refiner: ImplicitRefinementModel, n: int, **given: object) -> list[list[object]]:
-    """Every number of every step, by row: what is exact to the bit can be compared whole."""
-    found: list[list[object]] = [[] for _ in range(n)]
-
-    def note(numbers, step):
-        for i, row in enumerate(step.rows.tolist()):
-            live = step.canvas.attended[i]
-            figures = (step.gate[i][live], step.confidence[i][live], step.canvas.ids[i][live])
-            found[int(numbers[row])].append([part.tolist() for part in figures])
-
-    samples = refiner.sample(n, on_step=note, **given)
-    for row, steps in zip(samples.rows, found, strict=True):
-        steps.append((row.ids.tolist(), row.steps, row.reason))
-    return found
 
 
 # ---------------------------------------------------------------- levels
@@ -106,7 +72,7 @@ def test_what_is_hard_to_round_is_shared_by_input_and_weight():
     ],
 )
 def test_the_figures_are_near_those_of_float32(built):
-    network = model(**built)
+    network = uneven_model(**built)
     rounded = Int8Network(network)
     ids, inside = canvas(network)
     for mask in (None, inside):
@@ -175,7 +141,7 @@ def test_running_equal_rows_once_changes_no_bit(monkeypatch, joint_size):
 @needs_vnni
 @torch.no_grad()
 def test_a_product_of_any_number_of_positions_gives_the_same_rows():
-    network = model()
+    network = uneven_model()
     block = network.blocks[0]
     products = Int8Products(block, True, seen_ranges(network)[0])
     x = torch.randn(320, 32, generator=torch.Generator().manual_seed(1))
@@ -214,21 +180,21 @@ def test_weights_that_change_afterwards_are_refused():
 
 def test_a_model_that_cannot_is_told_why(monkeypatch):
     with pytest.raises(ConfigError, match="float64 on cpu"):
-        Int8Network(model().double())
+        Int8Network(uneven_model().double())
     with pytest.raises(ConfigError, match="relations"):
         Int8Network(grid_model())
-    hooked = model()
+    hooked = uneven_model()
     hooked.blocks[0].expand.register_forward_hook(lambda *given: None)
     with pytest.raises(ConfigError, match="has a hook"):
         Int8Network(hooked)
     monkeypatch.setattr(backend, "is_exact", lambda: False)
     with pytest.raises(ConfigError, match="VNNI"):
-        Int8Network(model())
+        Int8Network(uneven_model())
 
 
 @needs_vnni
 def test_ranges_are_taken_without_leaving_a_trace():
-    refiner = model(length_counts=None)
+    refiner = uneven_model(length_counts=None)
     mine = refiner.backend = Packed(refiner)
     seen = seen_ranges(refiner, rows=2)
     assert refiner.backend is mine

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import shaken, tiny_model
+from fakes import records, shaken, tiny_model, uneven_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import model, records
 
 from imadarem import ImplicitRefinementModel
 from imadarem.canvas import Canvas
@@ -157,7 +156,7 @@ def test_rows_that_all_stay_are_not_copied():
 @pytest.mark.parametrize("mode", ["drawn", "eos"])
 @pytest.mark.parametrize("policy", FORESEEING)
 def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, policy, joint_size):
-    refiner = model(length_mode=mode, joint_size=joint_size)
+    refiner = uneven_model(length_mode=mode, joint_size=joint_size)
     whole = records(refiner, 12, seed=3, policy=policy, sparse=True)
     for size in (1, 5):
         assert records(refiner, 12, seed=3, policy=policy, sparse=True, batch_size=size) == whole
@@ -165,7 +164,7 @@ def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, poli
 
 @pytest.mark.parametrize("policy", FORESEEING)
 def test_no_row_keeps_a_blank_and_no_given_token_changes(policy):
-    refiner = model(joint_size=16, self_conditioning=True)
+    refiner = uneven_model(joint_size=16, self_conditioning=True)
     prompts = [[4, *[1] * 18, 5], [*[1] * 10, 6, *[1] * 12], [1, 7, 1]]
     filled = refiner.infill(prompts, policy=policy, sparse=True, seed=0)
     for prompt, row in zip(prompts, filled.rows, strict=True):
@@ -175,14 +174,14 @@ def test_no_row_keeps_a_blank_and_no_given_token_changes(policy):
 
 @pytest.mark.parametrize("policy", ["ancestral", "gate"])
 def test_one_pass_has_nothing_to_leave_out(policy):
-    refiner = model(joint_size=16)
+    refiner = uneven_model(joint_size=16)
     dense = refiner.sample(6, steps=1, policy=policy, seed=0)
     sparse = refiner.sample(6, steps=1, policy=policy, seed=0, sparse=True)
     assert [r.ids.tolist() for r in sparse.rows] == [r.ids.tolist() for r in dense.rows]
 
 
 def test_a_record_says_the_same_whenever_it_is_read():
-    refiner, late, early = model(joint_size=16), [], []
+    refiner, late, early = uneven_model(joint_size=16), [], []
 
     def read(step):
         return [getattr(step, name).tolist() for name in ("gate", "entropy", "confidence")]
@@ -205,7 +204,7 @@ def test_the_default_model_computes_two_positions_a_token_at_most():
 
 
 def test_a_scripted_gate_reads_what_it_redraws_and_what_changed():
-    refiner = model(stop_threshold=1.0)
+    refiner = uneven_model(stop_threshold=1.0)
     script = ScriptedGate(active=(1.0, 0.5, 0.25), ends=(3, 3))
     with counted(refiner) as work:
         only = Sparsity(reach=0)
@@ -226,7 +225,7 @@ def test_a_gate_foresees_blanks_from_the_left_or_twice_as_many_of_the_surest():
     for order, share in (("left-to-right", 1), ("confidence", 2)):
         seen.clear()
         policy = Watched(order=order, drop=50.0)
-        model().sample(4, length=40, steps=5, policy=policy, sparse=True, seed=0)
+        uneven_model().sample(4, length=40, steps=5, policy=policy, sparse=True, seed=0)
         # The last of them has no more blanks than it fills.
         assert len(seen) == 4
         assert all(bool((ratio == share).all()) for ratio in seen[:-1])
@@ -245,7 +244,7 @@ def test_near_positions_are_run_too_and_all_of_them_now_and_then():
 
 
 def test_a_run_refreshed_in_each_pass_draws_what_a_dense_one_draws():
-    refiner = model(joint_size=16)
+    refiner = uneven_model(joint_size=16)
     for policy in FORESEEING:
         dense = refiner.sample(12, policy=policy, seed=4)
         fresh = refiner.sample(12, policy=policy, seed=4, sparse=Sparsity(refresh=1))
@@ -270,7 +269,7 @@ def test_true_stands_for_the_usual_rules():
 @pytest.mark.parametrize("policy", ["entropy", "gate-adaptive", "gate-in-place", "entropy-bound"])
 def test_a_policy_that_reads_every_token_is_refused_with_the_others_named(policy):
     with pytest.raises(ConfigError, match=r"reads every token.*left-to-right"):
-        model().sample(2, policy=policy, sparse=True, seed=0)
+        uneven_model().sample(2, policy=policy, sparse=True, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +281,7 @@ def test_a_network_that_reads_every_position_is_refused(built):
 
 
 def test_a_question_that_is_asked_anew_in_each_pass_is_refused():
-    refiner = model()
+    refiner = uneven_model()
     settings = replace(refiner.sampling_settings(sparse=True), reinject=True)
     canvas = Canvas.blank([4], refiner.special)
     with pytest.raises(ConfigError, match="reinject"):
@@ -323,7 +322,7 @@ def test_passes_of_other_products_can_be_sparse():
 
 def test_policies_that_foresee_are_those_that_say_so():
     for name in FORESEEING:
-        assert hasattr(policy_from_name(name, model().config), "foresee")
+        assert hasattr(policy_from_name(name, uneven_model().config), "foresee")
     assert {"gate", "left-to-right", "ancestral", "confidence"} <= set(FORESEEING)
 
 

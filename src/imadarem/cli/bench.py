@@ -93,11 +93,7 @@ def bench(
     from imadarem.bench.picture import check_drawable, draw_growth
     from imadarem.bench.rivals import Size, parameters
     from imadarem.bench.speed import refiner
-    from imadarem.bench.table import ROWS
-    from imadarem.checks import one_of
 
-    for row in only:
-        one_of("--only", row, ROWS)
     batches, lengths = sorted(set(batch)), sorted(set(length))
     if plot is not None:
         check_drawable(lengths, batches)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["neighbour_sum", "side_by_side", "turned_heads"]
+__all__ = ["add_neighbours", "as_pairs", "neighbour_sum", "side_by_side", "turned_heads"]
 
 
 def neighbour_sum(x: Tensor, weight: Tensor) -> Tensor:
@@ -66,6 +66,31 @@ def side_by_side(qkv: Tensor, heads: int) -> Tensor:
     return torch.cat([halves.reshape(2 * width, width), qkv[2 * width :]])
 
 
+def add_neighbours(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``y_i += Σ_j w_(r+j) · x_(i+j)`` over the ``j`` other than 0; without a graph.
+
+    Args:
+        y: ``(B, L, D)``, overwritten.
+        x: ``(B, L, D)``.
+        weight: ``(2r + 1, D)``.
+    """
+    reach, length = len(weight) // 2, x.shape[1]
+    # Shifted sums beat conv1d's transposes at these sizes on a CPU, and in place their stack.
+    for j in range(1, min(reach, length - 1) + 1):
+        y[:, j:].addcmul_(x[:, :-j], weight[reach - j])
+        y[:, :-j].addcmul_(x[:, j:], weight[reach + j])
+    return y
+
+
+def as_pairs(qkv: Tensor) -> Tensor:
+    """``(..., 3D)`` of :func:`side_by_side` → queries and keys as complex numbers ``(..., D)``.
+
+    A view: what is written to it is written to them.
+    """
+    pairs = qkv.view(*qkv.shape[:-1], -1, 2)
+    return torch.view_as_complex(pairs[..., : qkv.shape[-1] // 3, :])
+
+
 class _NeighbourSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -90,7 +115,7 @@ class _TurnedHeads(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, turns: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(turns)
         batch, length, width = *qkv.shape[:2], qkv.shape[2] // 3
-        turned = torch.view_as_real(_pairs(qkv) * turns).view(batch, length, 2, heads, -1)
+        turned = torch.view_as_real(as_pairs(qkv) * turns).view(batch, length, 2, heads, -1)
         values = qkv[..., 2 * width :].view(batch, length, heads, -1)
         q, k = turned.unbind(2)
         return q.transpose(1, 2), k.transpose(1, 2), values.transpose(1, 2)
@@ -105,18 +130,12 @@ class _TurnedHeads(torch.autograd.Function):
             grad[:, :, number] = part.transpose(1, 2)
         flat = grad.flatten(2)
         # A turn is undone by the turn backwards.
-        _pairs(flat).mul_(turns.conj().resolve_conj())
+        as_pairs(flat).mul_(turns.conj().resolve_conj())
         return flat, None, None
 
 
 def _neighbour_sum(x: Tensor, weight: Tensor) -> Tensor:
-    reach, length = len(weight) // 2, x.shape[1]
-    # Shifted sums beat conv1d's transposes at these sizes on a CPU, and in place their stack.
-    y = x * weight[reach]
-    for j in range(1, min(reach, length - 1) + 1):
-        y[:, j:].addcmul_(x[:, :-j], weight[reach - j])
-        y[:, :-j].addcmul_(x[:, j:], weight[reach + j])
-    return y
+    return add_neighbours(x * weight[len(weight) // 2], x, weight)
 
 
 def _heard(x: Tensor, grad: Tensor, taps: int) -> Tensor:
@@ -129,9 +148,3 @@ def _heard(x: Tensor, grad: Tensor, taps: int) -> Tensor:
         torch.mul(padded[:, j : j + length], grad, out=product).sum(dim=(0, 1)) for j in range(taps)
     ]
     return torch.stack(said)
-
-
-def _pairs(qkv: Tensor) -> Tensor:
-    """``(B, L, 3D)`` → queries and keys as complex numbers ``(B, L, D)``, a view."""
-    batch, length, width = *qkv.shape[:2], qkv.shape[2] // 3
-    return torch.view_as_complex(qkv.view(batch, length, -1, 2)[:, :, :width])

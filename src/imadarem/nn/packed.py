@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from imadarem.nn.blocks import Block, NeighbourConvolution, SelfAttention
 from imadarem.nn.embeddings import rotary_angles
+from imadarem.nn.gradients import add_neighbours, as_pairs
 from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.products import FloatProducts, Products, Room
 from imadarem.nn.walk import PackedHead, PackedJoint
@@ -157,24 +158,17 @@ class PackedBlock:
     def _neighbours(self, x: Tensor, attended: Tensor | None) -> Tensor:
         """``x_i + Σ_j w_j · x_(i+j)``, without a padded copy."""
         assert self.taps is not None
-        length, reach = x.shape[1], len(self.taps) // 2
-        heard = x if attended is None else x * attended[..., None]
+        middle = self.taps[len(self.taps) // 2]
         if attended is None:
-            y = x * self.taps[reach]
-        else:
-            y = torch.addcmul(x, heard, self.taps[reach] - 1.0)
-        for j in range(1, min(reach, length - 1) + 1):
-            y[:, j:].addcmul_(heard[:, :-j], self.taps[reach - j])
-            y[:, :-j].addcmul_(heard[:, j:], self.taps[reach + j])
-        return y
+            return add_neighbours(x * middle, x, self.taps)
+        heard = x * attended[..., None]
+        return add_neighbours(torch.addcmul(x, heard, middle - 1.0), heard, self.taps)
 
     def _attention(self, qkv: Tensor, attended: Tensor | None, turns: Tensor) -> Tensor:
         """``(B, L, 3D)``, overwritten → ``(B · L, D)``."""
-        batch, length, width = qkv.shape
+        batch, length, _ = qkv.shape
         if self.turned:
-            # Queries and keys as complex numbers, two channels each.
-            pairs = qkv.view(batch, length, width // 2, 2)[:, :, : turns.shape[1]]
-            torch.view_as_complex(pairs).mul_(turns)
+            as_pairs(qkv).mul_(turns)
         heads = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None if attended is None else attended[:, None, None, :]
         mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=mask)

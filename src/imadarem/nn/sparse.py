@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imadarem.errors import ConfigError
+from imadarem.nn.gradients import as_pairs
+from imadarem.nn.joint import LEAST_ROWS
 from imadarem.nn.packed import Packed, packed
 from imadarem.nn.products import Products, normed
 from imadarem.nn.walk import PackedJoint, Parts
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Kept", "SparsePasses", "sparse_passes"]
 
-#: Rows from which on a matrix product rounds each of them alike.
-LEAST_ROWS = 16
 #: Queries of a row are filled up to a multiple of it: attention takes 32 at a time, and rounds the
 #: last of them otherwise where they are one or two.
 QUERIES = 8
@@ -327,8 +327,7 @@ def _attention(
     batch, length, _ = told.shape
     qkv = products.qkv(x)
     if turns is not None:
-        pairs = qkv.view(len(x), -1, 2)[:, :width]
-        torch.view_as_complex(pairs).mul_(turns)
+        as_pairs(qkv).mul_(turns)
     told.view(batch * length, -1).index_copy_(0, places.flat, qkv[:, width:])
     queries = qkv[:, :width]
     if places.slots is not None:

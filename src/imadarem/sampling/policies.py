@@ -38,6 +38,7 @@ __all__ = [
     "Policy",
     "Remask",
     "policy_from_name",
+    "what_it_writes",
 ]
 
 
@@ -146,6 +147,11 @@ class Foreseeing(Protocol):
                 last pass said, of the rows as they then were.
         """
         ...
+
+
+def what_it_writes(policy: Policy, view: PassView) -> Tensor:
+    """``foresee`` of a policy that looks at nothing that a pass says."""
+    return policy(view).write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,14 +332,11 @@ class Ancestral:
 
     refines: bool = False
     uses_teacher: bool = False
+    foresee = what_it_writes
 
     def __call__(self, view: PassView) -> Decision:
         order = view.noise.uniform(Stream.ORDER, view.open.shape[1])
         return Decision(_top(order, view.open, view.to_fill), torch.zeros_like(view.open))
-
-    def foresee(self, view: PassView) -> Tensor:
-        """What it will write: it looks at no token."""
-        return self(view).write
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,14 +350,11 @@ class LeftToRight:
 
     refines: bool = False
     uses_teacher: bool = False
+    foresee = what_it_writes
 
     def __call__(self, view: PassView) -> Decision:
         write = _top(_from_the_left(view), view.open, view.to_fill)
         return Decision(write, torch.zeros_like(view.open))
-
-    def foresee(self, view: PassView) -> Tensor:
-        """What it will write: it looks at no token."""
-        return self(view).write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +458,7 @@ class Remask:
     eta: float = 0.1
     refines: bool = True
     uses_teacher: bool = False
+    foresee = what_it_writes
 
     def __post_init__(self) -> None:
         checks.share(eta=self.eta)
@@ -474,10 +475,6 @@ class Remask:
         fill = view.to_fill + remask.sum(dim=1)
         order = view.noise.uniform(Stream.ORDER, length)
         return Decision(_top(order, view.open, fill), remask)
-
-    def foresee(self, view: PassView) -> Tensor:
-        """What it will write: it looks at no token."""
-        return self(view).write
 
 
 POLICIES: dict[str, type[Policy]] = {

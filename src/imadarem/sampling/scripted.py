@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from imadarem.errors import ConfigError
 from imadarem.sampling.noise import Stream
-from imadarem.sampling.policies import Decision, PassView
+from imadarem.sampling.policies import Decision, PassView, what_it_writes
 
 __all__ = ["ScriptedGate"]
 
@@ -39,6 +38,7 @@ class ScriptedGate:
     ends: tuple[int, int] = (3, 6)
     refines: bool = True
     uses_teacher: bool = False
+    foresee = what_it_writes
 
     def __post_init__(self) -> None:
         if not self.active or any(not 0.0 < share <= 1.0 for share in self.active):
@@ -58,7 +58,3 @@ class ScriptedGate:
         lot = view.noise.at(step=0).uniform(Stream.COIN, 1).squeeze(1)
         end = first + (lot * (last - first + 1)).floor()
         return Decision(view.open | redrawn, torch.zeros_like(ours), hold=view.step < end)
-
-    def foresee(self, view: PassView) -> Tensor:
-        """What it will write: it looks at no token."""
-        return self(view).write
