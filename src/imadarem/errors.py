@@ -7,6 +7,7 @@
     │   └── TokenizerError             a tokenizer breaks the contract of special ids
     ├── DataError(ValueError)          a file, column, molecule or canvas cannot be used
     ├── CheckpointError(OSError)       a directory is no checkpoint, or is damaged
+    ├── BusyError(OSError)             another process is writing the file or folder
     ├── TrainingError(RuntimeError)    training cannot go on (loss stayed non-finite)
     ├── MissingExtraError(ImportError) an optional dependency is not installed
     └── MissingLibraryError(ImportError)  a shared library of the system is not installed
@@ -19,8 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 __all__ = [
+    "BusyError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -51,6 +54,22 @@ class DataError(ImadaremError, ValueError):
 
 class CheckpointError(ImadaremError, OSError):
     """A directory is not a checkpoint, or its contents are damaged."""
+
+
+class BusyError(ImadaremError, OSError):
+    """Another process is writing the file or folder.
+
+    Attributes:
+        path: The file or folder.
+        pid: Id of the process that is writing it, or None if unknown.
+    """
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        self.path, self.pid = path, pid
+        writer = "another process" if pid is None else f"process {pid}"
+        super().__init__(
+            f"{path} is being written by {writer}; wait for it, stop it, or write elsewhere."
+        )
 
 
 class TrainingError(ImadaremError, RuntimeError):

@@ -1,0 +1,67 @@
+"""One writer at a time: a lock of the operating system on a file or a folder.
+
+The lock ends with the process that holds it, however that process ends, so a killed run
+leaves nothing to clean up. The lock file may stay behind; it is not the lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from imadarem.errors import BusyError, CheckpointError
+
+__all__ = ["exclusive"]
+
+
+@contextmanager
+def exclusive(path: str | Path) -> Iterator[None]:
+    """Hold the lock on ``path`` within a ``with`` block; never wait for it.
+
+    The lock file is ``<path>/.lock`` where ``path`` is a folder, else ``.<name>.lock`` beside
+    it, so a folder must exist before it is locked. The holder writes its process id into it.
+
+    Args:
+        path: A folder, or a file that need not exist.
+
+    Raises:
+        BusyError: Another process holds the lock, or this one does already.
+        CheckpointError: The lock file cannot be made there.
+    """
+    # One file has one lock, by whichever relative path or link it is reached.
+    path = Path(path).resolve()
+    file = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, timeout=0)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise BusyError(path, _holder(file)) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be locked: {error}. Choose a folder that can be written to."
+        ) from None
+    try:
+        # A soft lock stands in where the file system has no locks, and has the id already.
+        if not isinstance(lock, SoftFileLock):
+            with suppress(OSError):  # Windows lets nobody write to a locked file
+                file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        yield
+    finally:
+        if not isinstance(lock, SoftFileLock):
+            # Before the release: whoever holds the file next must find its own.
+            with suppress(OSError):
+                file.unlink()
+        lock.release()
+
+
+def _holder(file: Path) -> int | None:
+    """The process id in a lock file, or None where it cannot be read."""
+    try:
+        return int(file.read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
