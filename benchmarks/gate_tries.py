@@ -47,12 +47,17 @@ from pareto import reference
 from torch import Tensor, nn
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
+from imadarem.canvas import Canvas
 from imadarem.data.corpus import TokenCorpus
 from imadarem.evaluation.gate_report import gate_report
 from imadarem.evaluation.molecules import Reference, evaluate_molecules
 from imadarem.nn import RefinementOutput
 from imadarem.nn.heads import RefineGate
+from imadarem.sampling.engine import Widths, refine_all
+from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import Ancestral, Decision, Gate, PassView, Policy, policy_from_name
+from imadarem.sampling.refine import Step
+from imadarem.sampling.samples import Samples
 from imadarem.tokenizers import load_tokenizer
 from imadarem.training.objective import LossTerms, Objective, TrainingCanvas
 from imadarem.training.validation import fit_gate_calibration, validate
@@ -230,6 +235,22 @@ class SecondPass:
         seen: RefinementOutput = self.light(input_ids, attention_mask)
         return seen
 
+    @torch.no_grad()
+    def sample(
+        self, count: int, seed: int, on_step: Callable[[Tensor, Step], None] | None = None
+    ) -> Samples:
+        """Rows drawn by the plan, as ``model.sample`` draws them."""
+        model, seeds = self.model, row_seeds(count, seed)
+        rows = refine_all(
+            self.network,
+            Canvas.blank(model.canvas_lengths(count, None, seeds), model.special),
+            seeds,
+            model.sampling_settings(len(self.plan), policy=self),
+            widths=Widths.of(model.config),
+            on_step=on_step,
+        )
+        return Samples(rows, model.tokenizer, None)
+
     def __call__(self, view: PassView) -> Decision:
         judging = self.plan[view.step - 1]
         self.coming = view.step % len(self.plan)
@@ -391,15 +412,17 @@ def write(
     slope: float | None = None,
 ) -> tuple[list[str], float]:
     """``count`` molecules and the CPU seconds they took."""
-    began, config, steps = time.process_time(), model.config, budget
-    if isinstance(policy, SecondPass):
-        model.backend, steps = policy.network, len(policy.plan)
+    began, config = time.process_time(), model.config
     if slope is not None:
         model.config = replace(config, gate_progress_slope=slope)
     try:
-        texts = model.sample(count, steps=steps, policy=policy, seed=seed).texts
+        if isinstance(policy, SecondPass):
+            samples = policy.sample(count, seed)
+        else:
+            samples = model.sample(count, steps=budget, policy=policy, seed=seed)
+        texts = samples.texts
     finally:
-        model.backend, model.config = None, config
+        model.config = config
     return texts, time.process_time() - began
 
 

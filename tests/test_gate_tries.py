@@ -63,14 +63,9 @@ def test_judging_passes_are_paid_from_the_budget(tries, budget, light, plan, pas
 def test_a_canvas_that_was_judged_in_between_ends_without_a_blank(tries, light):
     model = model_of(tries)
     policy = tries.SecondPass(model, 6, model.short() if light else None)
-    model.backend = policy.network
     remasked = []
-    samples = model.sample(
-        5,
-        steps=len(policy.plan),
-        policy=policy,
-        seed=0,
-        on_step=lambda rows, step: remasked.append(int(step.remasked.sum())),
+    samples = policy.sample(
+        5, 0, on_step=lambda rows, step: remasked.append(int(step.remasked.sum()))
     )
     assert all(len(row.ids) == 12 and 1 not in row.ids for row in samples.rows)
     # A gate of +4 flags all that lost more than a nat: something goes back, and only when judged.

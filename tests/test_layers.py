@@ -25,7 +25,6 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("refiner",),
-    ("backends",),
     ("bench",),
     ("design",),
     ("orchestrator",),

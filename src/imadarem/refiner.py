@@ -17,7 +17,7 @@ from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
-from imadarem.nn import EmaTeacher, RefinementOutput, RefinementTransformer
+from imadarem.nn import EmaTeacher, RefinementTransformer
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.engine import SamplingSettings, Widths, refine_all
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
@@ -83,8 +83,6 @@ class ImplicitRefinementModel(
         self.special: SpecialIds = special
         self.tokenizer: Any = tokenizer
         self.teacher: EmaTeacher | None = None
-        #: Runs the passes of sampling in place of this module; None for the module itself.
-        self.backend: Callable[..., RefinementOutput] | None = None
 
     # Teacher
 
@@ -461,7 +459,7 @@ class ImplicitRefinementModel(
         self.eval()
         try:
             rows = refine_all(
-                self.backend or self,
+                self,
                 canvas.to(device),
                 seeds.to(device),
                 settings,

@@ -1,11 +1,10 @@
-"""The refiner's own rows: dense, by a scripted gate, with a joint head, and by other back ends."""
+"""The refiner's own rows: dense, by a scripted gate, and with a joint head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from imadarem.backends.int8 import Int8Network
-from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork, export_onnx
 from imadarem.bench.rivals import EOS, MASK, PAD, Rival, Size, parameters
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn.packed import packed
@@ -53,11 +50,10 @@ class Ours:
     Args:
         size: What they have in common with the others.
         width: Their width.
-        folder: Where files of back ends go.
     """
 
-    def __init__(self, size: Size, width: int, folder: Path) -> None:
-        self.size, self.width, self._folder = size, width, folder
+    def __init__(self, size: Size, width: int) -> None:
+        self.size, self.width = size, width
 
     @cached_property
     def plain(self) -> ImplicitRefinementModel:
@@ -68,26 +64,6 @@ class Ours:
     def joint(self) -> ImplicitRefinementModel:
         """With a joint head of twice the width."""
         return refiner(self.size, width=self.width, joint_size=2 * self.width)
-
-    @cached_property
-    def eight_bits(self) -> ImplicitRefinementModel:
-        """The plain one in 8 bits, by torch."""
-        other = self._twin()
-        other.backend = Int8Network(other)
-        return other
-
-    def onnx(self, file: str) -> ImplicitRefinementModel:
-        """The plain one by ONNX Runtime."""
-        if not (self._folder / file).exists():
-            export_onnx(self.plain, self._folder, int8=True)
-        other = self._twin()
-        other.backend = OnnxNetwork(other, self._folder / file)
-        return other
-
-    def _twin(self) -> ImplicitRefinementModel:
-        other = refiner(self.size, width=self.width)
-        other.load_state_dict(self.plain.state_dict())
-        return other
 
     def dense(self) -> ScriptedGate:
         """Every token drawn anew in every pass, and no row ends early."""
@@ -143,15 +119,6 @@ REFINERS: dict[str, Callable[[Ours], Rival]] = {
     ),
     "joint-one": lambda us: us.row(
         "refiner, joint head, one pass", us.joint, LeftToRight(), passes=1
-    ),
-    "int8": lambda us: us.row("refiner, 8 bits", us.eight_bits, us.dense()),
-    "int8-scripted": lambda us: us.row(
-        "refiner, scripted gate, 8 bits", us.eight_bits, ScriptedGate()
-    ),
-    "onnx": lambda us: us.row("refiner, ONNX", us.onnx(ONNX_FILE), us.dense()),
-    "onnx-int8": lambda us: us.row("refiner, ONNX, 8 bits", us.onnx(INT8_FILE), us.dense()),
-    "onnx-int8-scripted": lambda us: us.row(
-        "refiner, ONNX, 8 bits, scripted gate", us.onnx(INT8_FILE), ScriptedGate()
     ),
 }
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -61,15 +59,12 @@ class Table:
         return [1000 / (rate * self.size.length) for rate in rates]
 
 
-def build(
-    size: Size, width: int, folder: Path, only: Sequence[str] = ()
-) -> tuple[dict[str, Rival], list[str]]:
+def build(size: Size, width: int, only: Sequence[str] = ()) -> tuple[dict[str, Rival], list[str]]:
     """The rows that this machine can run, and for the others what they lack.
 
     Args:
         size: Of the models.
         width: The refiner's.
-        folder: Where files of back ends go; they must stay while the rows are used.
         only: Names in :data:`ROWS`; none is all of them.
 
     Raises:
@@ -78,7 +73,7 @@ def build(
     """
     for name in only:
         one_of("--only", name, ROWS)
-    ours = Ours(size, width, folder)
+    ours = Ours(size, width)
     found, missing = {}, []
     for name in ROWS:
         if only and name not in only:
@@ -115,25 +110,24 @@ def measure(
     """
     torch.manual_seed(0)
     figures = {}
-    with tempfile.TemporaryDirectory() as folder:
-        rows, missing = build(size, width, Path(folder), only)
-        for reason in missing:
-            on_missing(reason)
-        total, done = len(rows) * (rounds + 1) * len(batches), 0
+    rows, missing = build(size, width, only)
+    for reason in missing:
+        on_missing(reason)
+    total, done = len(rows) * (rounds + 1) * len(batches), 0
 
-        def turn(count: int) -> None:
-            nonlocal done
-            done += count
-            on_turn(done, total)
+    def turn(count: int) -> None:
+        nonlocal done
+        done += count
+        on_turn(done, total)
 
-        for batch in batches:
-            times = max(1, TOKENS_AT_LEAST // (batch * size.length))
-            contenders = [
-                _repeated(Contender(name, partial(row.sample, batch)), times)
-                for name, row in rows.items()
-            ]
-            found = take_turns(f"batch {batch}", "rows", batch * times, contenders, rounds, turn)
-            figures[batch] = {rates.name: rates for rates in found}
+    for batch in batches:
+        times = max(1, TOKENS_AT_LEAST // (batch * size.length))
+        contenders = [
+            _repeated(Contender(name, partial(row.sample, batch)), times)
+            for name, row in rows.items()
+        ]
+        found = take_turns(f"batch {batch}", "rows", batch * times, contenders, rounds, turn)
+        figures[batch] = {rates.name: rates for rates in found}
     peaks = {batch: _peak(size, width, batch, rounds) for batch in batches}
     return Table(size, rows, figures, peaks)
 

@@ -17,7 +17,6 @@ from imadarem.cli.console import complain, help_console, note
 from imadarem.cli.data import inspect, moses
 from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
-from imadarem.cli.export import export
 from imadarem.cli.infill import infill
 from imadarem.cli.optimize import optimize
 from imadarem.cli.sample import sample
@@ -56,7 +55,6 @@ app.command(
     train_task, name=COMMAND, show=False, usage="Usage: imadarem train --task NAME [OPTIONS]"
 )
 app.command(evaluate)
-app.command(export)
 app.command(bench)
 data = App(name="data", help="Fetch and look at data sets.", help_format="markdown")
 data.command(moses)

@@ -73,8 +73,7 @@ def bench(
         passes: Passes of those that refine.
         rounds: Turns of each that count.
         only: Rows of the table, of dense, scripted, scripted-sparse, joint, joint-left,
-            joint-left-sparse, joint-one, int8, int8-scripted, onnx, onnx-int8,
-            onnx-int8-scripted, gpt2, bert, x-transformers, char-rnn; default is all.
+            joint-left-sparse, joint-one, gpt2, bert, x-transformers, char-rnn; default is all.
         width: Width of the refiner; the others get the width that has as many parameters.
         layers: Layers of the transformers.
         heads: Their attention heads.

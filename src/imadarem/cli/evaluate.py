@@ -15,7 +15,7 @@ from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, out, progress_bar, stages
 from imadarem.cli.held_out import HELD_OUT, HeldOutFlags, evaluate_held_out
-from imadarem.cli.models import Backend, Count, Switch, is_molecular
+from imadarem.cli.models import Count, Switch, is_molecular
 from imadarem.cli.results import share
 from imadarem.errors import ConfigError, DataError
 
@@ -94,7 +94,6 @@ def evaluate(
     sparse: Switch = False,
     seed: int = 0,
     device: str | None = None,
-    backend: Backend = "torch",
     json: Switch = False,
     comparison: ComparisonFlags = COMPARISON,
     held_out: HeldOutFlags = HELD_OUT,
@@ -124,15 +123,11 @@ def evaluate(
         sparse: Sparse passes; see imadarem sample --help.
         seed: Of the sampling, and of the draw of real molecules or held-out rows.
         device: cpu or cuda, for the sampling.
-        backend: What runs the network; see imadarem sample --help.
         json: Print JSON Lines instead of a table.
     """
     settings: dict[str, Any] = {"steps": steps, "temperature": temperature, "policy": policy}
     held_out.check()
-    other = None if backend == "torch" else backend
     if held_out.asked:
-        if other is not None:
-            raise ConfigError("--backend is of sampling; held-out rows are read by torch.")
         if sparse:
             raise ConfigError("--sparse is of sampling; held-out rows are read whole.")
         name = _held_out_model(file, model, count, settings, comparison, held_out)
@@ -147,8 +142,7 @@ def evaluate(
         )
         return
     _check(file, model, column, comparison)
-    asked = {**settings, "count": count, "sparse": sparse or None}
-    asked |= {"device": device, "backend": other}
+    asked = {**settings, "count": count, "sparse": sparse or None, "device": device}
     idle = [k for k, v in asked.items() if v is not None]
     if file is not None and idle:
         raise ConfigError(f"--{idle[0]} is of sampling; it has no effect on the file {file}.")
@@ -156,7 +150,7 @@ def evaluate(
     if model is not None:
         settings |= {"seed": seed, "sparse": sparse}
         count = 1000 if count is None else count
-        samples, told = _sampled(model, count, device, backend, settings)
+        samples, told = _sampled(model, count, device, settings)
     else:
         assert file is not None
         samples = _read(file, column)
@@ -208,12 +202,12 @@ def _check(
 
 
 def _sampled(
-    name: str, count: int, device: str | None, backend: Backend, settings: dict[str, Any]
+    name: str, count: int, device: str | None, settings: dict[str, Any]
 ) -> tuple[list[str | None], dict[str, Any]]:
     """Samples of a model, and figures of how they came about."""
     from imadarem.cli.models import load_model
 
-    network = load_model(name, device, backend)
+    network = load_model(name, device)
     if not is_molecular(network.tokenizer):
         raise ConfigError(
             f"the model {name} writes texts, not molecules, so there is nothing to score here."

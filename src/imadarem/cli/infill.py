@@ -6,7 +6,7 @@ import time
 
 from imadarem.cli.console import progress_bar
 from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
-from imadarem.cli.models import SAMPLING, Backend, Count, SamplingFlags, is_molecular, load_model
+from imadarem.cli.models import SAMPLING, Count, SamplingFlags, is_molecular, load_model
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge
 from imadarem.errors import ConfigError
 
@@ -16,7 +16,6 @@ __all__ = ["infill"]
 def infill(
     *prompts: str,
     count: Count | None = None,
-    backend: Backend = "torch",
     fragments: FragmentFlags = FRAGMENTS,
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
@@ -43,8 +42,6 @@ def infill(
             such as SELFIES.
         count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
             [default: 16].
-        backend: What runs the network: torch; int8, which is torch in 8 bits; or the files of
-            `imadarem export`: onnx or onnx-int8.
     """
     if count is not None and count < 1:
         raise ConfigError(f"--count is {count}; ask for at least 1.")
@@ -55,7 +52,7 @@ def infill(
         )
     if fragments.given:
         fragments.tasks()  # before the model is loaded, which takes longer
-    model = load_model(sampling.model, sampling.device, backend)
+    model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     if fragments.given:
         _only_molecules(output)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLING",
-    "Backend",
     "Count",
     "SamplingFlags",
     "Switch",
@@ -26,7 +24,6 @@ __all__ = [
 ]
 
 Count = Annotated[int, Parameter(name=["--count", "-n"])]
-Backend = Literal["torch", "int8", "onnx", "onnx-int8"]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
@@ -80,34 +77,17 @@ class SamplingFlags:
 SAMPLING = SamplingFlags()
 
 
-def load_model(
-    name: str, device: str | None, backend: Backend = "torch"
-) -> ImplicitRefinementModel:
-    """The named model in evaluation mode, on the device, its passes run by the backend.
+def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
+    """The named model in evaluation mode, on the device.
 
     Raises:
-        CheckpointError: There is no such model, or no such file in its folder.
-        ConfigError: There is no such device, the backend runs on none but the CPU, or it cannot
-            run this model.
+        CheckpointError: There is no such model.
+        ConfigError: There is no such device.
     """
     with err().status(f"loading the model {name}"):
         from imadarem.refiner import ImplicitRefinementModel
 
-        if backend == "torch":
-            return ImplicitRefinementModel.from_pretrained(name).to(device_named(device))
-        if device not in (None, "cpu"):
-            raise ConfigError(f"--backend {backend} runs on the CPU; leave --device {device} out.")
-        model = ImplicitRefinementModel.from_pretrained(name)
-        if backend == "int8":
-            from imadarem.backends.int8 import Int8Network
-
-            model.backend = Int8Network(model)
-            return model
-        from imadarem.backends.onnx import INT8_FILE, ONNX_FILE, OnnxNetwork
-
-        file = ONNX_FILE if backend == "onnx" else INT8_FILE
-        model.backend = OnnxNetwork(model, Path(name) / file)
-        return model
+        return ImplicitRefinementModel.from_pretrained(name).to(device_named(device))
 
 
 def device_named(name: str | None) -> str:

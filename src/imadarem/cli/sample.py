@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from imadarem.cli.console import note, progress_bar
 from imadarem.cli.models import (
     SAMPLING,
-    Backend,
     Count,
     SamplingFlags,
     Switch,
@@ -43,7 +42,6 @@ def sample(
     length: int | None = None,
     resume: Switch = False,
     only_valid: Switch = False,
-    backend: Backend = "torch",
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
 ) -> None:
@@ -70,8 +68,6 @@ def sample(
         resume: Go on with the file of --out where it ends, or begin it.
         only_valid: Draw on until there are so many valid molecules, none twice, and say how
             many rows that took; at most 10,000.
-        backend: What runs the network: torch; int8, which is torch in 8 bits; or the files of
-            `imadarem export`: onnx or onnx-int8.
     """
     if resume and output.out is None:
         raise ConfigError("--resume goes on with a file; name it with --out.")
@@ -80,12 +76,12 @@ def sample(
             f"--only-valid keeps what it finds in memory: -n up to {STREAMED:,}, and no --resume. "
             "Write all rows, and drop those that are no molecules afterwards."
         )
-    model = load_model(sampling.model, sampling.device, backend)
+    model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     if only_valid and not is_molecular(model.tokenizer):
         raise ConfigError("--only-valid is for molecules, and this model writes none.")
     if output.out is not None and (resume or count > STREAMED):
-        stream(model, count, length, sampling, output, backend=backend, resume=resume)
+        stream(model, count, length, sampling, output, resume=resume)
         return
     settings = {"length": length, **sampling.settings()}
     with progress_bar("sampling", count) as advance:

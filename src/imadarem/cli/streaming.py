@@ -31,7 +31,6 @@ def stream(
     sampling: SamplingFlags,
     output: OutputFlags,
     *,
-    backend: str,
     resume: bool,
 ) -> None:
     """Draw samples into ``output.out`` block by block, then say what they are.
@@ -47,7 +46,7 @@ def stream(
     if count < 1:
         raise ConfigError(f"--count is {count}; ask for at least 1.")
     parse = parser(model.tokenizer)
-    made_with = _made_with(model, length, given, backend, parsed=parse is not None)
+    made_with = _made_with(model, length, given, parsed=parse is not None)
     pictured: list[str] = []
     with GrowingFile(path, made_with, count, resume=resume) as file:
         before = file.samples
@@ -74,19 +73,15 @@ def _made_with(
     model: ImplicitRefinementModel,
     length: int | None,
     given: dict[str, Any],
-    backend: str,
     *,
     parsed: bool,
 ) -> dict[str, Any]:
     """What the samples depend on, as JSON values; the batch size is nothing of that kind."""
     from imadarem.checkpoint import digest
 
-    # By 8-bit passes a sample depends on its batch too.
-    idle = () if backend == "onnx-int8" else ("batch_size",)
     return {
         "weights": digest(model.state_dict()),
-        "backend": backend,
-        **{name: value for name, value in given.items() if name not in idle},
+        **{name: value for name, value in given.items() if name != "batch_size"},
         "length": length,
         # Two kinds of device round differently.
         "device": next(model.parameters()).device.type,

@@ -110,12 +110,6 @@ class PackedHead:
         """``(..., D)`` → ``(..., 2H)`` and ``(..., H)``."""
         return Parts(*(F.linear(state, *told) for told in zip(self.said, self.bias, strict=True)))
 
-    def told(self, inputs: Tensor, logits: Tensor, head: JointHead) -> PackedJoint:
-        """Of ``(B, L, 3H)`` that another program computed from the states by ``head``."""
-        extra = _of_the_gates(head.recurrence.all_weights[0][3])
-        said = inputs.transpose(0, 1) + extra
-        return PackedJoint(self, logits, Parts.of(said, len(self.new_bias)), None)
-
 
 @dataclass(frozen=True)
 class PackedJoint:

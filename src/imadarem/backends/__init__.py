@@ -1,1 +1,0 @@
-"""Other ways to run the network's passes, behind the same loop."""
