@@ -13,9 +13,9 @@ from imadarem.data.molecules import canonical, parse
 from imadarem.design.completion import FragmentTask, notation_of
 from imadarem.design.evolution import Evolution, EvolutionSettings, evolve
 from imadarem.design.fragment import read_fragment
-from imadarem.design.keeping import why_lost
 from imadarem.design.mutation import Mutation
 from imadarem.design.scores import score_named, similarity_to
+from imadarem.design.verification import rejection_reason
 from imadarem.errors import CheckpointError, ConfigError, DataError
 from imadarem.tokenizers import SelfiesTokenizer
 
@@ -89,7 +89,7 @@ def test_every_scored_molecule_has_the_scaffold(model):
     made = evolve(model, Counted(), settings, **STEPS)
     fragment = read_fragment("*c1ccccc1")
     assert len(made.scored) > 10
-    assert [s for s in made.scored if why_lost(s, [fragment])] == []
+    assert [s for s in made.scored if rejection_reason(s, [fragment])] == []
 
 
 def test_every_scored_molecule_is_similar_enough(model):
@@ -163,7 +163,7 @@ def test_a_mutation_with_a_scaffold_blanks_nothing_of_it(model, seed):
         # A methyl or hydroxyl group in the blanks: whatever was lost, the phenyl ring stays.
         child = prompt.fill([token or "[C]" for token in prompt.tokens])
         if child is not None and parse(child) is not None:
-            assert why_lost(canonical(child), [scaffold]) is None
+            assert rejection_reason(canonical(child), [scaffold]) is None
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -16,9 +16,9 @@ from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import canonical, parse
 from imadarem.design.completion import KINDS, NOTATIONS, FragmentTask, complete, draw
 from imadarem.design.fragment import read_fragment
-from imadarem.design.keeping import LOST, why_lost
 from imadarem.design.prompts import known_token, split_blanks
 from imadarem.design.scores import score_named
+from imadarem.design.verification import LOST, TOO_LONG, rejection_reason
 from imadarem.errors import ConfigError, DataError, TrainingError
 from imadarem.tokenizers import (
     CharTokenizer,
@@ -47,7 +47,7 @@ def models(folders):
 
 
 def lost(smiles, *fragments, apart=False):
-    return why_lost(smiles, [read_fragment(text) for text in fragments], apart=apart)
+    return rejection_reason(smiles, [read_fragment(text) for text in fragments], apart=apart)
 
 
 # --- reading a fragment
@@ -174,7 +174,9 @@ def test_every_molecule_has_what_was_given_whatever_the_model_writes(models, nam
     task = FragmentTask.of(kind, *texts)
     # Random weights write at random: nearly all is lost, and nothing false is returned.
     for row in draw(models[name], task, 12, seed=1, steps=4):
-        assert (row.lost is None) == (row.smiles is not None and not task.why_lost(row.smiles))
+        assert (row.lost is None) == (
+            row.smiles is not None and not task.rejection_reason(row.smiles)
+        )
         assert row.lost is None or row.lost in LOST
 
 
@@ -262,8 +264,43 @@ def test_an_unknown_task_is_refused():
 
 def test_a_fragment_longer_than_the_canvas_is_refused(models):
     task = FragmentTask.of("motif", "*" + "C" * 100)
-    with pytest.raises(DataError, match="leaves no room"):
+    with pytest.raises(DataError, match="take 100 tokens or more.*canvas has 90 tokens"):
         complete(models["smiles"], task, 1)
+
+
+@pytest.mark.parametrize("name", KINDS_OF)
+def test_spellings_longer_than_the_canvas_are_drawn_again(name, tmp_path):
+    tokenizer = KINDS_OF[name].from_corpus(SIXTY)
+    task = FragmentTask.of("scaffold", "*c1ccc([N+](=O)[O-])c(C2CC(*)N2C#N)c1")
+    notation, rng = NOTATIONS[name](tokenizer), np.random.default_rng(0)
+    lengths = [len(notation.prompt(task.fragments, 2, rng).tokens) for _ in range(50)]
+
+    def model(limit):
+        any_length = {"length_mode": "eos", "length_counts": None}
+        saved_model(tmp_path, tokenizer, SIXTY, max_seq_len=limit, **any_length)
+        return ImplicitRefinementModel.from_pretrained(tmp_path)
+
+    # Most spellings are longer than the shortest one, and none leaves room for many blanks.
+    for limit in (min(lengths) + 1, max(lengths)):
+        rows = draw(model(limit), task, 6, seed=2, steps=1)
+        assert len(rows) == 6
+        assert any(row.forward_passes for row in rows)
+    with pytest.raises(DataError, match="canvas has 20 tokens"):
+        draw(model(20), task, 2, seed=2, steps=1)
+
+
+def test_rows_that_fit_no_canvas_are_counted_beside_those_that_do(models, monkeypatch):
+    import imadarem.design.completion as completion
+
+    prompts = completion._prompts
+
+    def every_second(*given):
+        for number, prompt in enumerate(prompts(*given)):
+            yield prompt if number % 2 else None
+
+    monkeypatch.setattr(completion, "_prompts", every_second)
+    rows = draw(models["selfies"], FragmentTask.of("motif", "*c1ccccc1"), 4, steps=1)
+    assert [row.lost == TOO_LONG for row in rows] == [True, False, True, False]
 
 
 def test_a_model_of_texts_takes_no_fragments(tmp_path):

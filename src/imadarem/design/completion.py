@@ -1,7 +1,7 @@
 """Molecules around given fragments: linkers, motifs, scaffolds, superstructures.
 
 The four fragment tasks of Noutahi et al. (arXiv:2310.10773) as infilling. Whatever the model
-writes, a molecule is returned only if :func:`~imadarem.design.keeping.why_lost` finds
+writes, a molecule is returned only if :func:`~imadarem.design.verification.rejection_reason` finds
 nothing lost; what is lost is counted by its reason.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from imadarem.data.molecules import canonical
 from imadarem.design.fragment import Fragment, read_fragments
-from imadarem.design.keeping import UNFIT, why_lost
 from imadarem.design.prompts import Notation, Prompt, SafeNotation, SmilesNotation
 from imadarem.design.selfies_prompts import SelfiesNotation
+from imadarem.design.verification import TOO_LONG, UNFIT, rejection_reason
 from imadarem.errors import ConfigError, DataError
 
 __all__ = [
@@ -44,6 +44,8 @@ MOST_DRAWN_ENDS = 3
 FEWEST, MOST = 3, 16
 #: Rows drawn at most for each molecule that was asked for.
 DRAWS_EACH = 20
+#: Random spellings tried for a row before it counts as too long for the canvas.
+SPELLINGS = 30
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,9 @@ class FragmentTask:
         count = 1 if single else int(rng.integers(1, min(MOST_DRAWN_ENDS, len(free)) + 1))
         return [int(atom) for atom in rng.permutation(free)[:count]]
 
-    def why_lost(self, smiles: str) -> str | None:
-        """See :func:`~imadarem.design.keeping.why_lost`."""
-        return why_lost(smiles, self.fragments, apart=self.kind == "linker")
+    def rejection_reason(self, smiles: str) -> str | None:
+        """See :func:`~imadarem.design.verification.rejection_reason`."""
+        return rejection_reason(smiles, self.fragments, apart=self.kind == "linker")
 
 
 def _check_ends(kind: str, fragment: Fragment) -> None:
@@ -231,24 +233,32 @@ def draw(
         shown_by: Filled with the tokens that the model was shown by others.
     """
     prompts = list(_prompts(model, task, count, blanks, seed, first))
-    for prompt in prompts if shown_by is not None else ():
-        assert shown_by is not None
-        shown_by.update(prompt.shown_by)
+    fitting = [prompt for prompt in prompts if prompt is not None]
+    if not fitting:
+        raise _too_long(model, task, blanks, seed)
+    if shown_by is not None:
+        for prompt in fitting:
+            shown_by.update(prompt.shown_by)
     tokenizer = model.tokenizer
-    rows = [prompt.ids(tokenizer) for prompt in prompts]
-    filled = model.infill(rows, seed=row_seed(seed, first), **sampling)
-    return [
-        _judged(prompt, tokenizer.convert_ids_to_tokens(row.ids), row.forward_passes, task)
-        for prompt, row in zip(prompts, filled.rows, strict=True)
-    ]
+    rows = [prompt.ids(tokenizer) for prompt in fitting]
+    filled = iter(model.infill(rows, seed=row_seed(seed, first), **sampling).rows)
+    completed = []
+    for prompt in prompts:
+        if prompt is None:
+            completed.append(Completed(None, TOO_LONG, 0))
+        else:
+            row = next(filled)
+            tokens = tokenizer.convert_ids_to_tokens(row.ids)
+            completed.append(_verified(prompt, tokens, row.forward_passes, task))
+    return completed
 
 
-def _judged(prompt: Prompt, tokens: Sequence[str], passes: int, task: FragmentTask) -> Completed:
+def _verified(prompt: Prompt, tokens: Sequence[str], passes: int, task: FragmentTask) -> Completed:
     text = prompt.fill(tokens)
     form = None if text is None else canonical(text)
     if form is None:
         return Completed(None, UNFIT if text is None else "no molecule", passes)
-    return Completed(form, task.why_lost(form), passes)
+    return Completed(form, task.rejection_reason(form), passes)
 
 
 def row_seed(seed: int, first: int) -> int:
@@ -266,12 +276,12 @@ def _prompts(
     window: tuple[int | None, int | None],
     seed: int,
     first: int,
-) -> Iterator[Prompt]:
+) -> Iterator[Prompt | None]:
+    """The prompt of each row; None where no random spelling of it fits the canvas."""
     notation = notation_of(model)
     for number in range(first, first + count):
         rng = np.random.default_rng([seed, number])
-        opened = task.opened(rng)
-        yield notation.prompt(opened, _count(model, notation, opened, window, rng), rng)
+        yield _prompt(model, notation, task, window, rng)
 
 
 def notation_of(model: Any) -> Notation:
@@ -289,36 +299,91 @@ def notation_of(model: Any) -> Notation:
     return NOTATIONS[name](model.tokenizer)
 
 
-def _count(
+def _prompt(
     model: Any,
     notation: Notation,
-    fragments: Sequence[Fragment],
+    task: FragmentTask,
     window: tuple[int | None, int | None],
     rng: np.random.Generator,
-) -> int:
-    """Blanks of a row: drawn from the training lengths that are longer than what is given."""
-    least = 1 if len(fragments) > 1 else len(fragments[0].ends)
-    given = len(notation.prompt(fragments, least, rng).tokens) - least
-    room = model.config.max_seq_len - given
+) -> Prompt | None:
+    """A random spelling of the fragments with a random number of blanks that fits the canvas.
+
+    Spellings of one fragment differ in length. None where none of 30 spellings fits.
+    """
+    for _ in range(SPELLINGS):
+        opened, given, spelling = _spelled(notation, task, rng)
+        blanks = _blank_count(model.config, given, _fewest_blanks(opened), window, rng)
+        if blanks is None:
+            continue
+        prompt = notation.prompt(opened, blanks, np.random.default_rng(spelling))
+        if len(prompt.tokens) <= model.config.max_seq_len:
+            return prompt
+    return None
+
+
+def _spelled(
+    notation: Notation, task: FragmentTask, rng: np.random.Generator
+) -> tuple[tuple[Fragment, ...], int, int]:
+    """Fragments with attachment points, the tokens of a random spelling, and its seed."""
+    opened = task.opened(rng)
+    spelling = int(rng.integers(2**63))
+    fewest = _fewest_blanks(opened)
+    prompt = notation.prompt(opened, fewest, np.random.default_rng(spelling))
+    return opened, len(prompt.tokens) - fewest, spelling
+
+
+def _fewest_blanks(opened: Sequence[Fragment]) -> int:
+    """One between two fragments, or one on each attachment point of the only one."""
+    return 1 if len(opened) > 1 else len(opened[0].ends)
+
+
+def _blank_count(
+    config: Any,
+    given: int,
+    least: int,
+    window: tuple[int | None, int | None],
+    rng: np.random.Generator,
+) -> int | None:
+    """A number of blanks, drawn from the training lengths above ``given``; None if none fits.
+
+    Args:
+        config: Of the model.
+        given: Tokens of the fragments.
+        least: Fewest blanks: one on each attachment point.
+        window: Fewest and most blanks that the caller wants.
+        rng: Of the draw.
+    """
+    room = config.max_seq_len - given
     low = max(least, FEWEST if window[0] is None else window[0])
     high = min(room, (max(MOST, 4 * least) if window[1] is None else window[1]))
     if window[0] is None:
         low = min(low, max(high, least))
     if high < low:
-        raise DataError(
-            f"the fragments take {given} tokens and {low} blanks are wanted, but this model's "
-            f"canvas has {model.config.max_seq_len} (--max-blanks {window[1]}). Give smaller "
-            "fragments or a wider window, or use a model with a longer canvas."
-            if window[1] is not None
-            else f"the fragments take {given} of the {model.config.max_seq_len} tokens of this "
-            f"model's canvas, which leaves no room for {low} blanks. Give smaller fragments, or "
-            "use a model with a longer canvas."
-        )
+        return None
     counts = np.zeros(high - low + 1)
-    known = model.config.length_counts or ()
+    known = config.length_counts or ()
     lengths = np.arange(given + low, given + high + 1)
     inside = lengths < len(known)
     counts[inside] = np.asarray(known)[lengths[inside]] if len(known) else 0
     # Fragments as long as whole training molecules: every number of blanks is as good.
     weights = counts / counts.sum() if counts.sum() > 0 else np.full(len(counts), 1 / len(counts))
     return int(low + rng.choice(len(weights), p=weights))
+
+
+def _too_long(
+    model: Any, task: FragmentTask, window: tuple[int | None, int | None], seed: int
+) -> DataError:
+    """What to do about fragments no spelling of which fits the canvas."""
+    notation, rng = notation_of(model), np.random.default_rng(seed)
+    lengths = [_spelled(notation, task, rng)[1] for _ in range(SPELLINGS)]
+    limit, shortest = model.config.max_seq_len, min(lengths)
+    if window[0] is not None or window[1] is not None:
+        asked = f"at least {window[0]}" if window[1] is None else f"at most {window[1]}"
+        wanted = f" beside {asked} blanks"
+    else:
+        wanted = " beside one blank on each attachment point"
+    return DataError(
+        f"the fragments take {shortest} tokens or more, which does not fit{wanted}: this model's "
+        f"canvas has {limit} tokens. Give smaller fragments, other numbers of blanks, or use a "
+        "model with a longer canvas."
+    )

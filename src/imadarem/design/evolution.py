@@ -47,7 +47,7 @@ class EvolutionSettings:
         seed: The same seed gives the same run.
         until: Stop at this score.
         scaffold: A fragment that every molecule must have, as
-            :func:`~imadarem.design.keeping.why_lost` finds it.
+            :func:`~imadarem.design.verification.rejection_reason` finds it.
         similar_to: A molecule that every other must be similar to.
         least_similarity: How similar, by Tanimoto of Morgan fingerprints (radius 2, 2048
             bits).
@@ -259,7 +259,7 @@ def _scored(
     new = 0
     for text, parent in molecules:
         form = None if text is None else canonical(text)
-        lost = "no molecule" if form is None else constraint.why_lost(form)
+        lost = "no molecule" if form is None else constraint.rejection_reason(form)
         if form is None or lost is not None:
             state.lost[lost or "no molecule"] += 1
         elif form in state.scored:
@@ -356,10 +356,10 @@ class _Constraint:
         near = None if settings.similar_to is None else similarity_to(settings.similar_to)
         return cls(task, near, settings.least_similarity or 0.0)
 
-    def why_lost(self, smiles: str) -> str | None:
+    def rejection_reason(self, smiles: str) -> str | None:
         lost = "in several parts" if "." in smiles else None
         if lost is None and self.task is not None:
-            lost = self.task.why_lost(smiles)
+            lost = self.task.rejection_reason(smiles)
         if lost is None and self.similarity is not None and self.similarity(smiles) < self.least:
             lost = "not similar enough"
         return lost

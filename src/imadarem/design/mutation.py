@@ -10,8 +10,8 @@ import numpy as np
 from imadarem.data.molecules import parse
 from imadarem.data.randomised_smiles import respelt
 from imadarem.design.fragment import Fragment
-from imadarem.design.keeping import atoms_of
 from imadarem.design.prompts import Fill, Notation, Prompt
+from imadarem.design.verification import atoms_of
 from imadarem.errors import DataError
 
 __all__ = ["Mutation"]

@@ -82,6 +82,9 @@ class Prompt:
 class Notation(ABC):
     """Writes fragments as prompts, in the notation of a model's tokenizer.
 
+    The spelling of the fragments is drawn before anything else, so generators of equal state
+    give the same spelling for any number of blanks.
+
     Args:
         tokenizer: Its vocabulary decides what can be shown.
     """
@@ -226,8 +229,9 @@ class SmilesNotation(Notation):
     """Blanks stand in the SMILES of the fragment where its attachment points are."""
 
     def around(self, fragment: Fragment, blanks: int, rng: np.random.Generator) -> Prompt:
+        spelled = _with_holes(fragment, rng)
         counts = iter(split_blanks(blanks, len(fragment.ends), rng))
-        return self.segments([next(counts) if t is None else t for t in _with_holes(fragment, rng)])
+        return self.segments([next(counts) if token is None else token for token in spelled])
 
     def between(
         self, one: Fragment, other: Fragment, blanks: int, rng: np.random.Generator

@@ -37,8 +37,8 @@ class SelfiesNotation(Notation):
     """See the module; an attachment point at the end of the string needs no branch."""
 
     def around(self, fragment: Fragment, blanks: int, rng: np.random.Generator) -> Prompt:
-        counts = split_blanks(blanks, len(fragment.ends), rng)
         marks = _marked(fragment, rng)
+        counts = split_blanks(blanks, len(fragment.ends), rng)
         parts: list[str | int] = []
         order: list[int] = []
         for token in _tokens(marks, fragment):

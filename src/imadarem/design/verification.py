@@ -8,13 +8,16 @@ from typing import Any
 from imadarem.data.molecules import parse
 from imadarem.design.fragment import Fragment
 
-__all__ = ["LOST", "UNFIT", "atoms_of", "why_lost"]
+__all__ = ["LOST", "TOO_LONG", "UNFIT", "atoms_of", "rejection_reason"]
 
 #: What is filled in has no bond to the fragment, such as a ring symbol of SELFIES alone.
 UNFIT = "blanks do not fit the fragment"
+#: None of the random spellings of the fragments that were tried fits, with its blanks.
+TOO_LONG = "too long for the canvas"
 #: Every reason for which a row is lost.
 LOST = (
     UNFIT,
+    TOO_LONG,
     "no molecule",
     "in several parts",
     "nothing new",
@@ -27,7 +30,9 @@ LOST = (
 MOST_MATCHES = 1000
 
 
-def why_lost(smiles: str, fragments: Sequence[Fragment], *, apart: bool = False) -> str | None:
+def rejection_reason(
+    smiles: str, fragments: Sequence[Fragment], *, apart: bool = False
+) -> str | None:
     """Why a molecule cannot be returned, or ``None`` if it has all that was given.
 
     It has a fragment where RDKit finds it as a substructure with its stereo centres and
