@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imadarem.config import ImplicitRefinementConfig
@@ -80,6 +82,43 @@ def test_text_that_is_no_configuration_is_refused(text: str) -> None:
 def test_out_of_range_settings_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         ImplicitRefinementConfig(**setting)  # type: ignore[arg-type]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+    | st.sampled_from([10**400, -(10**400), 10**9]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(
+    name=st.sampled_from([field.name for field in dataclasses.fields(ImplicitRefinementConfig)]),
+    value=anything,
+)
+def test_any_value_of_any_setting_is_taken_or_refused_by_its_name(name: str, value: Any) -> None:
+    given = {"vocab_size": 9, "length_mode": "drawn", name: value}
+    try:
+        config = ImplicitRefinementConfig.from_dict(given)
+    except ConfigError as error:
+        assert name in str(error)
+    else:
+        # What is taken can be written and read again: no NaN, no infinity, no other type.
+        assert ImplicitRefinementConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("counts", [[0, "many"], [0, math.nan], [0, -1], [0, 10**30], [0, True]])
+def test_length_counts_that_are_no_counts_are_refused(counts: list[Any]) -> None:
+    with pytest.raises(ConfigError, match=r"length_counts must be .* from 0 to 2\^53"):
+        ImplicitRefinementConfig(vocab_size=9, length_counts=counts)
+
+
+def test_a_group_number_needs_a_position_of_its_own() -> None:
+    # Two positions have at most the groups 0 and 1; a larger number would only cost memory.
+    ImplicitRefinementConfig(vocab_size=9, relations=[[[0, 1]]])
+    with pytest.raises(ConfigError, match="whole numbers from 0 to 1"):
+        ImplicitRefinementConfig(vocab_size=9, relations=[[[0, 10**9]]])
 
 
 def test_every_setting_is_documented() -> None:

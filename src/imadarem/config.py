@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,11 @@ FOREIGN_KEYS = frozenset(
 LENGTH_MODES = ("eos", "drawn")
 #: Legal values of ``mask_schedule``, and shapes of :class:`imadarem.corruption.MaskSchedule`.
 MASK_SCHEDULES = ("linear", "cosine")
+#: Settings that are true or false.
+SWITCHES = (
+    "rotary", "positions", "attention", "carry", "halting", "memory",
+    "self_conditioning", "gradient_checkpointing", "use_refine_gate",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -159,30 +166,24 @@ class ImplicitRefinementConfig:
                 f"conv_kernel_size={self.conv_kernel_size} is even, so it has no middle. "
                 "Use an odd number, or 0 for no convolution."
             )
+        self._check_switches()
         self._check_range("dropout", 0.0, 1.0, closed=False)
         self._check_range("ema_decay", 0.0, 1.0, closed=False)
         for name in ("refine_fraction", "min_refine_uncertainty", "stop_threshold"):
             self._check_range(name, 0.0, 1.0)
         for name in ("sampling_temperature", "diversity_weight", "gate_weight"):
             self._check_range(name, 0.0, math.inf, closed=False)
-        if not (math.isfinite(self.gate_temperature) and self.gate_temperature > 0):
-            raise ConfigError(
-                f"gate_temperature={self.gate_temperature} must be a finite number above 0."
-            )
-        for name in ("gate_bias_init", "gate_offset", "gate_progress_slope"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f"{name}={getattr(self, name)} must be a finite number.")
+        for name in ("gate_temperature", "gate_bias_init", "gate_offset", "gate_progress_slope"):
+            value, above_zero = getattr(self, name), name == "gate_temperature"
+            if not _is_number(value) or (above_zero and value <= 0):
+                legal = "a finite number above 0" if above_zero else "a finite number"
+                raise ConfigError(f"{name}={value!r} must be {legal}.")
         checks.one_of("length_mode", self.length_mode, LENGTH_MODES)
         checks.one_of("mask_schedule", self.mask_schedule, MASK_SCHEDULES)
         self._check_length_counts()
         self._check_relations()
         for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < self.vocab_size:
-                raise ConfigError(
-                    f"{name}={value} is no id of a vocabulary of vocab_size={self.vocab_size}: "
-                    f"legal ids are 0 to {self.vocab_size - 1}."
-                )
+            self._check_token_id(name)
 
     @property
     def recurrent(self) -> bool:
@@ -238,20 +239,33 @@ class ImplicitRefinementConfig:
 
     def _check_range(self, name: str, low: float, high: float, closed: bool = True) -> None:
         value = getattr(self, name)
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if not numeric or not (low <= value < high or (closed and value == high)):
+        if not _is_number(value) or not (low <= value < high or (closed and value == high)):
             bounds = f"from {low:g} to {high:g}" if closed else f"from {low:g} to below {high:g}"
             raise ConfigError(f"{name}={value!r} is out of range: legal is {bounds}.")
+
+    def _check_switches(self) -> None:
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
+
+    def _check_token_id(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not (_is_count(value) and value < self.vocab_size):
+            raise ConfigError(
+                f"{name}={value!r} is no id of a vocabulary of vocab_size={self.vocab_size}: "
+                f"legal ids are 0 to {self.vocab_size - 1}."
+            )
 
     def _check_length_counts(self) -> None:
         counts = self.length_counts
         if counts is None:
             return
-        if len(counts) > self.max_seq_len + 1 or any(n < 0 for n in counts) or not sum(counts[1:]):
+        legal = isinstance(counts, list | tuple) and all(_is_count(n) for n in counts)
+        if not legal or len(counts) > self.max_seq_len + 1 or not any(counts[1:]):
             raise ConfigError(
-                "length_counts must be non-negative counts for the lengths 0 to max_seq_len "
-                f"(at most {self.max_seq_len + 1} numbers here), one of them positive; "
-                f"{len(counts)} numbers were given."
+                "length_counts must be a list of whole numbers from 0 to 2^53, how many training "
+                f"sequences have each length from 0 to max_seq_len={self.max_seq_len}, one of "
+                f"them above 0; got {reprlib.repr(counts)}."
             )
 
     def _check_relations(self) -> None:
@@ -263,6 +277,11 @@ class ImplicitRefinementConfig:
                     "alone. Give relations, or keep the attention."
                 )
             return
+        if not _is_nested_list(layouts):
+            raise ConfigError(
+                "relations must be a list of layouts, a layout a list of partitions, and a "
+                f"partition a list of group numbers; got {reprlib.repr(layouts)}."
+            )
         counts = {len(layout) for layout in layouts}
         if len(counts) != 1 or 0 in counts:
             raise ConfigError(
@@ -276,9 +295,31 @@ class ImplicitRefinementConfig:
                     f"a layout of relations covers {sorted(lengths)} positions; partitions must "
                     f"cover the same positions, 1 to max_seq_len={self.max_seq_len}."
                 )
-            if any(
-                isinstance(n, bool) or not isinstance(n, int) or n < 0 for g in layout for n in g
-            ):
-                raise ConfigError("relations must hold group numbers: whole numbers from 0 on.")
+            size = len(layout[0])
+            if any(not _is_count(n) or n >= size for groups in layout for n in groups):
+                raise ConfigError(
+                    f"a layout of relations for {size} positions must hold group numbers: whole "
+                    f"numbers from 0 to {size - 1}."
+                )
         if len({len(layout[0]) for layout in layouts}) != len(layouts):
             raise ConfigError("relations has two layouts of one length; give one for each length.")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number that a float can hold; true and false are none."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0 to 2^53, which a float holds exactly."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**53
+
+
+def _is_nested_list(value: Any) -> bool:
+    """Whether it is a list of lists of lists, the inner ones of anything."""
+    kinds = list | tuple
+    return isinstance(value, kinds) and all(
+        isinstance(layout, kinds) and all(isinstance(groups, kinds) for groups in layout)
+        for layout in value
+    )
