@@ -23,15 +23,15 @@ import random
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from imadarem.orchestrator.bandit import METHODS, DiscountedBandit
+from imadarem.orchestrator.bandit import DiscountedBandit
 
 ARMS = ("replace", "patch", "append")
 BEST = {"puzzles": "patch", "text": "append", "molecules": "replace"}
 SETTLE, WINDOW, SWAP, LIMIT = 500, 100, 1000, 300
 AFTER = 600
 HEAD = """\
-| method | exploration | discount | found | worst | missed | recovered | worst | missed |
-|---|---|---|---|---|---|---|---|---|"""
+| exploration | discount | found | worst | missed | recovered | worst | missed |
+|---|---|---|---|---|---|---|---|"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Outcome:
 class Summary:
     """All tasks and seeds of one setting."""
 
-    method: str
     exploration: float
     discount: float
     gaps: tuple[float, ...]
@@ -106,7 +105,6 @@ def recovery(hits: list[bool]) -> float:
 
 
 def measure(
-    method: str,
     exploration: float,
     discount: float,
     gaps: tuple[float, ...],
@@ -116,14 +114,12 @@ def measure(
 ) -> Summary:
     outcomes: list[Outcome] = []
     for seed in seeds:
-        bandit = DiscountedBandit(
-            ARMS, discount=discount, method=method, exploration=exploration, seed=seed
-        )
+        bandit = DiscountedBandit(ARMS, discount=discount, exploration=exploration, seed=seed)
         outcomes += play(bandit, dict(zip(BEST, gaps, strict=True)), noise, delay)
     found = [outcome.found for outcome in outcomes]
     recovered = [outcome.recovered for outcome in outcomes]
     return Summary(
-        method, exploration, discount, gaps, noise, delay,
+        exploration, discount, gaps, noise, delay,
         median(found), min(found), share([value < 0.9 for value in found]),
         median(recovered), max(recovered), share([value > LIMIT for value in recovered]),
     )  # fmt: skip
@@ -131,7 +127,7 @@ def measure(
 
 def line(row: Summary) -> str:
     return (
-        f"| {row.method} | {row.exploration:g} | {row.discount:g} | {row.found:.3f} "
+        f"| {row.exploration:g} | {row.discount:g} | {row.found:.3f} "
         f"| {row.found_worst:.3f} | {row.found_missed:.0%} | {row.recovered:.0f} "
         f"| {row.recovered_worst:.0f} | {row.recovered_missed:.0%} |"
     )
@@ -145,7 +141,6 @@ def main() -> None:
     parser.add_argument("--hard-gap", type=float, default=0.05, help="of the second table")
     parser.add_argument("--noise", type=float, default=0.1, help="standard deviation of a reward")
     parser.add_argument("--delay", type=int, default=1, help="pulls before rewards are told")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--explorations", nargs="+", type=float, default=[0.3, 0.4, 0.5, 1.0])
     parser.add_argument(
         "--discounts", nargs="+", type=float, default=[0.98, 0.985, 0.99, 0.995, 1.0]
@@ -154,14 +149,13 @@ def main() -> None:
     parser.add_argument("--json", help="also write the rows to this file, one a line")
     options = parser.parse_args()
     settings = [
-        (method, exploration, discount)
-        for method in options.methods
+        (exploration, discount)
         for exploration in options.explorations
         for discount in options.discounts
     ]
     if options.quick:
         default = DiscountedBandit(ARMS)
-        settings = [(default.method, default.exploration, default.discount)]
+        settings = [(default.exploration, default.discount)]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     kept: list[Summary] = []
     for gaps in (tuple(options.gaps), (options.hard_gap,) * 3):

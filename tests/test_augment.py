@@ -472,11 +472,9 @@ def test_an_incomplete_label_is_left_as_it_is():
 
 # ---------------------------------------------------------------- paraphrase
 
-LEXICON = {"big": ["huge", "fat"], "house": ["home"]}
-
 
 def test_there_is_no_fake_paraphrase():
-    with pytest.raises(ConfigError, match=r"give paraphrase=\{word: \[synonyms\]\} or a function"):
+    with pytest.raises(ConfigError, match="give paraphrase=, a function of a text"):
         for_text().apply("paraphrase", *of_text("big", "---"), 0, 1)
 
 
@@ -488,89 +486,6 @@ def test_a_missing_paraphrase_is_logged_once_and_listed(caplog):
     assert [record.name for record in caplog.records] == ["imadarem"]
     assert "augmentation 'paraphrase' is left out" in caplog.text
     assert list(draw.unavailable) == ["paraphrase"] and "paraphrase" not in draw.available
-
-
-@pytest.mark.parametrize(
-    ("text", "holes", "expected"),
-    [
-        # One synonym per word at share 1; the blanks around it keep their tokens.
-        ("a house.", "_-------", ("?-home.", "a home.")),
-        ("a House.", "--_____-", ("a ????.", "a Home.")),
-    ],
-)
-def test_a_word_gives_way_to_a_synonym_and_holes_go_with_it(text, holes, expected):
-    draw = for_text(paraphrase={"house": ["home"]})
-    inputs, labels = of_text(text, holes, width=10)
-    drawn = draw.apply("paraphrase", inputs, labels, 0, 1)
-    shown = "".join("?" if i == MASK else LETTERS.tokens[i] for i in drawn.inputs if i != PAD)
-    assert (shown, LETTERS.decode(drawn.labels)) == (expected[0].replace("-", " "), expected[1])
-
-
-@pytest.mark.parametrize("text", ["bigger", "a household", "Abig", "BIG"])
-def test_a_part_of_a_word_is_no_word(text):
-    draw = for_text(paraphrase=LEXICON)
-    drawn = draw.apply("paraphrase", *of_text(text, "-" * len(text), width=30), 0, 1)
-    assert drawn.metadata["reason"] == "no word of the lexicon stands in this text"
-
-
-def test_a_half_hidden_word_gives_way_to_one_of_its_length_only():
-    draw = for_text(paraphrase=LEXICON)
-    results = set()
-    for k in range(1, 40):
-        drawn = draw.apply("paraphrase", *of_text("big", "-_-", width=9), 0, k)
-        assert [index for index, token in enumerate(drawn.inputs.tolist()) if token == MASK] == [1]
-        results.add(LETTERS.decode(drawn.labels))
-    assert results == {"big", "fat"}
-
-
-def test_a_synonym_longer_than_the_canvas_is_left_out():
-    draw = for_text(paraphrase={"big": ["huge"]})
-    assert draw.apply("paraphrase", *of_text("big", "---"), 0, 1).metadata == {
-        "reason": "no synonym fits the canvas and its holes"
-    }
-
-
-READER = for_text(["paraphrase"], paraphrase=LEXICON)
-
-
-@few
-@given(st.lists(st.sampled_from(["big", "house", "is", "“", ",", "Big"]), min_size=1, max_size=8),
-       st.data(), st.integers(1, 99))  # fmt: skip
-def test_other_words_leave_every_given_token_equal_to_its_label(words, data, k):
-    text = " ".join(words)
-    holes = data.draw(st.text("_-", min_size=len(text), max_size=len(text)))
-    inputs, labels = of_text(text, holes, width=len(text) + 5)
-    drawn = READER.apply("paraphrase", inputs, labels, 0, k)
-    assert len(drawn.inputs) == len(drawn.labels) == len(text) + 5
-    blank = drawn.inputs == MASK
-    assert torch.equal(drawn.inputs[~blank], drawn.labels[~blank])
-    assert bool((blank & (drawn.labels == PAD)).any()) is False
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:this tokenizer has no eos token")
-@pytest.mark.parametrize("kind", ["word_level", "bpe", "unigram", "word_piece", "byte_level_bpe"])
-def test_every_kind_of_tokenizer_exchanges_whole_words(kind):
-    import test_real_tokenizers
-
-    tokenizer = getattr(test_real_tokenizers, kind)()
-    special = special_ids(tokenizer, len(tokenizer))
-    # "and" and "God" are words of each vocabulary. To the first, "zebra" and "quokka" are one
-    # unknown token, and yet not one word.
-    lexicon = {"and": ["God"], "earth": ["zebra"], "zebra": ["earth"], "eve": ["God"]}
-    draw = for_text(
-        ["paraphrase"], tokenizer, special=special, paraphrase=lexicon, intensity={"paraphrase": 1}
-    )
-    text = "God and the evening and the morning"
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    labels = torch.tensor(ids + [special.pad] * 20)
-    drawn = draw(labels, labels, 0, 1)
-    words = tokenizer.decode(drawn.labels[drawn.labels != special.pad]).split()
-    before = tokenizer.decode(ids).split()
-    assert before.count("and") == 2
-    assert [w.lower() for w in words] == [w.lower() if w != "and" else "god" for w in before]
-    unknown = torch.tensor(tokenizer.encode("God quokka", add_special_tokens=False))
-    assert "no word of the lexicon" in draw(unknown, unknown, 0, 1).metadata["reason"]
 
 
 def test_a_function_of_the_text_gives_paraphrases_whose_holes_are_drawn_again():
@@ -604,7 +519,7 @@ def test_a_function_without_other_words_leaves_the_text():
         ({"seed": -1}, "must be at least 0"),
         ({"intensity": {"masking": 0}}, r"must be in \(0, 1\]"),
         ({"intensity": {"format_variation": 0.5}}, "intensity has no setting"),
-        ({"paraphrase": {"big": "huge"}, "tokenizer": LETTERS}, "Give each word a list"),
+        ({"paraphrase": {"big": ["huge"]}, "tokenizer": LETTERS}, "must be a function of a text"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(setting, message):

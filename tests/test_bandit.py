@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imadarem.checkpoint import load_state, save_state
 from imadarem.errors import CheckpointError, ConfigError
-from imadarem.orchestrator.bandit import METHODS, DiscountedBandit
+from imadarem.orchestrator.bandit import DiscountedBandit
 
 ARMS = ("replace", "patch", "append")
 
@@ -60,45 +60,26 @@ def test_the_noise_is_what_rewards_of_one_arm_differ_by():
     assert sd == pytest.approx(noise / math.sqrt(3))  # two pulls and the prior's one
 
 
-def test_the_upper_bound_is_the_papers_formula():
-    bandit = DiscountedBandit(("a", "b"), method="ucb", discount=1.0, exploration=1.0)
-    for _ in range(4):
-        bandit.update("text", 1, "a", 0.1)
-    bandit.update("text", 1, "b", 0.0)
-    # Means: pooled 0.08, so a (0.08 + 0.4) / 5 = 0.096 and b (0.08 + 0) / 2 = 0.04. Noise²:
-    # 0.01 of the prior over 1 + 3 + 0 freedoms, 0.05. Padding 0.05 · sqrt(2 ln 5 / N): a 0.045,
-    # b 0.090. Bounds 0.141 and 0.130; a greedy one would choose a too, by 0.096 to 0.04.
-    assert bandit.select("text", 1) == "a"
-    # With half or twice the logarithm, one of the two choices would be the other arm.
-    bandit.update("text", 1, "a", 0.03)
-    # Pooled 0.43 / 6 = 0.072; a (0.072 + 0.43) / 6 = 0.084, b 0.036. Squares of a: 4 · 0.01 +
-    # 0.0009 − 0.43² / 5 = 0.0039, noise sqrt(0.0139 / 5) = 0.053; ln 6 = 1.792. Paddings a 0.045,
-    # b 0.100. Bounds 0.128 and 0.136.
-    assert bandit.select("text", 1) == "b"
-
-
 def test_arms_and_contexts_draw_apart():
     # Nothing is known: each arm wins a third of 300 first choices, 100 ± 8.2 (one sigma).
-    bandit = DiscountedBandit(ARMS, method="thompson")
+    bandit = DiscountedBandit(ARMS)
     first = [bandit.select(f"task {number}", 1) for number in range(300)]
     assert all(70 <= first.count(arm) <= 130 for arm in ARMS)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_arm_is_tried(method):
-    bandit = DiscountedBandit(ARMS, method=method)
+def test_every_arm_is_tried():
+    bandit = DiscountedBandit(ARMS)
     assert set(play(bandit, 60, seed=0)) == set(ARMS)
 
 
 @settings(max_examples=40)
 @given(
     st.lists(st.sets(st.sampled_from(ARMS), min_size=1), min_size=1, max_size=12),
-    st.sampled_from(METHODS),
     st.integers(0, 50),
     st.booleans(),
 )
-def test_an_unavailable_arm_is_never_chosen(rounds, method, seed, frozen):
-    bandit = DiscountedBandit(ARMS, method=method, seed=seed)
+def test_an_unavailable_arm_is_never_chosen(rounds, seed, frozen):
+    bandit = DiscountedBandit(ARMS, seed=seed)
     bandit.update("text", 1, "patch", 0.9)
     bandit.frozen = frozen
     for available in rounds:
@@ -112,22 +93,18 @@ def test_no_available_arm_is_an_error():
         DiscountedBandit(ARMS).select("text", 1, [])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_makes_the_same_choices(method):
-    runs = [play(DiscountedBandit(ARMS, method=method, seed=3), 100, seed=0) for _ in range(2)]
+def test_the_same_seed_makes_the_same_choices():
+    runs = [play(DiscountedBandit(ARMS, seed=3), 100, seed=0) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
 def test_another_seed_draws_otherwise():
-    runs = [
-        play(DiscountedBandit(ARMS, method="thompson", seed=seed), 100, seed=0) for seed in (0, 1)
-    ]
+    runs = [play(DiscountedBandit(ARMS, seed=seed), 100, seed=0) for seed in (0, 1)]
     assert runs[0] != runs[1]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_other_tasks_do_moves_no_choice(method):
-    alone, among = (DiscountedBandit(ARMS, method=method, seed=5) for _ in range(2))
+def test_what_other_tasks_do_moves_no_choice():
+    alone, among = (DiscountedBandit(ARMS, seed=5) for _ in range(2))
     chosen: list[list[str]] = [[], []]
     for pull in range(50):
         play(among, pull % 3, seed=pull)  # "text" and "sudoku"
@@ -148,12 +125,11 @@ def test_steps_share_a_bucket_and_buckets_share_nothing():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("pulls", [0, 1, 40])
-def test_a_resumed_bandit_goes_on_as_the_straight_one(method, pulls, tmp_path):
-    straight = trained(pulls, method=method, seed=7)
+def test_a_resumed_bandit_goes_on_as_the_straight_one(pulls, tmp_path):
+    straight = trained(pulls, seed=7)
     save_state(straight.state_dict(), tmp_path / "bandit")
-    resumed = DiscountedBandit(ARMS, method=method, seed=7)
+    resumed = DiscountedBandit(ARMS, seed=7)
     resumed.load_state_dict(load_state(tmp_path / "bandit"))
     assert resumed.state_dict() == straight.state_dict()
     assert play(resumed, 60, seed=2) == play(straight, 60, seed=2)
@@ -181,7 +157,6 @@ def test_a_state_taken_earlier_does_not_follow_the_bandit():
     [
         ({"seed": 1}, "seed"),
         ({"discount": 0.9}, "discount"),
-        ({"method": "ucb"}, "method"),
         ({"exploration": 1.0}, "exploration"),
         ({"buckets": (1, 5)}, "buckets"),
     ],
@@ -235,7 +210,6 @@ def test_a_reward_that_is_none_is_refused_and_poisons_nothing(reward):
         ({"discount": 0.0}, "discount=0.0"),
         ({"discount": 1.1}, "discount=1.1"),
         ({"exploration": math.nan}, "exploration=nan"),
-        ({"method": "thomson"}, 'did you mean "thompson"'),
         ({"buckets": (2, 4)}, "1, then upwards"),
         ({"buckets": (1, 4, 4)}, "1, then upwards"),
     ],

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from imadarem.checkpoint import load_state, save_state
 from imadarem.data.recall import RecallWorlds, recall_task
-from imadarem.errors import ConfigError, DataError, MissingExtraError
+from imadarem.errors import ConfigError, DataError
 from imadarem.nn.memory import Retrieved
-from imadarem.orchestrator import memory_index
 from imadarem.orchestrator.memory import Memory, MemoryBank, Recall
+from imadarem.orchestrator.memory_index import ExactIndex
 
 VOCAB = 20
 CERTAIN = math.log(VOCAB)  # a surprise of ln V weighs 1
@@ -153,11 +153,8 @@ def test_a_row_that_nothing_is_known_of_is_neither_kept_nor_found() -> None:
     assert read(bank, rows([3, 4, 5]), nothing).is_empty
 
 
-@pytest.mark.parametrize("index", memory_index.INDEXES)
-def test_a_full_bank_forgets_its_oldest_entry(index: str) -> None:
-    if index != "exact":
-        pytest.importorskip("faiss")
-    bank = MemoryBank(3, vocab_size=VOCAB, top_k=1, index=index)
+def test_a_full_bank_forgets_its_oldest_entry() -> None:
+    bank = MemoryBank(3, vocab_size=VOCAB, top_k=1)
     ids = torch.arange(1, 19)[:, None].expand(-1, 2)
     # One batch larger than the bank, so that rows evict their own batch-mates.
     assert write(bank, ids) == [True] * 18
@@ -205,11 +202,8 @@ def test_canvases_of_several_lengths_share_a_bank() -> None:
     assert recall.attended.tolist() == [[[True, True, False, False]], [[True] * 4]]
 
 
-@pytest.mark.parametrize("index", ["exact", "faiss-flat"])
-def test_what_a_task_wrote_itself_is_no_hit_for_it(index: str) -> None:
-    if index != "exact":
-        pytest.importorskip("faiss")
-    bank = MemoryBank(vocab_size=VOCAB, top_k=2, index=index)
+def test_what_a_task_wrote_itself_is_no_hit_for_it() -> None:
+    bank = MemoryBank(vocab_size=VOCAB, top_k=2)
     ids = rows([3, 4, 5], [3, 4, 6], [3, 4, 7], [9, 9, 9])
     write(bank, ids, tasks=[1, 1, 2, 3])
     open_recall = read(bank, ids[:1])
@@ -228,12 +222,9 @@ def test_a_bank_of_nothing_but_the_tasks_own_has_no_hit() -> None:
     assert not recall.attended.any() and not recall.ids.any()
 
 
-@pytest.mark.parametrize("index", ["exact", "faiss-flat"])
-def test_of_hits_as_near_as_each_other_the_later_one_comes_first(index: str) -> None:
-    if index != "exact":
-        pytest.importorskip("faiss")
-    bank = MemoryBank(vocab_size=VOCAB, top_k=2, index=index)
-    found = memory_index.new_index(index, 2, bank.key_size)
+def test_of_hits_as_near_as_each_other_the_later_one_comes_first() -> None:
+    bank = MemoryBank(vocab_size=VOCAB, top_k=2)
+    found = ExactIndex(2, bank.key_size)
     key = bank.keys(rows([3, 4]), rows([1, 1]).bool())[0]
     for slot in (0, 1, 0):
         found.put(slot, key)
@@ -250,48 +241,6 @@ def test_a_recall_does_not_depend_on_its_batch(seed: int) -> None:
     for i in (0, 4, 8):
         alone = read(bank, questions[i : i + 1])
         assert same(together.rows(torch.tensor([i])), alone)
-
-
-@pytest.mark.parametrize("exclude", [False, True])
-def test_flat_faiss_finds_exactly_what_torch_finds(exclude: bool) -> None:
-    pytest.importorskip("faiss")
-    # Few tokens, so that ties abound; a small bank, so that most rows are replaced ones.
-    exact = MemoryBank(40, vocab_size=VOCAB, threshold=0.01)
-    flat = MemoryBank(40, vocab_size=VOCAB, threshold=0.01, index="faiss-flat")
-    for seed in range(8):
-        ids = random_rows(30, 3, seed).clamp(max=7)
-        tasks = (ids[:, 0] % 3).tolist()
-        assert write(exact, ids, tasks=tasks) == write(flat, ids, tasks=tasks)
-        questions = random_rows(20, 3, 100 + seed).clamp(max=7)
-        own = questions[:, 0] % 3 if exclude else None
-        assert same(read(exact, questions, exclude=own), read(flat, questions, exclude=own))
-    assert exact.get_stats() == flat.get_stats()
-    assert exact.get_stats()["evicted"] > 40
-
-
-@pytest.mark.slow
-def test_the_graph_of_faiss_finds_nearly_everything() -> None:
-    pytest.importorskip("faiss")
-    exact, graph = (
-        MemoryBank(1000, vocab_size=VOCAB, index=index, threshold=0.0)
-        for index in ("exact", "faiss")
-    )
-    ids = random_rows(1500, 20)
-    write(exact, ids)
-    write(graph, ids)
-    questions = ids[-800:].clone()
-    questions[:, ::3] = 1
-    hits = (read(exact, questions).ids[:, 0] == read(graph, questions).ids[:, 0]).all(dim=1)
-    assert hits.float().mean() >= 0.95
-
-
-def test_without_faiss_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(memory_index.importlib, "import_module", missing)
-    with pytest.raises(MissingExtraError, match=r"faiss-cpu.*imadarem\[memory\]"):
-        MemoryBank(vocab_size=VOCAB, index="faiss")
 
 
 # ---------------------------------------------------------------- statistics, checkpoints, errors
@@ -319,15 +268,12 @@ def test_statistics_count_what_happened() -> None:
     }
 
 
-@pytest.mark.parametrize("index", ["exact", "faiss-flat"])
 @pytest.mark.parametrize("written", [0, 3, 30])
 def test_a_bank_goes_on_from_a_checkpoint_as_if_nothing_had_been(
-    index: str, written: int, tmp_path: Path
+    written: int, tmp_path: Path
 ) -> None:
-    if index != "exact":
-        pytest.importorskip("faiss")
-    straight = MemoryBank(8, vocab_size=VOCAB, index=index)
-    resumed = MemoryBank(8, vocab_size=VOCAB, index=index)
+    straight = MemoryBank(8, vocab_size=VOCAB)
+    resumed = MemoryBank(8, vocab_size=VOCAB)
     write(resumed, random_rows(5, seed=9))  # what it held before is forgotten
     write(straight, random_rows(written, 6), tasks=list(range(written)))
     read(straight, random_rows(4, 6))
@@ -341,6 +287,23 @@ def test_a_bank_goes_on_from_a_checkpoint_as_if_nothing_had_been(
     for key, value in straight.state_dict().items():
         other = resumed.state_dict()[key]
         assert torch.equal(value, other) if isinstance(value, Tensor) else value == other
+
+
+def test_a_full_bank_remembers_after_a_reload_which_of_its_entries_is_the_oldest() -> None:
+    # Addresses of four signs: many entries are as near as each other, and the later one wins.
+    # Six rows of different addresses in four slots: the oldest entry is in slot 6 % 4 = 2.
+    settings = {"vocab_size": VOCAB, "key_size": 4, "threshold": 0.0, "min_similarity": -1.0}
+    straight, resumed = (MemoryBank(4, **settings) for _ in range(2))  # type: ignore[arg-type]
+    for token in range(1, VOCAB):
+        write(straight, rows([token]))
+        if straight.get_stats()["written"] == 6:
+            break
+    assert straight.get_stats()["evicted"] == 2
+    resumed.load_state_dict(straight.state_dict())
+    questions = torch.arange(1, VOCAB)[:, None]
+    found = read(straight, questions)
+    assert bool((found.similarity[:, 0] == found.similarity[:, 1]).any())
+    assert same(found, read(resumed, questions))
 
 
 def test_a_bank_that_would_not_find_the_saved_contents_refuses_them() -> None:
@@ -363,17 +326,11 @@ def test_a_bank_that_would_not_find_the_saved_contents_refuses_them() -> None:
         {"threshold": math.nan},
         {"position_weight": -0.1},
         {"min_similarity": 2.0},
-        {"index": "exakt"},
     ],
 )
 def test_settings_out_of_range_are_refused(given_settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(given_settings))):
         MemoryBank(**{"vocab_size": VOCAB, **given_settings})  # type: ignore[arg-type]
-
-
-def test_an_unknown_index_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match='did you mean "exact"'):
-        MemoryBank(vocab_size=VOCAB, index="exakt")
 
 
 def test_tensors_that_do_not_belong_together_are_refused() -> None:

@@ -1,8 +1,7 @@
-"""The loss of an unroll: terms and their weights, the record of the steps, PonderNet by hand."""
+"""The loss of an unroll: terms and their weights, the record of the steps."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.errors import DataError
 from imadarem.orchestrator.config import OrchestrationConfig
-from imadarem.orchestrator.objective import Unrolled, UnrollObjective, ponder_loss
+from imadarem.orchestrator.objective import Unrolled, UnrollObjective
 from imadarem.orchestrator.unroll import Question, UnrollState
-from imadarem.refiner import ImplicitRefinementModel
 
 V = 8
 MODEL = shaken(tiny_model(halting=True, carry=True, length_mode="drawn")).train()
@@ -201,98 +199,3 @@ def test_a_label_that_may_not_be_written_is_refused_before_any_backward_pass(
     with pytest.raises(DataError, match="may not stand there"):
         objective.run(question, None, choose=lambda s, x: "replace", backward=losses.append)
     assert losses == []
-
-
-# PonderNet
-
-
-def test_three_steps_by_hand() -> None:
-    # λ = ½, ½, and 1 in the last step, whatever its logit: p = ½, ¼, ¼.
-    losses = torch.tensor([[1.0], [2.0], [4.0]])
-    logits = torch.tensor([[0.0], [0.0], [-7.0]])
-    token, divergence = ponder_loss(losses, logits, prior=0.5)
-    # ½·1 + ¼·2 + ¼·4 = 2.
-    assert token.item() == pytest.approx(2.0)
-    # The prior ½, ¼, ⅛, normalised: 4/7, 2/7, 1/7.
-    # ½ ln(7/8) + ¼ ln(7/8) + ¼ ln(7/4) = -0.100148 + 0.139904.
-    assert divergence.item() == pytest.approx(0.039756, abs=1e-5)
-
-
-def test_rows_are_averaged() -> None:
-    losses, logits = torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.zeros(2, 2)
-    # ½·1 + ½·3 = 2 and 5.
-    assert ponder_loss(losses, logits, 0.2)[0].item() == pytest.approx(3.5)
-
-
-logit = st.floats(-30, 30)
-
-
-@given(
-    logits=st.integers(1, 3).flatmap(
-        lambda rows: st.lists(st.lists(logit, min_size=rows, max_size=rows), min_size=1, max_size=9)
-    ),
-    prior=st.floats(0.01, 0.99),
-)
-def test_the_halting_distribution_sums_to_one_and_diverges_from_none(
-    logits: list[list[float]], prior: float
-) -> None:
-    given_logits = torch.tensor(logits, requires_grad=True)
-    total, divergence = ponder_loss(torch.ones(given_logits.shape), given_logits, prior)
-    assert total.item() == pytest.approx(1.0, abs=1e-5)
-    assert divergence.item() >= -1e-5
-    divergence.backward()
-    assert given_logits.grad is not None and given_logits.grad.isfinite().all()
-
-
-@given(steps=st.integers(1, 8), prior=st.floats(0.05, 0.95))
-def test_halting_as_the_prior_does_costs_nothing(steps: int, prior: float) -> None:
-    p = [prior * (1 - prior) ** n for n in range(steps)]
-    # λ_n is the share of what is left: p_n over the sum from n on. The last one is 1.
-    rates = [p[n] / sum(p[n:]) for n in range(steps)]
-    logits = torch.tensor([[math.log(r / max(1 - r, 1e-9))] for r in rates])
-    assert ponder_loss(torch.ones(steps, 1), logits, prior)[1].item() == pytest.approx(0, abs=1e-5)
-
-
-def test_ponder_mode_weighs_losses_by_the_halting_distribution() -> None:
-    result, losses = run(halting_loss="ponder", ponder_weight=0.1, step_loss_weights={"gate": 0.0})
-    (loss,) = losses
-    halting: list[Tensor] = []
-
-    class Watched(nn.Module):
-        def forward(self, *args: Any, **more: Any) -> Any:
-            output = MODEL(*args, **more)
-            halting.append(output.halt_logits.detach())
-            return output
-
-    again, _ = run(Watched(), halting_loss="ponder", step_loss_weights={"gate": 0.0})
-    # By the definition: p_n = λ_n Π (1 - λ_m), for each row; λ of the last step is 1.
-    rates = torch.stack(halting).sigmoid()
-    rates[-1] = 1.0
-    left, expected = torch.ones(2), 0.0
-    per_row = _token_losses()
-    for rate, own in zip(rates, per_row, strict=True):
-        expected = expected + (left * rate * own).mean()
-        left = left * (1 - rate)
-    divergence = result.terms["halt"]
-    assert divergence is not None and divergence > 0
-    assert float(loss.detach()) == pytest.approx(float(expected) + 0.1 * divergence, rel=1e-4)
-    assert again.loss == pytest.approx(float(expected) + 0.01 * divergence, rel=1e-4)
-
-
-def _token_losses() -> list[Tensor]:
-    """``(B,)`` of each of eight steps: the surprise of one step at a time."""
-    losses, state = [], None
-    for _ in range(8):
-        result, _ = run(state=state, unroll_mode="carry")
-        assert result.surprise is not None
-        losses.append(result.surprise)
-        state = result.state
-    return losses
-
-
-def test_pondering_trains_the_halting_head() -> None:
-    model: ImplicitRefinementModel = shaken(tiny_model(halting=True, length_mode="drawn")).train()
-    _, (loss,) = run(model, halting_loss="ponder")
-    loss.backward()
-    assert model.halt is not None
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.halt.parameters())

@@ -21,7 +21,7 @@ from imadarem.cli.settings import (
 )
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, nearest
-from imadarem.orchestrator.config import OrchestrationConfig
+from imadarem.orchestrator.config import OrchestrationConfig, without_retired
 from imadarem.orchestrator.training_settings import TaskTrainingConfig
 
 __all__ = [
@@ -219,6 +219,8 @@ def read_task_settings(path: str | Path) -> TaskRunSettings:
         )
     if not isinstance(task, str | None) or not isinstance(tables["settings"], dict):
         raise ConfigError(f"{path}: task must be a name, and [settings] a table.")
+    if isinstance(tables["orchestration"], dict):
+        tables["orchestration"] = without_retired(tables["orchestration"])
     for name, kind in (
         ("model", TaskModelFlags),
         ("orchestration", OrchestrationFlags),

@@ -90,7 +90,7 @@ class Augmenter:
         symmetry: The task's label-preserving transforms.
         unique_answer: The question has one right answer, which noise on it would change;
             default: a task with a symmetry has.
-        paraphrase: ``{word: [synonyms]}``, or a function of a text that returns paraphrases.
+        paraphrase: A function of a text that returns paraphrases of it.
         tokenizer: Of the task; formats and paraphrases of a text need it.
         intensity: Strategy → share in (0, 1], over the defaults of ``INTENSITY``.
 

@@ -16,9 +16,7 @@ from typing import Any
 
 from imadarem.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["METHODS", "DiscountedBandit"]
-
-METHODS = ("thompson", "ucb")
+__all__ = ["DiscountedBandit"]
 
 #: What is believed of an arm before its first pull, and again once its pulls are forgotten:
 #: the context's mean reward, as sure as one pull makes it.
@@ -77,7 +75,7 @@ class Context:
 
     @property
     def weight(self) -> float:
-        """Discounted number of rewards over all arms, ``n`` below."""
+        """Discounted number of rewards over all arms."""
         return sum(arm.weight for arm in self.arms.values())
 
     def noise(self) -> float:
@@ -103,22 +101,14 @@ class Context:
 class DiscountedBandit:
     """Choose among arms per (task type, step bucket) by discounted rewards.
 
-    With γ the discount, ``N`` an arm's discounted pulls, ``n`` their sum over the arms, *s*
-    the noise pooled over the arms and *c* the exploration:
-
-    - ``ucb`` takes the arm with the highest ``m + c·s·√(2 ln n / N)``, an arm without
-      pulls first (D-UCB of Garivier and Moulines, arXiv:0805.3415). It draws nothing.
-    - ``thompson`` draws from each arm's Gaussian posterior, of mean *m* and width
-      ``c·s/√(1 + N)``, and takes the arm with the highest draw (discounted Thompson
-      sampling with Gaussian priors, arXiv:2305.10718).
-
-    In both, *m* is an arm's discounted mean reward, shrunk towards that of the context as
-    by one pull more: what is forgotten is thought average, not bad.
+    With γ the discount, ``N`` an arm's discounted pulls, *s* the noise pooled over the arms
+    and *c* the exploration, each arm draws from its Gaussian posterior, of mean *m* and width
+    ``c·s/√(1 + N)``, and the highest draw wins (discounted Thompson sampling with Gaussian
+    priors, arXiv:2305.10718). *m* is an arm's discounted mean reward, shrunk towards that of
+    the context as by one pull more: what is forgotten is thought average, not bad.
 
     ``c = 1`` is the textbook's. The defaults are among what measured best where arms lie
-    no further apart than their noise (``docs/edits.md``). Departing from D-UCB, *m* is shrunk,
-    and the padding is scaled by the measured noise and not by the range of the rewards,
-    which is some twenty times as wide.
+    no further apart than their noise (``docs/edits.md``).
 
     A choice depends on the seed and on what its own context has seen: no other task moves
     it. While :attr:`frozen`, the choice is the available arm of the highest posterior mean,
@@ -130,10 +120,8 @@ class DiscountedBandit:
     Args:
         arms: Their names; the first wins a tie.
         discount: γ in (0, 1]; 1 forgets nothing.
-        method: ``"thompson"``, or ``"ucb"`` where every reward is told before the next
-            choice: until it is told, ``ucb`` chooses the same arm again.
         exploration: *c*, at least 0; 0 is greedy.
-        seed: Whole number that all draws follow from; ``ucb`` has none.
+        seed: Whole number that all draws follow from.
         buckets: First step of each bucket, upwards from 1.
 
     Raises:
@@ -145,14 +133,12 @@ class DiscountedBandit:
         arms: Sequence[str],
         *,
         discount: float = 0.99,
-        method: str = "thompson",
         exploration: float = 0.5,
         seed: int = 0,
         buckets: Sequence[int] = (1, 2, 4, 8),
     ) -> None:
         self.arms = tuple(arms)
         self.discount = discount
-        self.method = method
         self.exploration = exploration
         self.seed = seed
         self.buckets = tuple(buckets)
@@ -177,9 +163,9 @@ class DiscountedBandit:
             context = self._contexts.get(key, self._blank())
             return max(names, key=lambda name: context.posterior(name)[0])
         context = self._contexts.setdefault(key, self._blank())
-        index = self._draws(context, key) if self.method == "thompson" else self._bounds(context)
+        draws = self._draws(context, key)
         context.draws += 1
-        return max(names, key=index.__getitem__)
+        return max(names, key=draws.__getitem__)
 
     def update(self, task_type: str, step: int, arm: str, reward: float) -> None:
         """Learn what a pull earned; nothing happens while :attr:`frozen`.
@@ -272,16 +258,6 @@ class DiscountedBandit:
             index[name] = mean + self.exploration * width * NORMAL.inv_cdf(uniform)
         return index
 
-    def _bounds(self, context: Context) -> dict[str, float]:
-        """The upper confidence bound of every arm."""
-        doubled_log = 2.0 * math.log(max(context.weight, 1.0))
-        scale = self.exploration * context.noise()
-        index = {}
-        for name, arm in context.arms.items():
-            padding = scale * math.sqrt(doubled_log / arm.weight) if arm.weight else math.inf
-            index[name] = context.posterior(name)[0] + padding
-        return index
-
     def _blank(self) -> Context:
         return Context({name: Evidence() for name in self.arms})
 
@@ -320,7 +296,6 @@ class DiscountedBandit:
         return {
             "arms": list(self.arms),
             "discount": self.discount,
-            "method": self.method,
             "exploration": self.exploration,
             "seed": self.seed,
             "buckets": list(self.buckets),
@@ -336,11 +311,6 @@ class DiscountedBandit:
         if not (math.isfinite(self.exploration) and self.exploration >= 0):
             raise ConfigError(
                 f"exploration={self.exploration} must be a finite number of at least 0."
-            )
-        if self.method not in METHODS:
-            raise ConfigError(
-                f"unknown method {self.method!r}{nearest(self.method, METHODS)}. "
-                f"Legal: {', '.join(METHODS)}."
             )
         starts = list(self.buckets)
         if not starts or starts[0] != 1 or starts != sorted(set(starts)):

@@ -12,6 +12,7 @@ import torch.distributed
 from imadarem.checkpoint import load_json, load_state, load_tensors
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.orchestrator.carried import Carried
+from imadarem.orchestrator.config import without_retired
 from imadarem.orchestrator.processes import gathered, rank, world_size
 from imadarem.orchestrator.stats import TrainingRecord
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
@@ -154,7 +155,7 @@ def _check_processes(states: list[Any], folder: Path) -> None:
 
 
 def _check_settings(ours: Mapping[str, Any], saved: Mapping[str, Any], folder: Path) -> None:
-    for name, value in saved.items():
+    for name, value in without_retired(saved).items():
         if name not in OF_INFERENCE and ours.get(name) != value:
             raise CheckpointError(
                 f"{folder} was saved with {name}={value!r} and this orchestrator has "

@@ -11,7 +11,7 @@ from typing import Any
 from imadarem import checks
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["OrchestrationConfig", "StepWeighting"]
+__all__ = ["OrchestrationConfig", "StepWeighting", "without_retired"]
 
 StepWeighting = Callable[[int, int], float]
 """``weight(step, steps)`` with ``step`` from 1; at least 0, normalised over the steps."""
@@ -19,12 +19,28 @@ StepWeighting = Callable[[int, int], float]
 UNROLL_MODES = ("full", "window", "last_k", "carry")
 STEP_WEIGHTINGS = ("uniform", "linear", "last")
 LOSS_TERMS = ("token", "gate", "halt", "memory")
-HALTING_LOSSES = ("exact", "ponder")
 PRECISIONS = ("no", "bf16", "fp16")
 EDITS = ("append", "replace", "patch")
 AUGMENTATIONS = ("token_noise", "position_shift", "masking", "paraphrase", "format_variation")
 #: Steps that the founding document names; others work and warn.
 TRAIN_STEPS, INFER_STEPS = (8, 16), (2, 6)
+
+#: Settings of version 0.1 that are gone; files that hold them are still read.
+RETIRED = ("halting_loss", "ponder_prior", "ponder_weight")
+
+
+def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a file, without those that no longer exist.
+
+    Raises:
+        ConfigError: The file asks for PonderNet's loss, which is gone.
+    """
+    if settings.get("halting_loss", "exact") != "exact":
+        raise ConfigError(
+            "halting_loss='ponder' no longer exists: the halting head learns whether the canvas "
+            "is entirely right. Leave halting_loss out and train anew."
+        )
+    return {name: value for name, value in settings.items() if name not in RETIRED}
 
 
 def _default_terms() -> dict[str, float]:
@@ -65,12 +81,6 @@ class OrchestrationConfig:
         base_loss_share: For data without a separate answer: least share of the token loss
             that the first step has, which is the plain masked loss; keeps the likelihood
             from rotting.
-        halting_loss: ``exact``: cross-entropy of "this canvas is entirely right".
-            ``ponder``: PonderNet's expected loss under the halting distribution, with a
-            geometric prior (arXiv:2107.05407), for tasks without exact match; needs
-            ``unroll_mode="full"``.
-        ponder_prior: Parameter of that prior, the chance to halt in a step.
-        ponder_weight: Weight of the divergence from the prior.
         halt_confidence: Probability of the halting head above which a row stops; None: never.
         quality_threshold: Mean token probability above which a row stops; None: never.
         patience: Steps with no token changed and no gain in it after which a row stops; None:
@@ -102,9 +112,6 @@ class OrchestrationConfig:
     unroll_mode: str = "window"
     step_weighting: str | StepWeighting = "linear"
     base_loss_share: float = 0.5
-    halting_loss: str = "exact"
-    ponder_prior: float = 0.2
-    ponder_weight: float = 0.01
     halt_confidence: float | None = 0.95
     quality_threshold: float | None = 0.999
     patience: int | None = 4
@@ -134,7 +141,6 @@ class OrchestrationConfig:
         if not self.canvas_edit_strategies:
             raise ConfigError(f"canvas_edit_strategies is empty; name one of {', '.join(EDITS)}.")
         checks.one_of("unroll_mode", self.unroll_mode, UNROLL_MODES)
-        checks.one_of("halting_loss", self.halting_loss, HALTING_LOSSES)
         checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         if not callable(self.step_weighting):
             checks.one_of("step_weighting", self.step_weighting, STEP_WEIGHTINGS)
@@ -144,20 +150,14 @@ class OrchestrationConfig:
             halt_confidence=self.halt_confidence,
             quality_threshold=self.quality_threshold,
         )
-        for name in ("gradient_clip_threshold", "temperature", "grok_fast_lamb", "ponder_weight"):
+        for name in ("gradient_clip_threshold", "temperature", "grok_fast_lamb"):
             value = getattr(self, name)
             least = "above 0" if name == "gradient_clip_threshold" else "at least 0"
             if not math.isfinite(value) or value < 0 or (value == 0 and least == "above 0"):
                 raise ConfigError(f"{name}={value} must be a finite number {least}.")
-        if not 0 < self.ponder_prior < 1 or not 0 <= self.grok_fast_alpha < 1:
+        if not 0 <= self.grok_fast_alpha < 1:
             raise ConfigError(
-                f"ponder_prior={self.ponder_prior} and grok_fast_alpha={self.grok_fast_alpha} must "
-                "be below 1, the first above 0 and the second at least 0."
-            )
-        if self.halting_loss == "ponder" and self.gradient_mode != "full":
-            raise ConfigError(
-                "halting_loss='ponder' weighs all steps against each other and needs one graph "
-                f"over them: set unroll_mode='full', not {self.gradient_mode!r}."
+                f"grok_fast_alpha={self.grok_fast_alpha} must be at least 0 and below 1."
             )
         self._warn_outside("max_steps_train", TRAIN_STEPS)
         self._warn_outside("max_steps_infer", INFER_STEPS)
@@ -209,11 +209,12 @@ class OrchestrationConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> OrchestrationConfig:
-        """The inverse of :meth:`to_dict`.
+        """The inverse of :meth:`to_dict`; also reads the dictionaries of version 0.1.
 
         Raises:
             ConfigError: A key is unknown (the nearest known one is named), or out of range.
         """
+        settings = without_retired(settings)
         checks.known_keys(settings, {f.name for f in fields(cls)}, "orchestration setting")
         return cls(**settings)
 

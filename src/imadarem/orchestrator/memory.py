@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imadarem import checks
 from imadarem.errors import ConfigError, DataError
-from imadarem.orchestrator.memory_index import ContentAddress, new_index
+from imadarem.orchestrator.memory_index import ContentAddress, ExactIndex
 
 __all__ = ["Memory", "MemoryBank", "Recall"]
 
@@ -103,13 +103,10 @@ class MemoryBank:
         top_k: Hits per question.
         min_similarity: A hit must be more similar than this cosine.
         pad_token_id: Id of padding, which is neither addressed nor attended to.
-        index: ``exact``; ``faiss`` (HNSW, approximate, for 100,000 entries and more) or
-            ``faiss-flat`` with the extra ``memory``.
         seed: Draws the random features of the address.
 
     Raises:
         ConfigError: A setting is out of range.
-        MissingExtraError: ``index`` needs faiss, which is not installed.
     """
 
     def __init__(
@@ -123,7 +120,6 @@ class MemoryBank:
         top_k: int = 4,
         min_similarity: float = 0.0,
         pad_token_id: int = 0,
-        index: str = "exact",
         seed: int = 0,
     ) -> None:
         for name, value in {"size": size, "key_size": key_size, "top_k": top_k}.items():
@@ -139,14 +135,13 @@ class MemoryBank:
         self.top_k = top_k
         self.min_similarity = min_similarity
         self.pad_token_id = pad_token_id
-        self.index = index
         self.seed = seed
         self.keys = ContentAddress(vocab_size, key_size, position_weight, pad_token_id, seed)
         self.clear()
 
     def clear(self) -> None:
         """Forget everything, counters included."""
-        self._index = new_index(self.index, self.size, self.key_size)
+        self._index = ExactIndex(self.size, self.key_size)
         self._entries = 0
         self._ids = torch.full((self.size, 0), self.pad_token_id)
         self._keys = torch.zeros(self.size, self.key_size)
@@ -223,11 +218,7 @@ class MemoryBank:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Contents, counters and settings; an exact round trip through ``save_state``.
-
-        The graph of ``index="faiss"`` is not saved but built anew, so that its few per cent
-        of misses may be others after a resume; the other indexes resume bit for bit.
-        """
+        """Contents, counters and settings; an exact round trip through ``save_state``."""
         used = slice(0, self._entries)
         return {
             "format": FORMAT,
@@ -243,7 +234,7 @@ class MemoryBank:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the bank that was saved; ``threshold``, ``top_k`` and ``index`` stay as given.
+        """Become the bank that was saved; ``threshold`` and ``top_k`` stay as given.
 
         Raises:
             ConfigError: The saved bank has other settings of addressing, or another format.

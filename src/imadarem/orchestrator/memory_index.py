@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Protocol
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem import checks
-from imadarem.errors import MissingExtraError
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 
-__all__ = ["INDEXES", "ContentAddress", "ExactIndex", "FaissIndex", "Index", "new_index"]
+__all__ = ["ContentAddress", "ExactIndex"]
 
 #: Keys lie on the grid of multiples of 1/2048. A product of two then is a multiple of 2^-22
 #: and a similarity stays below 2, so float32 adds them up without any rounding: similarities
-#: are the same in every batch and every index, and ties are true ties.
+#: are the same in every batch, and ties are true ties.
 GRID = 2048
 NOTHING = -torch.inf
-
-INDEXES = ("exact", "faiss", "faiss-flat")
 
 
 class ContentAddress:
@@ -86,37 +78,13 @@ class ContentAddress:
         return signs.to(torch.int8) * 2 - 1
 
 
-class Index(Protocol):
-    """Slots by the similarity of their keys."""
-
-    def put(self, slot: int, key: Tensor) -> None:
-        """Give a slot its key ``(key_size,)``, in place of the one it had."""
-        ...
-
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The nearest slots: similarity and slot, both ``(B, count)``, best first.
-
-        Of two slots that are as near, the one that was put later comes first. Where fewer
-        were found, the similarity is ``-inf``.
-        """
-        ...
-
-
-def new_index(name: str, size: int, key_size: int) -> Index:
-    """The index of that name: ``exact``, ``faiss`` (HNSW, approximate) or ``faiss-flat``.
-
-    Raises:
-        ConfigError: There is no index of that name.
-        MissingExtraError: It needs faiss, which is not installed.
-    """
-    checks.one_of("index", name, INDEXES)
-    if name == "exact":
-        return ExactIndex(size, key_size)
-    return FaissIndex(size, key_size, flat=name == "faiss-flat")
-
-
 class ExactIndex:
-    """One product with all keys."""
+    """Slots by the similarity of their keys: one product with all keys.
+
+    Args:
+        size: Number of slots.
+        key_size: Length of a key.
+    """
 
     def __init__(self, size: int, key_size: int) -> None:
         self._keys = torch.zeros(size, key_size)
@@ -125,12 +93,18 @@ class ExactIndex:
         self._used = 0
 
     def put(self, slot: int, key: Tensor) -> None:
+        """Give a slot its key ``(key_size,)``, in place of the one it had."""
         self._puts += 1
         self._used = max(self._used, slot + 1)
         self._keys[slot] = key
         self._turn[slot] = self._puts
 
     def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The nearest slots: similarity and slot, both ``(B, count)``, best first.
+
+        Of two slots that are as near, the one that was put later comes first. Where fewer
+        were found, the similarity is ``-inf``.
+        """
         similarity = queries @ self._keys[: self._used].T
         # Whole numbers order by similarity, then by turn: topk leaves ties open.
         span = len(self._keys) + 1
@@ -138,87 +112,6 @@ class ExactIndex:
         order = (similarity.double() * GRID**2).long() * span + turn
         slots = order.topk(min(count, self._used), dim=1).indices
         return _padded(similarity.gather(1, slots), slots, count)
-
-
-class FaissIndex:
-    """The inner-product indexes of faiss, which only grow: replaced keys are passed over.
-
-    Once two thirds of the rows are replaced ones it is built anew from the others.
-
-    Args:
-        size: Number of slots.
-        key_size: Length of a key.
-        flat: ``True`` compares with every key, with the very results of :class:`ExactIndex`;
-            ``False`` walks a graph (HNSW, arXiv:1603.09320), which misses a few per cent.
-
-    Raises:
-        MissingExtraError: faiss is not installed.
-    """
-
-    #: Neighbours of a node in the graph; faiss's own default.
-    LINKS = 32
-
-    def __init__(self, size: int, key_size: int, flat: bool = False) -> None:
-        try:
-            self._faiss: Any = importlib.import_module("faiss")
-        except ImportError:
-            raise MissingExtraError("faiss-cpu", "memory") from None
-        self.flat = flat
-        self._keys = np.zeros((size, key_size), dtype=np.float32)
-        self._row_of_slot = np.full(size, -1, dtype=np.int64)
-        self._slot_of_row = np.zeros(3 * size, dtype=np.int64)
-        self._rows = self._empty()
-
-    def put(self, slot: int, key: Tensor) -> None:
-        if self._rows.ntotal == len(self._slot_of_row):
-            self._rebuild()
-        self._append(slot, key.numpy())
-
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        total = self._rows.ntotal
-        fetch = count + 8
-        while True:
-            fetch = min(fetch, total)
-            similarity, slots, settled = self._look(queries.numpy(), fetch, count)
-            if settled or fetch == total:
-                return _padded(torch.from_numpy(similarity), torch.from_numpy(slots), count)
-            fetch *= 4
-
-    def _look(
-        self, queries: np.ndarray, fetch: int, count: int
-    ) -> tuple[np.ndarray, np.ndarray, bool]:
-        """The best of ``fetch`` rows, and whether more rows could not change them."""
-        if not self.flat:
-            self._rows.hnsw.efSearch = max(64, 2 * fetch)
-        similarity, rows = self._rows.search(queries, fetch)
-        last = similarity[:, -1:].copy()
-        slots = self._slot_of_row[rows]
-        live = (rows >= 0) & (self._row_of_slot[slots] == rows)
-        similarity[~live] = NOTHING
-        best = np.lexsort((-rows, -similarity))[:, :count]
-        similarity = np.take_along_axis(similarity, best, 1)
-        slots = np.take_along_axis(slots, best, 1)
-        # A tie with the last row fetched may go on behind it; a graph is not exact anyway.
-        settled = similarity[:, -1:] > last if self.flat else similarity[:, -1:] > NOTHING
-        return similarity, slots, similarity.shape[1] == count and bool(settled.all())
-
-    def _append(self, slot: int, key: np.ndarray) -> None:
-        row = self._rows.ntotal
-        self._keys[slot], self._row_of_slot[slot], self._slot_of_row[row] = key, row, slot
-        self._rows.add(key[None])
-
-    def _rebuild(self) -> None:
-        slots = np.argsort(self._row_of_slot, kind="stable")
-        slots = slots[self._row_of_slot[slots] >= 0]
-        self._rows = self._empty()
-        for slot in slots:
-            self._append(int(slot), self._keys[slot].copy())
-
-    def _empty(self) -> Any:
-        faiss, width = self._faiss, self._keys.shape[1]
-        if self.flat:
-            return faiss.IndexFlatIP(width)
-        return faiss.IndexHNSWFlat(width, self.LINKS, faiss.METRIC_INNER_PRODUCT)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from imadarem.orchestrator.unroll import (
     unroll,
 )
 
-__all__ = ["ChooseName", "UnrollObjective", "Unrolled", "ponder_loss"]
+__all__ = ["ChooseName", "UnrollObjective", "Unrolled"]
 
 ChooseName = Callable[[int, Tensor | None], str]
 """``choose(step, scores (B,)) -> name`` of the edit of a step."""
@@ -113,7 +113,6 @@ class UnrollObjective:
             return edit_mask(names[-1], open, written, gate)
 
         pending: Tensor | None = None
-        halts: list[tuple[StepLoss, Tensor]] = []
         share = 0.0
         for step, output in unroll(self.network, question, state, plan, rewrite):
             loss = score_step(output, question)
@@ -126,10 +125,8 @@ class UnrollObjective:
                 term = self._weighted(loss, weight, result)
                 share += weight
                 pending = term if pending is None else pending + term
-                if self.config.halting_loss == "ponder" and output.halt_logits is not None:
-                    halts.append((loss, output.halt_logits))
             if step in plan.cuts and pending is not None:
-                pending = pending + self._at_cut(halts, share, result)
+                pending = pending + self._memory_cost(share, result)
                 result.loss += float(pending.detach())
                 backward(pending)
                 pending, share = None, 0.0
@@ -144,45 +141,27 @@ class UnrollObjective:
         return result
 
     def _weighted(self, loss: StepLoss, weight: float, result: Unrolled) -> Tensor:
-        """A step's share of the loss; the halting term waits in ``ponder`` mode."""
+        """A step's share of the loss."""
         weights = self.config.term_weights
-        ponder = self.config.halting_loss == "ponder"
-        total = loss.token.sum() * 0.0
         result.add("token", float(loss.token.detach().mean()), weight)
-        if not ponder:
-            total = total + weights["token"] * weight * loss.token.mean()
+        total = weights["token"] * weight * loss.token.mean()
         if loss.gate is not None and weights["gate"] > 0:
             total = total + weights["gate"] * weight * loss.gate
             result.add("gate", float(loss.gate.detach()), weight)
-        if loss.halt is not None and weights["halt"] > 0 and not ponder:
+        if loss.halt is not None and weights["halt"] > 0:
             total = total + weights["halt"] * weight * loss.halt.mean()
             result.add("halt", float(loss.halt.detach().mean()), weight)
         return total
 
-    def _at_cut(
-        self, halts: list[tuple[StepLoss, Tensor]], share: float, result: Unrolled
-    ) -> Tensor | float:
-        """What is not a sum over steps: the cost of the memory, and PonderNet's loss.
-
-        ``share`` is what the steps since the last cut weigh together.
-        """
-        total: Tensor | float = 0.0
+    def _memory_cost(self, share: float, result: Unrolled) -> Tensor | float:
+        """How far the memory's gate is open, weighed as the steps since the last cut are."""
         memory = getattr(self.network, "memory", None)
-        weights = self.config.term_weights
-        if memory is not None and weights["memory"] > 0:
-            opening = memory.gate.tanh().abs()
-            result.terms["memory"] = float(opening.detach())
-            total = total + weights["memory"] * share * opening
-        if halts:
-            token, divergence = ponder_loss(
-                torch.stack([loss.token for loss, _ in halts]),
-                torch.stack([logits for _, logits in halts]),
-                self.config.ponder_prior,
-            )
-            result.terms["halt"] = float(divergence.detach())
-            total = total + weights["token"] * token + self.config.ponder_weight * divergence
-            halts.clear()
-        return total
+        weight = self.config.term_weights["memory"]
+        if memory is None or weight == 0:
+            return 0.0
+        opening: Tensor = memory.gate.tanh().abs()
+        result.terms["memory"] = float(opening.detach())
+        return weight * share * opening
 
     @staticmethod
     def _finish(result: Unrolled, output: StepOutput, question: Question) -> None:
@@ -191,31 +170,6 @@ class UnrollObjective:
         result.exact_accuracy = float(entirely_right(output.state.answer, question).float().mean())
         if output.halt_logits is not None:
             result.halt = output.halt_logits.detach().float().sigmoid()
-
-
-def ponder_loss(losses: Tensor, halt_logits: Tensor, prior: float) -> tuple[Tensor, Tensor]:
-    """PonderNet's two terms (arXiv:2107.05407, eq. 7), averaged over rows.
-
-    ``p_n = λ_n Π_{m<n} (1 - λ_m)`` with ``λ_N = 1``.
-
-    Args:
-        losses: ``(N, B)`` loss of each step.
-        halt_logits: ``(N, B)`` logits of ``λ``.
-        prior: Parameter of the geometric prior, cut off at ``N`` and normalised.
-
-    Returns:
-        ``Σ p_n L_n`` and ``KL(p || prior)``, nats.
-    """
-    steps = len(losses)
-    halt = halt_logits.float().sigmoid()
-    halt = torch.cat([halt[:-1], torch.ones_like(halt[-1:])])
-    going = torch.cat([torch.ones_like(halt[:1]), (1.0 - halt[:-1]).cumprod(dim=0)])
-    p = halt * going
-    n = torch.arange(steps, device=losses.device)
-    geometric = prior * (1.0 - prior) ** n
-    geometric = (geometric / geometric.sum())[:, None]
-    divergence = (p * (p.clamp(min=1e-12).log() - geometric.log())).sum(dim=0)
-    return (p * losses).sum(dim=0).mean(), divergence.mean()
 
 
 def _check_legal(loss: StepLoss) -> None:

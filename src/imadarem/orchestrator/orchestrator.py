@@ -152,7 +152,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
         Args:
             task: A task, or the name of one (its ``task_type``).
-            paraphrase: A lexicon, or a function of a text that returns paraphrases.
+            paraphrase: A function of a text that returns paraphrases of it.
             parts: ``symmetry`` and ``verify``, where ``task`` is a name.
         """
         if isinstance(task, Task):
@@ -579,11 +579,6 @@ class UnifiedRefinerOrchestrator(nn.Module):
             raise ConfigError(
                 "unroll_mode='carry' hands a state from one optimiser step to the next, and this "
                 "model takes none. Build it with carry=True or self_conditioning=True."
-            )
-        if self.config.halting_loss == "ponder" and not config.halting:
-            raise ConfigError(
-                "halting_loss='ponder' trains a halting head, which this model lacks. Build it "
-                "with halting=True."
             )
         if self.memory_bank is not None and not config.memory:
             warnings.warn(

@@ -12,7 +12,7 @@ strategy changes the input only, at positions that are given and not special.
 ``format_variation``  with a symmetry, one of its elements; a molecule: another spelling
                       (randomised SMILES); a text: case, quotes, dashes, white space and
                       punctuation (:data:`imadarem.data.text_formats.FORMATS`)
-``paraphrase``        other words of the user's lexicon, or a text of the user's function
+``paraphrase``        a text that the user's function gives for this one
 ====================  ======================================================================
 
 Noise on a question with one answer makes it another question, or one with many
@@ -32,6 +32,7 @@ from torch import Tensor
 from imadarem.data.randomised_smiles import respell
 from imadarem.data.tasks import Symmetry, Transform
 from imadarem.data.text_formats import NO_COUNTERPART, format_tables
+from imadarem.errors import ConfigError
 from imadarem.orchestrator.change import (
     Change,
     Strategy,
@@ -39,7 +40,7 @@ from imadarem.orchestrator.change import (
     redraw_holes,
     unchanged,
 )
-from imadarem.orchestrator.paraphrase import LexiconParaphrase, Paraphrase, TextParaphrase
+from imadarem.orchestrator.paraphrase import Paraphrase, TextParaphrase
 from imadarem.tokenizers import (
     CorpusTokenizer,
     SelfiesTokenizer,
@@ -54,9 +55,8 @@ INTENSITY: Mapping[str, float] = {
     "token_noise": 0.05,
     "masking": 0.1,
     "position_shift": 0.1,
-    "paraphrase": 0.3,
 }
-"""Default share: of the given tokens, of the sequence's length, of the lexicon's words."""
+"""Default share: of the given tokens, of the sequence's length."""
 
 
 class Unavailable(NamedTuple):
@@ -288,19 +288,19 @@ def _format_variation(means: Means) -> Strategy | Unavailable:
 def _paraphrase(means: Means) -> Strategy | Unavailable:
     if means.paraphrase is None:
         return Unavailable(
-            "nothing here knows other words for a text: give paraphrase={word: [synonyms]} or a "
-            "function of a text that returns paraphrases",
+            "nothing here knows other words for a text: give paraphrase=, a function of a text "
+            "that returns a list of paraphrases",
             # A puzzle is no text: nobody misses other words for it.
             by_design=means.unique_answer,
         )
     if means.tokenizer is None:
         return Unavailable("it reads and writes text; give tokenizer=...")
-    if callable(means.paraphrase):
-        return TextParaphrase(means.paraphrase, means.tokenizer, means.special)
-    share = means.intensity["paraphrase"]
-    return LexiconParaphrase(
-        means.paraphrase, means.tokenizer, means.special, means.vocab_size, share
-    )
+    if not callable(means.paraphrase):
+        raise ConfigError(
+            f"paraphrase={means.paraphrase!r:.60} must be a function of a text that returns a "
+            "list of paraphrases."
+        )
+    return TextParaphrase(means.paraphrase, means.tokenizer, means.special)
 
 
 def _wrong_question(change: str) -> Unavailable:
