@@ -1,4 +1,4 @@
-"""Masking: how much of a sequence is hidden at time t, and which positions.
+"""Masking: how much of a sequence is hidden, which positions, and holes of unknown length.
 
 Time runs from 0 (every open position masked) to ``K`` (nothing masked), along a straight
 line, ``mask_rate(t) = 1 - t / K``, or along a cosine.
@@ -15,7 +15,15 @@ from torch import Tensor
 from imadarem.config import MASK_SCHEDULES
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["MaskSchedule", "choose_masked", "last_of", "masked_counts", "stratified_rates"]
+__all__ = [
+    "Holes",
+    "MaskSchedule",
+    "choose_masked",
+    "last_of",
+    "masked_counts",
+    "stratified_rates",
+    "with_surplus",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +132,111 @@ def choose_masked(counts: Tensor, eligible: Tensor, generator: torch.Generator) 
     noise = torch.rand(eligible.shape, generator=generator).masked_fill(~eligible, 2.0)
     ranks = noise.argsort(dim=1).argsort(dim=1)
     return (ranks < counts[:, None]) & eligible
+
+
+@dataclass(frozen=True)
+class Holes:
+    """At most two runs of hidden positions in each row, the left one first.
+
+    Attributes:
+        starts: ``(B, 2)`` first position.
+        ends: ``(B, 2)`` exclusive end; a hole may be empty.
+        present: ``(B, 2)`` bool, False where the row has no such hole.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    present: Tensor
+
+    @classmethod
+    def at_the_end(cls, counts: Tensor, lengths: Tensor) -> Holes:
+        """One hole that takes the last ``counts`` ``(B,)`` positions of each row."""
+        return cls._pair(lengths - counts, lengths, lengths, lengths, torch.zeros_like(counts))
+
+    @classmethod
+    def windows(
+        cls, counts: Tensor, lengths: Tensor, generator: torch.Generator, empty: bool = False
+    ) -> Holes:
+        """One window of ``counts`` positions, or two that have so many together, anywhere.
+
+        Half of the rows get two, of independent sizes and places.
+
+        Args:
+            counts: ``(B,)`` hidden positions, at least 1 and at most ``lengths``.
+            lengths: ``(B,)``.
+            generator: On the CPU.
+            empty: Whether one of two windows may have no position.
+        """
+        draws = torch.rand(4, len(counts), generator=generator, dtype=torch.float64)
+        least = 0 if empty else 1
+        two = (draws[0] < 0.5) & (counts >= 2)
+        # Sizes of the first window: least … counts - least.
+        first = least + (draws[1] * (counts + 1 - 2 * least)).long()
+        first = torch.where(two, first, counts)
+        shown = lengths - counts
+        places = (draws[2:] * (shown + 1)).long().sort(dim=0).values
+        start, second = places[0], torch.where(two, places[1] + first, lengths)
+        ends = torch.where(two, second + counts - first, lengths)
+        return cls._pair(start, start + first, second, ends, two)
+
+    @classmethod
+    def _pair(cls, start: Tensor, end: Tensor, second: Tensor, last: Tensor, two: Tensor) -> Holes:
+        present = torch.stack([torch.ones_like(two, dtype=torch.bool), two.bool()], dim=1)
+        return cls(torch.stack([start, second], dim=1), torch.stack([end, last], dim=1), present)
+
+    def where(self, rows: Tensor, other: Holes) -> Holes:
+        """These holes in the ``rows`` ``(B,)`` bool, and those of ``other`` in the rest."""
+        pick = rows[:, None]
+        return Holes(
+            torch.where(pick, self.starts, other.starts),
+            torch.where(pick, self.ends, other.ends),
+            torch.where(pick, self.present, other.present),
+        )
+
+    def hidden(self, width: int) -> Tensor:
+        """``(B, width)`` bool, the positions in a hole."""
+        at = torch.arange(width)[None, :, None]
+        inside = (at >= self.starts[:, None]) & (at < self.ends[:, None])
+        return (inside & self.present[:, None]).any(dim=-1)
+
+    def surplus(self, most: Tensor, generator: torch.Generator) -> Tensor:
+        """``(B, 2)`` blanks too many for the holes of each row, 0 to ``most`` ``(B,)`` together."""
+        draws = torch.rand(2, len(most), generator=generator, dtype=torch.float64)
+        total = (draws[0] * (most + 1)).long()
+        first = torch.where(self.present[:, 1], (draws[1] * (total + 1)).long(), total)
+        return torch.stack([first, total - first], dim=1)
+
+
+def with_surplus(
+    targets: Tensor, hidden: Tensor, lengths: Tensor, ends: Tensor, extra: Tensor, nothing: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengthen holes by blanks that stand for nothing, and mark these holes as longer.
+
+    Behind the tokens of a hole come ``extra - 1`` further blanks whose target is the token
+    ``nothing``, and then one visible ``nothing``: the mark of a hole that may have more blanks
+    than tokens. A hole without the mark has exactly as many.
+
+    Args:
+        targets: ``(B, L)`` ids.
+        hidden: ``(B, L)`` bool.
+        lengths: ``(B,)`` tokens of each row.
+        ends: ``(B, 2)`` exclusive ends of the holes, in order.
+        extra: ``(B, 2)`` positions to insert at each end, the mark included; 0 for none.
+        nothing: Id of the token.
+
+    Returns:
+        Targets ``(B, L')``, hidden positions ``(B, L')`` and the new lengths ``(B,)``. What is
+        behind a row's end holds the id 0 and is not hidden.
+    """
+    at = torch.arange(targets.shape[1])
+    new_lengths = lengths + extra.sum(dim=1)
+    width = int(new_lengths.max())
+    shift = ((at[None, :, None] >= ends[:, None]) * extra[:, None]).sum(dim=-1)
+    # What lies behind a row's end goes to one further column, which is cut off.
+    goal = torch.where(at < lengths[:, None], at + shift, width)
+    wide = torch.full((len(targets), width + 1), nothing).scatter(1, goal, targets)
+    blank = torch.ones(wide.shape, dtype=torch.bool).scatter(1, goal, hidden)
+    marks = torch.where(extra > 0, ends + extra.cumsum(dim=1) - 1, width)
+    blank = blank.scatter(1, marks, False)
+    inside = torch.arange(width) < new_lengths[:, None]
+    return wide[:, :-1] * inside, blank[:, :-1] & inside, new_lengths

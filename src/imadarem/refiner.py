@@ -149,6 +149,40 @@ class ImplicitRefinementModel(
         model.load_state_dict(weights)
         return model
 
+    def enlarged(self, *, num_layers: int | None = None, max_seq_len: int | None = None) -> Self:
+        """A model with these weights and more blocks, or a longer canvas.
+
+        Further blocks come behind the others and start as the identity, so the model computes
+        the same until it is trained. A position that is new to it starts like the last known
+        one. The teacher is left behind.
+
+        Args:
+            num_layers: At least the present number; None keeps it.
+            max_seq_len: The same, of the longest canvas.
+
+        Raises:
+            ConfigError: A number is lower than the present one.
+        """
+        now = self.config
+        wanted = {
+            "num_layers": now.num_layers if num_layers is None else num_layers,
+            "max_seq_len": now.max_seq_len if max_seq_len is None else max_seq_len,
+        }
+        for name, number in wanted.items():
+            if number < getattr(now, name):
+                raise ConfigError(
+                    f"{name}={number} is less than the {getattr(now, name)} of this model, and a "
+                    "model can only be enlarged. Train a new one."
+                )
+        model = type(self)(replace(now, **wanted), tokenizer=self.tokenizer)
+        weights = {**model.state_dict(), **self.student_weights()}
+        if model.positions is not None:
+            decay, name = weights["positions.decay"], "positions.decay"
+            further = model.config.max_seq_len - len(decay)
+            weights[name] = torch.cat([decay, decay[-1:].expand(further)])
+        model.load_state_dict(weights)
+        return model
+
     def student_weights(self) -> dict[str, Tensor]:
         """The state without that of the teacher: what a fresh model of this shape loads."""
         state = self.state_dict()

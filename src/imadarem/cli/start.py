@@ -33,9 +33,7 @@ __all__ = [
 #: Settings that the shapes or the meaning of saved weights depend on.
 ARCHITECTURE = (
     "hidden_size",
-    "num_layers",
     "num_heads",
-    "max_seq_len",
     "intermediate_size",
     "conv_kernel_size",
     "joint_size",
@@ -82,11 +80,14 @@ def prepared_data(
         ConfigError: A column was named, and lines of text have none.
     """
     from imadarem.data.prepare import prepare
+    from imadarem.tokenizers import CorpusTokenizer
 
     tokenizer: str | Tokenizer = settings.data.get("tokenizer", "")
     if "init" in settings.data:
         assert saved is not None
         tokenizer = saved.tokenizer
+        if settings.training["surplus"] and isinstance(tokenizer, CorpusTokenizer):
+            tokenizer = tokenizer.with_nothing()
     with _first_process_first(device):
         data = prepare(
             settings.data["data"],
@@ -99,6 +100,8 @@ def prepared_data(
             progress=progress,
             extend="init" in settings.data,
         )
+    if settings.training["surplus"] and isinstance(data.tokenizer, CorpusTokenizer):
+        data = replace(data, tokenizer=data.tokenizer.with_nothing())
     if "column" in settings.data and not is_molecular(data.tokenizer):
         raise ConfigError(
             "--column is of a table of molecules, and this tokenizer reads lines of text. Leave "
@@ -179,6 +182,8 @@ def initial_model(
 ) -> ImplicitRefinementModel:
     """The weights of ``init`` under the settings of this run, the lengths and tokens of this data.
 
+    More blocks and a longer canvas are added to them.
+
     Raises:
         ConfigError: A setting would change the architecture.
     """
@@ -190,6 +195,9 @@ def initial_model(
                 f"{getattr(saved.config, name)!r}, and --init keeps the architecture. Leave "
                 "one of the two out."
             )
+    saved = saved.enlarged(
+        num_layers=changed.pop("num_layers", None), max_seq_len=changed.pop("max_seq_len", None)
+    )
     counts = data.train.no_longer_than(saved.config.max_seq_len).length_counts()
     if len(data.tokenizer) > saved.config.vocab_size:
         saved = saved.with_vocabulary(data.tokenizer)

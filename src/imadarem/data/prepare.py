@@ -210,7 +210,10 @@ def prepare(
         else:
             built = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str) else tokenizer
             if extend and isinstance(built, CorpusTokenizer):
-                return _learn(type(built), texts, workers, built)
+                data = _learn(type(built), texts, workers, built)
+                if cache is not None:
+                    _save(data, cache)
+                return data
             train, lost = encode_texts(texts.train, built, workers)
             valid, more = encode_texts(texts.valid, built, workers, "encode held-out")
             rejected = [*texts.rejected, *lost, *more]
@@ -284,21 +287,27 @@ def _learn(
 
 def _cached(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> PreparedData | None:
     """The data set from the cache, if it was made with this vocabulary."""
-    given = isinstance(tokenizer, CorpusTokenizer)
-    folder = _cache_folder(source, tokenizer.notation if given else tokenizer, rows, seed)
-    if folder is None or not (folder / "prepared.json").is_file():
+    folder = _cache_folder(source, tokenizer, rows, seed)
+    if folder is not None and (folder / "prepared.json").is_file():
+        return _load(folder)
+    if not isinstance(tokenizer, CorpusTokenizer):
         return None
-    data = _load(folder)
-    return None if given and data.tokenizer.tokens != tokenizer.tokens else data
+    data = _cached(source, tokenizer.notation, rows, seed)
+    return None if data is None or data.tokenizer.tokens != tokenizer.tokens else data
 
 
 def _cache_folder(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> Path | None:
     """Where a prepared data set is kept; None where reading it again is cheap or unsafe."""
-    if source != "moses" or not isinstance(tokenizer, str) or Path(tokenizer).is_dir():
+    given = isinstance(tokenizer, CorpusTokenizer)
+    if source != "moses" or not given and (
+        not isinstance(tokenizer, str) or Path(tokenizer).is_dir()
+    ):
         return None
-    key = json.dumps(["moses", moses.WHEEL_SHA256, tokenizer, rows, seed, HELD_OUT])
+    name = tokenizer.notation if given else tokenizer
+    known = [name, *tokenizer.tokens] if given else name
+    key = json.dumps(["moses", moses.WHEEL_SHA256, known, rows, seed, HELD_OUT])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return moses.cache_directory() / "tokens" / f"moses-{tokenizer}-{rows or 'all'}-{digest}"
+    return moses.cache_directory() / "tokens" / f"moses-{name}-{rows or 'all'}-{digest}"
 
 
 def _save(data: PreparedData, folder: Path) -> None:

@@ -38,12 +38,15 @@ class SpecialIds:
         pad: Fills a row after its end.
         eos: Ends a row; ``None`` where the tokenizer knows no end.
         banned: Sorted ids that must never stand in an output: every special id but ``eos``.
+        nothing: What a blank of a hole of unknown length becomes where the hole has more blanks
+            than tokens; dropped from outputs. ``None`` where the tokenizer has no such token.
     """
 
     mask: int
     pad: int
     eos: int | None
     banned: tuple[int, ...]
+    nothing: int | None = None
 
 
 def special_ids(tokenizer: object, vocab_size: int) -> SpecialIds:
@@ -70,7 +73,11 @@ def special_ids(tokenizer: object, vocab_size: int) -> SpecialIds:
     banned = ({mask, pad} | _other_special_ids(tokenizer)) - {eos}
     _refuse_out_of_range({"mask": [mask], "pad": [pad], "eos": [eos]}, vocab_size)
     _refuse_out_of_range({"special": sorted(banned)}, vocab_size)
-    return SpecialIds(mask=mask, pad=pad, eos=eos, banned=tuple(sorted(banned)))
+    nothing = _id(tokenizer, "nothing_token_id")
+    banned = banned if nothing is None else banned | {nothing}
+    return SpecialIds(
+        mask=mask, pad=pad, eos=eos, banned=tuple(sorted(banned)), nothing=nothing
+    )
 
 
 def _id(tokenizer: object, name: str) -> int | None:

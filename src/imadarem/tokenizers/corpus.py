@@ -20,6 +20,8 @@ __all__ = ["FORMAT", "SPECIALS", "CharTokenizer", "CorpusTokenizer", "shortened"
 FORMAT = "imadarem.tokenizer/1"
 PAD, MASK, EOS = "<pad>", "<mask>", "</s>"
 SPECIALS = (PAD, MASK, EOS)
+#: Stands for no token at all, in holes of unknown length; a vocabulary may have it or not.
+NOTHING = "<none>"
 
 # Not ".": a line break is a character too.
 CHAR_PATTERN = r"[\s\S]"
@@ -49,12 +51,15 @@ class CorpusTokenizer(ABC):
     pad_token_id = 0
     mask_token_id = 1
     eos_token_id = 2
-    all_special_ids = (0, 1, 2)
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens: list[str] = [*SPECIALS, *tokens]
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         self._find = re.compile(self.pattern).findall
+        #: Id of the token that stands for nothing; None where the vocabulary lacks it.
+        self.nothing_token_id: int | None = self._ids.get(NOTHING)
+        further = () if self.nothing_token_id is None else (self.nothing_token_id,)
+        self.all_special_ids: tuple[int, ...] = (0, 1, 2, *further)
         if len(self.tokens) == len(SPECIALS):
             raise DataError(
                 f"a {self.notation} vocabulary needs at least one token, and the corpus gave "
@@ -105,6 +110,10 @@ class CorpusTokenizer(ABC):
         """
         further = [token for token in dict.fromkeys(tokens) if token not in self._ids]
         return type(self)([*self.tokens[len(SPECIALS) :], *further])
+
+    def with_nothing(self) -> Self:
+        """The same vocabulary with the token ``<none>``, which holes of unknown length need."""
+        return self.extended([NOTHING])
 
     @classmethod
     @abstractmethod
@@ -255,7 +264,8 @@ class CorpusTokenizer(ABC):
         backend.post_processor = processors.TemplateProcessing(
             single=f"$A {EOS}", pair=None, special_tokens=[(EOS, self.eos_token_id)]
         )
-        backend.add_special_tokens([AddedToken(s, normalized=False) for s in SPECIALS])
+        specials = self.convert_ids_to_tokens(self.all_special_ids)
+        backend.add_special_tokens([AddedToken(s, normalized=False) for s in specials])
         return backend
 
     def _unknown(self, token: str, notation: str) -> DataError:

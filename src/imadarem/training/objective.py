@@ -2,8 +2,8 @@
 
 ``loss = token + diversity_weight · diversity + gate_weight · gate``
 
-- *token*: cross-entropy of the blanks, averaged over the ``m`` blanks of a row and then
-  over the rows that show nothing but data. Mask rates are stratified over (0, 1], so its
+- *token*: cross-entropy of the blanks, summed over a row, divided by the ``m`` tokens of the
+  data among them, and averaged over the rows that show nothing but data. Mask rates are stratified over (0, 1], so its
   mean is the masked-diffusion bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with
   the linear schedule).
   With a joint head it is the cost of each blank given the tokens left of it too, and the
@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import (
+    Holes,
     MaskSchedule,
     choose_masked,
-    last_of,
     masked_counts,
     stratified_rates,
+    with_surplus,
 )
 from imadarem.errors import ConfigError, DataError
 from imadarem.nn import RefinementOutput
@@ -46,6 +47,10 @@ __all__ = ["ENTROPY_FLOOR", "LossTerms", "Objective", "TrainingCanvas"]
 ENTROPY_FLOOR = 0.5
 #: Weight of the independent logits' own loss beside that of a joint head.
 INDEPENDENT_WEIGHT = 0.2
+#: Largest share of a row that windows hide.
+WINDOW_LIMIT = 0.6
+#: Share of the batches whose holes get surplus blanks: the others are not padded for them.
+SURPLUS_BATCHES = 0.5
 
 
 class LossTerms(NamedTuple):
@@ -75,12 +80,14 @@ class TrainingCanvas:
         targets: ``(B, L)``, the data.
         judged: ``(B, L)`` bool, tokens written by the model, on which the gate is trained.
         blank: ``(B,)`` bool, rows that were left entirely blank on purpose.
+        longer: ``(B,)`` bool, rows with holes that have more blanks than tokens.
     """
 
     canvas: Canvas
     targets: Tensor
     judged: Tensor
     blank: Tensor
+    longer: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +99,14 @@ class Objective:
         special: The tokenizer's special ids.
         on_policy_share: Share of the rows whose blanks the model fills itself, in [0, 1].
             0 trains no gate; at most a half keeps the likelihood from rotting.
-        suffix_share: Share of the rows whose masked part is their end, not scattered: what a
-            left-to-right policy leaves, in [0, 1].
-        blank_share: Share of the rows that show nothing at all, in [0, 1). A joint head
-            learns most from them, and they cost it alone: rows of one length share a pass.
+        suffix_share: Share of the rows whose masked part is their end: what a left-to-right
+            policy leaves, in [0, 1].
+        blank_share: Share of the rows that show nothing at all, in [0, 1]. They cost a joint
+            head alone: rows of one length share a pass.
+        window_share: Share of the rows that hide one or two windows, of up to 60 % of the row
+            together, in [0, 1]. What the three shares leave hides scattered positions.
+        surplus: Blanks at most that the holes of a row have beyond their tokens, in half of the
+            batches and in rows that hide windows or their end. Needs the token *nothing*.
         grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
             the stratified continuum.
 
@@ -108,12 +119,29 @@ class Objective:
     on_policy_share: float = 0.5
     suffix_share: float = 0.0
     blank_share: float = 0.0
+    window_share: float = 0.0
+    surplus: int = 0
     grid: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("on_policy_share", "suffix_share", "blank_share"):
+        for name in ("on_policy_share", "suffix_share", "blank_share", "window_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        if self.suffix_share + self.blank_share + self.window_share > 1.0 + 1e-9:
+            raise ConfigError(
+                f"suffix_share={self.suffix_share}, blank_share={self.blank_share} and "
+                f"window_share={self.window_share} must add up to at most 1; the rest of the "
+                "rows hides scattered positions."
+            )
+        if self.surplus and self.special.nothing is None:
+            raise ConfigError(
+                f"surplus={self.surplus} needs a tokenizer with a token for nothing. Use "
+                "tokenizer.with_nothing(), or surplus=0."
+            )
+        if self.surplus and self.config.length_mode != "drawn":
+            raise ConfigError(
+                f"surplus={self.surplus} needs length_mode='drawn'. Set it, or surplus=0."
+            )
 
     def __call__(
         self,
@@ -152,25 +180,51 @@ class Objective:
             DataError: The batch is empty or too long.
         """
         targets, inside = self._canvas_rows(input_ids, attention_mask)
+        device = targets.device
+        targets, inside = targets.cpu(), inside.cpu()
+        lengths = inside.sum(dim=1)
         rates = (
             MaskSchedule(self.config.max_refinement_steps).grid_rates(len(targets), generator)
             if self.grid
             else stratified_rates(len(targets), generator)
         )
-        counts = masked_counts(rates, inside.sum(dim=1).cpu())
-        blank = torch.zeros(len(targets), dtype=torch.bool)
-        blank[: int(self.blank_share * len(targets))] = True
-        counts = torch.where(blank, inside.sum(dim=1).cpu(), counts)
-        hidden = choose_masked(counts, inside.cpu(), generator)
-        if self.suffix_share > 0:
-            ends = torch.rand(len(targets), generator=generator) < self.suffix_share
-            hidden = torch.where(ends[:, None], last_of(counts, inside.cpu()), hidden)
-        hidden = hidden.to(targets.device)
+        blank, ends, windows = self._kinds(len(targets), generator)
+        rates = torch.where(windows, WINDOW_LIMIT * rates, rates)
+        counts = torch.where(blank, lengths, masked_counts(rates, lengths))
+        hidden = choose_masked(counts, inside, generator)
+        longer = torch.zeros_like(blank)
+        if bool((ends | windows).any()):
+            holes = Holes.at_the_end(counts, lengths)
+            if bool(windows.any()):
+                drawn = Holes.windows(counts, lengths, generator, empty=self.surplus > 0)
+                holes = drawn.where(windows, holes)
+            hidden = torch.where((ends | windows)[:, None], holes.hidden(inside.shape[1]), hidden)
+            if self.surplus and torch.rand((), generator=generator) < SURPLUS_BATCHES:
+                room = (self.config.max_seq_len - lengths - holes.present.sum(dim=1)).clamp(min=-1)
+                longer = (ends | windows) & (room >= 0)
+                most = room.clamp(min=0, max=self.surplus)
+                extra = holes.surplus(most, generator) + holes.present
+                extra = extra * longer[:, None]
+                assert self.special.nothing is not None
+                targets, hidden, lengths = with_surplus(
+                    targets, hidden, lengths, holes.ends, extra, self.special.nothing
+                )
+                inside = torch.arange(targets.shape[1]) < lengths[:, None]
         state = torch.where(hidden, State.OPEN, State.WRITTEN)
         state = torch.where(inside, state, State.PAD).to(torch.uint8)
-        ids = targets.masked_fill(hidden, self.special.mask)
-        canvas = Canvas(ids, state, self.special).freeze_endings()
-        return TrainingCanvas(canvas, targets, torch.zeros_like(hidden), blank)
+        ids = targets.masked_fill(hidden, self.special.mask).masked_fill(~inside, self.special.pad)
+        canvas = Canvas(ids, state, self.special).to(device).freeze_endings()
+        judged = torch.zeros(targets.shape, dtype=torch.bool, device=device)
+        return TrainingCanvas(canvas, targets.to(device), judged, blank, longer)
+
+    def _kinds(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Which rows show nothing, hide their end, hide windows: ``(B,)`` bool each."""
+        blank = torch.zeros(rows, dtype=torch.bool)
+        blank[: int(self.blank_share * rows)] = True
+        draw = torch.rand(rows, generator=generator) * (1.0 - self.blank_share)
+        ends = ~blank & (draw < self.suffix_share)
+        windows = ~blank & ~ends & (draw < self.suffix_share + self.window_share)
+        return blank, ends, windows
 
     def fill(
         self,
@@ -187,7 +241,8 @@ class Objective:
         With ``stop`` all of them go through the first ``stop`` of these steps.
         """
         # A canvas filled from nothing has no original that would say what is wrong on it.
-        tied = (~batch.blank).nonzero().squeeze(1)
+        apart = batch.blank if batch.longer is None else batch.blank | batch.longer
+        tied = (~apart).nonzero().squeeze(1)
         count = round(self.on_policy_share * len(tied))
         chosen = tied[torch.randperm(len(tied), generator=generator)[:count]]
         half = count // 2 if stop is None else 0
@@ -212,9 +267,10 @@ class Objective:
         independent = None
         if bool(blanks.any()):
             log_probs = output.logits[blanks].float().log_softmax(dim=-1)
-            per_row = blanks.sum(dim=1)
+            nothing = -1 if self.special.nothing is None else self.special.nothing
+            per_row = (blanks & (batch.targets != nothing)).sum(dim=1)
             weight = (1.0 / per_row.clamp(min=1))[:, None].expand_as(blanks)[blanks]
-            weight = weight / (per_row > 0).sum()
+            weight = weight / blanks.any(dim=1).sum()
             targets = batch.targets[blanks]
             token = (F.nll_loss(log_probs, targets, reduction="none") * weight).sum()
             if output.joint_logits is not None:

@@ -32,12 +32,15 @@ class TrainingConfig:
         gate_warmup: Share of the run before the gate is trained: its canvases are filled by
             the model, which must have learned something first.
         on_policy_share: Share of the rows that train the gate afterwards.
-        suffix_share: Share of the rows whose masked part is their end, as left-to-right
-            policies leave it; the others are masked anywhere. None: a half for a model with
-            a joint head, else 0.
         blank_share: Share of the rows that show nothing at all: the first pass of a sample.
-            A joint head learns most from them, at little cost. None: 0.75 for a model with
-            such a head, else 0.
+            None: 0.25 for a model with a joint head, else 0.
+        suffix_share: Share of the rows whose masked part is their end, as left-to-right
+            policies leave it. None: 0.12 for a model with a joint head, else 0.
+        window_share: Share of the rows that hide one or two windows. The rows that the three
+            shares leave hide scattered positions. None: 0.38 for a model with a joint head,
+            else 0.
+        surplus: Blanks at most that windows and ends have beyond their tokens, in half of the
+            batches, for prompts with holes of unknown length; 0 leaves them out.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
         seed: Of everything random in the run.
         log_every: Steps between two lines of ``metrics.jsonl``.
@@ -61,8 +64,10 @@ class TrainingConfig:
     gate_lr_scale: float = 3.0
     gate_warmup: float = 0.1
     on_policy_share: float = 0.5
-    suffix_share: float | None = None
     blank_share: float | None = None
+    suffix_share: float | None = None
+    window_share: float | None = None
+    surplus: int = 0
     mixed_precision: str = "no"
     seed: int = 0
     log_every: int = 20
@@ -84,8 +89,9 @@ class TrainingConfig:
             on_policy_share=self.on_policy_share,
             suffix_share=self.suffix_share,
             blank_share=self.blank_share,
+            window_share=self.window_share,
         )
-        checks.at_least(0, **{name: given[name] for name in (*NONE_OR_MORE, "sample_count")})
+        checks.at_least(0, **{name: given[name] for name in (*NONE_OR_MORE, "surplus", "sample_count")})
         checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor

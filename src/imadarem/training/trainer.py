@@ -43,7 +43,7 @@ from imadarem.training.validation import (
 __all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
 
 #: Shares of the rows of a model with a joint head, where the settings leave them open.
-SUFFIX_SHARE, BLANK_SHARE = 0.5, 0.75
+BLANK_SHARE, SUFFIX_SHARE, WINDOW_SHARE = 0.25, 0.12, 0.38
 
 
 class Trainable(Protocol):
@@ -309,8 +309,10 @@ class Trainer:
             config=self.model.config,
             special=self.model.special,
             on_policy_share=self.config.on_policy_share if warm else 0.0,
-            suffix_share=self._share(self.config.suffix_share, SUFFIX_SHARE),
             blank_share=self._share(self.config.blank_share, BLANK_SHARE),
+            suffix_share=self._share(self.config.suffix_share, SUFFIX_SHARE),
+            window_share=self._share(self.config.window_share, WINDOW_SHARE),
+            surplus=self.config.surplus,
         )
 
     def _share(self, given: float | None, with_joint_head: float) -> float:
