@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.config import MASK_SCHEDULES
-from imadarem.corruption import MaskSchedule, choose_masked, masked_counts, stratified_rates
+from imadarem.corruption import (
+    Holes,
+    MaskSchedule,
+    choose_masked,
+    masked_counts,
+    stratified_rates,
+    with_surplus,
+)
 from imadarem.errors import ConfigError
 
 
@@ -113,3 +120,65 @@ def test_exactly_the_count_is_chosen_among_the_eligible(seed: int, count: int) -
     chosen = choose_masked(torch.full((3,), count), eligible, generator)
     assert not (chosen & ~eligible).any()
     assert chosen.sum(1).tolist() == [min(count, n) for n in eligible.sum(1).tolist()]
+
+
+@given(st.integers(0, 2**32), st.booleans())
+def test_windows_hide_as_many_positions_as_asked_in_at_most_two_runs(
+    seed: int, empty: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 13, (32,), generator=generator)
+    counts = 1 + (torch.rand(32, generator=generator) * lengths).long().clamp(max=11)
+    counts = counts.minimum(lengths)
+    holes = Holes.windows(counts, lengths, generator, empty)
+    hidden = holes.hidden(12)
+    assert hidden.sum(dim=1).tolist() == counts.tolist()
+    assert not hidden[torch.arange(12) >= lengths[:, None]].any()
+    starts = hidden & ~torch.nn.functional.pad(hidden[:, :-1], (1, 0))
+    assert (starts.sum(dim=1) <= 2).all()
+    sizes = (holes.ends - holes.starts)[holes.present]
+    assert (sizes >= (0 if empty else 1)).all()
+    assert (holes.ends[:, 0] <= holes.starts[:, 1]).all()
+
+
+def test_windows_stand_everywhere_alike() -> None:
+    # One hidden position of 4: each is hidden in a quarter of the rows, ± 4 standard errors.
+    rows = 4000
+    counts, lengths = torch.ones(rows, dtype=torch.long), torch.full((rows,), 4)
+    hidden = Holes.windows(counts, lengths, torch.Generator().manual_seed(0)).hidden(4)
+    assert hidden.float().mean(dim=0).tolist() == pytest.approx([0.25] * 4, abs=0.028)
+
+
+def test_surplus_blanks_and_their_mark_stand_behind_the_tokens_of_a_hole() -> None:
+    # Row 0, "3 4 5 6" with the holes "4" and "6": two blanks too many in the first, none in the
+    # second, both marked. Row 1, "7 8" of a canvas of 4, is left alone.
+    targets = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]])
+    hidden = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0]]).bool()
+    lengths, ends = torch.tensor([4, 2]), torch.tensor([[2, 4], [1, 2]])
+    extra = torch.tensor([[3, 1], [0, 0]])
+    found, blank, longer = with_surplus(targets, hidden, lengths, ends, extra, nothing=9)
+    assert found.tolist() == [[3, 4, 9, 9, 9, 5, 6, 9], [7, 8, 0, 0, 0, 0, 0, 0]]
+    assert blank.long().tolist() == [[0, 1, 1, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
+    assert longer.tolist() == [8, 2]
+
+
+@given(st.integers(0, 2**32))
+def test_surplus_changes_no_token_and_no_hole(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 11, (16,), generator=generator)
+    inside = torch.arange(10) < lengths[:, None]
+    targets = torch.randint(3, 9, (16, 10), generator=generator) * inside
+    counts = 1 + (torch.rand(16, generator=generator) * lengths).long()
+    holes = Holes.windows(counts.minimum(lengths), lengths, generator, empty=True)
+    hidden = holes.hidden(10)
+    most = torch.randint(0, 6, (16,), generator=generator)
+    extra = holes.surplus(most, generator) + holes.present
+    assert (extra.sum(dim=1) - holes.present.sum(dim=1) <= most).all()
+    found, blank, longer = with_surplus(targets, hidden, lengths, holes.ends, extra, nothing=9)
+    for row in range(16):
+        told = found[row, : longer[row]]
+        tokens = told[told != 9]
+        assert tokens.tolist() == targets[row, : lengths[row]].tolist()
+        assert blank[row, : longer[row]][told != 9].tolist() == hidden[row, : lengths[row]].tolist()
+        marks = (told == 9) & ~blank[row, : longer[row]]
+        assert int(marks.sum()) == int((extra[row] > 0).sum())

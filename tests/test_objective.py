@@ -351,3 +351,67 @@ def test_canvases_are_filled_at_the_samplers_temperature() -> None:
     # The likeliest tokens from the left: whatever the noise, the canvas is the same.
     filled = [loss.fill(batch, model, rng(seed), steps).canvas.ids for seed in (1, 2)]
     assert torch.equal(*filled)
+
+
+def with_nothing(length: int = 20) -> ImplicitRefinementModel:
+    """The tiny model for holes of unknown length."""
+    plain = tiny_model(length_mode="drawn", joint_size=6)
+    larger = plain.with_vocabulary(plain.tokenizer.with_nothing())
+    return larger.enlarged(max_seq_len=length)
+
+
+def test_each_kind_of_canvas_has_its_share_of_the_rows() -> None:
+    model = with_nothing()
+    shares = {"blank_share": 0.25, "suffix_share": 0.25, "window_share": 0.25}
+    whole = Objective(config=model.config, special=model.special, surplus=4, **shares)
+    ids = torch.full((4000, 10), 5)
+    batch = whole.corrupt(ids, None, rng(1))
+    assert int(batch.blank.sum()) == 1000
+    # With seed 1 the batch gets surplus: windows and ends, half of the rows, ± 4 standard errors.
+    assert batch.longer is not None
+    assert float(batch.longer.float().mean()) == pytest.approx(0.5, abs=0.03)
+    nothing = model.special.nothing
+    marks = (batch.canvas.ids == nothing) & batch.canvas.attended
+    assert marks.any(dim=1).equal(batch.longer)
+    # Never more surplus than allowed: a row of 10 tokens, 4 blanks and 2 marks.
+    assert batch.targets.shape[1] <= 16
+
+
+def test_a_row_with_surplus_counts_its_tokens_alone() -> None:
+    # One token of probability 1/2, and two blanks for nothing of probability 1/4 each: the
+    # row's loss is ln 2 + 2 ln 4 over one token.
+    model = with_nothing()
+    nothing = model.special.nothing
+    assert nothing is not None
+    targets = torch.tensor([[5, nothing, nothing, nothing]])
+    state = torch.tensor([[1, 1, 1, 2]], dtype=torch.uint8)
+    logits = torch.full((1, 4, model.config.vocab_size), -1e4)
+    logits[0, 0, [3, 5]] = math.log(1 / 2)
+    logits[0, 1:, [3, 4, 5, nothing]] = math.log(1 / 4)
+    canvas = Canvas(targets.masked_fill(state == 1, 1), state, model.special)
+    none = torch.zeros(1, dtype=torch.bool)
+    batch = TrainingCanvas(canvas, targets, torch.zeros_like(targets).bool(), none)
+    made = Objective(config=model.config, special=model.special)
+    terms = made.score(RefinementOutput(logits, torch.zeros(1, 4)), batch)
+    assert terms.token.item() == pytest.approx(math.log(2) + 2 * math.log(4), rel=1e-5)
+
+
+def test_surplus_needs_a_token_for_nothing_and_a_known_length() -> None:
+    with pytest.raises(ConfigError, match="with_nothing"):
+        Objective(config=MODEL.config, special=MODEL.special, surplus=3)
+    model = with_nothing()
+    with pytest.raises(ConfigError, match="length_mode='drawn'"):
+        Objective(config=replace(model.config, length_mode="eos"), special=model.special, surplus=3)
+    with pytest.raises(ConfigError, match="at most 1"):
+        Objective(config=model.config, special=model.special, blank_share=0.6, window_share=0.6)
+
+
+def test_an_enlarged_model_computes_the_same() -> None:
+    model = shaken(tiny_model(length_mode="drawn", joint_size=6)).eval()
+    larger = model.enlarged(num_layers=4, max_seq_len=30).eval()
+    ids = some_ids(3, 9)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, larger(ids).logits)
+        assert larger(some_ids(2, 30)).logits.isfinite().all()
+    with pytest.raises(ConfigError, match="only be enlarged"):
+        model.enlarged(num_layers=1)

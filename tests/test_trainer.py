@@ -272,18 +272,18 @@ def test_a_run_without_a_gate_saves_the_figures_that_it_has(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("joint_size", "given", "shares"),
     [
-        (0, {}, (0.0, 0.0)),
-        (6, {}, (0.5, 0.75)),
-        (6, {"suffix_share": 0.0, "blank_share": 0.25}, (0.0, 0.25)),
+        (0, {}, (0.0, 0.0, 0.0)),
+        (6, {}, (0.25, 0.12, 0.38)),
+        (6, {"suffix_share": 0.0, "blank_share": 0.5}, (0.5, 0.0, 0.38)),
     ],
 )
-def test_a_joint_head_is_trained_on_ends_and_blank_rows_unless_told_otherwise(
-    tmp_path: Path, joint_size: int, given: dict[str, float], shares: tuple[float, float]
+def test_a_joint_head_is_trained_on_a_mix_of_canvases_unless_told_otherwise(
+    tmp_path: Path, joint_size: int, given: dict[str, float], shares: tuple[float, float, float]
 ) -> None:
     model = tiny_model(length_mode="drawn", joint_size=joint_size)
     made = Trainer(model, corpus(), corpus(1), settings(**given), tmp_path, device="cpu")
     objective = made._objective()
-    assert (objective.suffix_share, objective.blank_share) == shares
+    assert (objective.blank_share, objective.suffix_share, objective.window_share) == shares
 
 
 def test_a_model_with_a_joint_head_trains_and_resumes(tmp_path: Path) -> None:

@@ -174,8 +174,9 @@ class Holes:
         first = least + (draws[1] * (counts + 1 - 2 * least)).long()
         first = torch.where(two, first, counts)
         shown = lengths - counts
-        places = (draws[2:] * (shown + 1)).long().sort(dim=0).values
-        start, second = places[0], torch.where(two, places[1] + first, lengths)
+        one, other = (draws[2:] * (shown + 1)).long()
+        start = torch.where(two, one.minimum(other), one)
+        second = torch.where(two, one.maximum(other) + first, lengths)
         ends = torch.where(two, second + counts - first, lengths)
         return cls._pair(start, start + first, second, ends, two)
 

@@ -299,8 +299,10 @@ def _cached(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> 
 def _cache_folder(source: str | Path, tokenizer: Any, rows: int | None, seed: int) -> Path | None:
     """Where a prepared data set is kept; None where reading it again is cheap or unsafe."""
     given = isinstance(tokenizer, CorpusTokenizer)
-    if source != "moses" or not given and (
-        not isinstance(tokenizer, str) or Path(tokenizer).is_dir()
+    if (
+        source != "moses"
+        or not given
+        and (not isinstance(tokenizer, str) or Path(tokenizer).is_dir())
     ):
         return None
     name = tokenizer.notation if given else tokenizer

@@ -75,9 +75,7 @@ def special_ids(tokenizer: object, vocab_size: int) -> SpecialIds:
     _refuse_out_of_range({"special": sorted(banned)}, vocab_size)
     nothing = _id(tokenizer, "nothing_token_id")
     banned = banned if nothing is None else banned | {nothing}
-    return SpecialIds(
-        mask=mask, pad=pad, eos=eos, banned=tuple(sorted(banned)), nothing=nothing
-    )
+    return SpecialIds(mask=mask, pad=pad, eos=eos, banned=tuple(sorted(banned)), nothing=nothing)
 
 
 def _id(tokenizer: object, name: str) -> int | None:

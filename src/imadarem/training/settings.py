@@ -91,7 +91,9 @@ class TrainingConfig:
             blank_share=self.blank_share,
             window_share=self.window_share,
         )
-        checks.at_least(0, **{name: given[name] for name in (*NONE_OR_MORE, "surplus", "sample_count")})
+        checks.at_least(
+            0, **{name: given[name] for name in (*NONE_OR_MORE, "surplus", "sample_count")}
+        )
         checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor
