@@ -19,8 +19,8 @@ from imadarem.data.molecules import canonical
 from imadarem.data.prepare import prepare
 from imadarem.design.scores import score_named
 from imadarem.evaluation.chemistry import passes_filters
-from imadarem.evaluation.drawing import molecule_grid_svg
 from imadarem.training.trainer import Evaluated, Progress
+from imadarem.viz.molecules import molecule_grid_svg
 
 BEST = 12
 

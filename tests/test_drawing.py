@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from imadarem.errors import ConfigError, DataError, MissingLibraryError
-from imadarem.evaluation.drawing import molecule_grid_png, molecule_grid_svg
+from imadarem.viz.molecules import molecule_grid_png, molecule_grid_svg
 
 FIVE = ["CCO", "c1ccccc1", "CC(=O)O", "CN", "C1CCCCC1"]
 

@@ -16,11 +16,12 @@ SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 LAYERS = (
     ("errors",),
     ("checks",),
-    ("config", "workers"),
+    ("config", "locks", "workers"),
     ("checkpoint",),
     ("tokenizers", "corruption"),
     ("canvas",),
     ("nn", "data"),
+    ("viz",),
     ("sampling",),
     ("evaluation",),
     ("training",),

@@ -13,11 +13,13 @@ import pytest
 from cli_parts import SIXTY, WORDS, saved_model
 
 from imadarem.errors import DataError
-from imadarem.evaluation.trajectory_page import kind_of, trajectory_page
 from imadarem.refiner import ImplicitRefinementModel
-from imadarem.sampling.figure import HEAT, HEAT_INK, trajectory_svg, trajectory_table
 from imadarem.sampling.trajectory import RowStep, RowTrajectory, Trajectory
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
+from imadarem.viz.cells import HEAT, HEAT_INK
+from imadarem.viz.html import kind_of, trajectory_page
+from imadarem.viz.svg import trajectory_svg
+from imadarem.viz.table import trajectory_table
 
 STATIC = files("imadarem") / "serve" / "static"
 

@@ -11,8 +11,8 @@ from rich.text import Text
 from imadarem.cli.console import err, heading, note, out
 from imadarem.cli.models import device_named
 from imadarem.cli.results import Outcome, judge, share, write_grid
-from imadarem.cli.trace import painted
 from imadarem.errors import ImadaremError
+from imadarem.viz.text import coloured_text
 
 if TYPE_CHECKING:
     from imadarem.refiner import ImplicitRefinementModel
@@ -69,7 +69,7 @@ def _show_trajectory(network: ImplicitRefinementModel) -> None:
     length = min(TRACED, network.config.max_seq_len)
     trajectory = network.analyze_refinement_trajectory(length=length, steps=PASSES, seed=SEED)
     heading(f"one of {length} tokens: ↑ written in this step; gate, the chance that it is wrong")
-    out().print(painted(trajectory[0], out().width))
+    out().print(coloured_text(trajectory[0], out().width))
 
 
 def _show_novelty(outcome: Outcome) -> None:
@@ -87,7 +87,7 @@ def _draw(outcome: Outcome, folder: Path) -> None:
     if not write_grid(outcome.valid, folder / "molecules.svg"):
         return
     from imadarem.checkpoint import write_atomically
-    from imadarem.evaluation.drawing import molecule_grid_png
+    from imadarem.viz.molecules import molecule_grid_png
 
     try:
         picture = molecule_grid_png(outcome.valid)

@@ -265,7 +265,7 @@ def share(value: float) -> str:
 def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
     """Draw molecules into an .svg file; False, with a hint, where drawing is impossible."""
     from imadarem.checkpoint import write_text
-    from imadarem.evaluation.drawing import molecule_grid_svg
+    from imadarem.viz.molecules import molecule_grid_svg
 
     if not smiles:
         note(f"no valid molecule to draw: {path} was not written", style="yellow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +17,13 @@ from imadarem.cli.models import (
     load_model,
 )
 from imadarem.errors import ConfigError
+from imadarem.viz.text import coloured_text
 
 if TYPE_CHECKING:
     from imadarem.refiner import ImplicitRefinementModel
     from imadarem.sampling.trajectory import RowTrajectory, Trajectory
 
-__all__ = ["painted", "trace"]
+__all__ = ["trace"]
 
 
 def trace(
@@ -74,27 +74,12 @@ def trace(
         _show(list(trajectory))
 
 
-def painted(row: RowTrajectory, width: int) -> Text:
-    """A trajectory as it is printed; the colours repeat what the signs already say."""
-    picture = Text()
-    for line in row.to_text(width).splitlines(keepends=True):
-        if line.startswith("final: "):
-            picture.append(line, "bold")
-        elif line.startswith("stopped: ") or re.match(r" *(gate|entropy) ", line):
-            picture.append(line, "dim")
-        elif "↑" in line:
-            picture.append(line, "green")
-        else:
-            text = Text(line)
-            text.highlight_words(["[MASK]"], "dim")
-            picture.append_text(text)
-    return picture
-
-
 def _show(rows: list[RowTrajectory]) -> None:
     console = out()
     for number, row in enumerate(rows):
-        console.print(Text("\n") if number else Text(), painted(row, console.width), sep="", end="")
+        console.print(
+            Text("\n") if number else Text(), coloured_text(row, console.width), sep="", end=""
+        )
         console.print()
 
 
@@ -117,15 +102,15 @@ def _write(
 
 
 def _page(trajectory: Trajectory, model: ImplicitRefinementModel, sampling: SamplingFlags) -> str:
-    from imadarem.evaluation.trajectory_page import trajectory_page
+    from imadarem.viz.html import trajectory_page
 
     policy = sampling.policy or ("gate" if model.config.use_refine_gate else "entropy")
     return trajectory_page(trajectory, model.tokenizer, policy=policy)
 
 
 def _figure(trajectory: Trajectory, model: ImplicitRefinementModel) -> str:
-    from imadarem.evaluation.trajectory_page import drawings_of
-    from imadarem.sampling.figure import trajectory_svg
+    from imadarem.viz.html import drawings_of
+    from imadarem.viz.svg import trajectory_svg
 
     texts = [row.text for row in trajectory] if is_molecular(model.tokenizer) else []
     return trajectory_svg(trajectory.rows, drawings_of(texts))

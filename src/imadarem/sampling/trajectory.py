@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
-from imadarem.sampling.figure import trajectory_table
 from imadarem.sampling.refine import Step, StoppingReason
+from imadarem.viz.table import trajectory_table
+from imadarem.viz.text import trajectory_text
 
 __all__ = ["RowStep", "RowTrajectory", "Trajectory", "TrajectoryRecorder"]
 
 SCHEMA = "imadarem.trajectory/1"
-ARROW = "↑"
 #: Fields of a record that have one value per position.
 PER_POSITION = ("refined", "remasked", "changed", "gate", "entropy", "confidence")
 
@@ -98,47 +98,11 @@ class RowTrajectory:
         Under the arrows stands what the token before the step was judged by. Columns line
         up through all steps; a canvas wider than ``width`` characters is cut into parts.
         """
-        table = self._lines()
-        label_width = max(len(label) for label, _ in table)
-        widths = [max(map(len, column)) for column in zip(*(c for _, c in table), strict=True)]
-        parts = []
-        for start, stop in _spans(widths, width - label_width):
-            lines = [
-                label.rjust(label_width)
-                + " ".join(map(str.center, cells[start:stop], widths[start:stop])).rstrip()
-                for label, cells in table
-                if any(cells[start:stop])
-            ]
-            parts.append("\n".join(lines))
-        return "\n\n".join([*parts, self._summary()])
+        return trajectory_text(self, width)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a table without a script, coloured by the judge."""
         return trajectory_table([self])
-
-    def _lines(self) -> list[tuple[str, list[str]]]:
-        """Label and one cell per position, for each line of the picture."""
-        lines = [("t=0: ", self.start)]
-        for step in self.steps:
-            values = step.gate if self.judge == "gate" else step.entropy
-            scores = ["" if value is None else f"{value:.2f}" for value in values]
-            lines.append((f"t={step.step}: ", step.tokens))
-            lines.append(("", [ARROW if written else "" for written in step.refined]))
-            lines.append((f"{self.judge} ", scores))
-        # A canvas is cropped behind its EOS, so a later step may have fewer positions.
-        return [(label, cells + [""] * (len(self.start) - len(cells))) for label, cells in lines]
-
-    def _summary(self) -> str:
-        lines = []
-        if self.steps:
-            last = self.steps[-1]
-            lines.append(
-                f"stopped: {self.stopping_reason} (last change {last.changed_fraction:.0%}, "
-                f"{last.forward_passes} forward passes)"
-            )
-        if self.text is not None:
-            lines.append(f"final: {self.text}")
-        return "\n".join(lines)
 
 
 @dataclass
@@ -258,14 +222,3 @@ class TrajectoryRecorder:
         names = [str(i) for i in ids] if convert is None else [str(t) for t in convert(ids)]
         roles = {self.special.mask: "[MASK]", self.special.eos: "[EOS]", self.special.pad: ""}
         return [roles.get(i, name) for i, name in zip(ids, names, strict=True)]
-
-
-def _spans(widths: list[int], limit: int) -> Iterator[tuple[int, int]]:
-    """Cut columns of these widths, one space apart, into runs of at most ``limit``."""
-    start, used = 0, 0
-    for column, width in enumerate(widths):
-        if column > start and used + width > limit:
-            yield start, column
-            start, used = column, 0
-        used += width + 1
-    yield start, len(widths)

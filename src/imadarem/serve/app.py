@@ -21,7 +21,6 @@ from imadarem import __version__
 from imadarem.canvas import Canvas
 from imadarem.data.sudoku.grid import broken_cells, parse_grid, size_of
 from imadarem.errors import DataError, ImadaremError
-from imadarem.evaluation.drawing import molecule_grid_svg
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.trajectory import SCHEMA
 from imadarem.serve import schemas
@@ -40,6 +39,7 @@ from imadarem.serve.refusals import (
     from_validation,
 )
 from imadarem.serve.worker import Worker
+from imadarem.viz.molecules import molecule_grid_svg
 
 __all__ = ["create_app"]
 

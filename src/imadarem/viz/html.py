@@ -1,22 +1,23 @@
 """A trajectory as one HTML file: the studio's view with its record inside, for no network.
 
-The page's own style sheets and modules (``serve/static``) are put into the file: modules are
-joined in the order of their imports, and the record stands beside them as JSON. A policy in
-the file forbids it to load anything from anywhere.
+The page's own style sheets and modules (``serve/static``) are put into the file, joined in the
+order of their imports, and the record stands beside them as JSON. A policy in the file forbids
+it to load anything from anywhere.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from imadarem.errors import DataError, ImadaremError, MissingExtraError, MissingLibraryError
-from imadarem.evaluation.drawing import molecule_grid_svg
-from imadarem.sampling.trajectory import Trajectory
+from imadarem.tokenizers import MOLECULE_NOTATIONS
+from imadarem.viz.cells import Row
+from imadarem.viz.molecules import molecule_grid_svg
 
 __all__ = ["drawings_of", "kind_of", "trajectory_page"]
 
@@ -54,6 +55,14 @@ PAGE = """<!doctype html>
 """
 
 
+class Trajectory(Protocol):
+    """What a page reads; see :class:`imadarem.sampling.trajectory.Trajectory`."""
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 def trajectory_page(
     trajectory: Trajectory,
     tokenizer: Any = None,
@@ -72,7 +81,7 @@ def trajectory_page(
     Raises:
         DataError: The trajectory has no row.
     """
-    if len(trajectory) == 0:
+    if not trajectory.rows:
         raise DataError("the trajectory has no row, so there is nothing to show.")
     kind = kind_of(trajectory, tokenizer)
     record = trajectory.to_dict()
@@ -95,14 +104,16 @@ def trajectory_page(
 
 def kind_of(trajectory: Trajectory, tokenizer: Any = None) -> str:
     """``molecules``, ``sudoku`` (digits on a square of 4, 6 or 9) or ``text``."""
-    if getattr(tokenizer, "notation", None) in ("selfies", "smiles"):
+    if getattr(tokenizer, "notation", None) in MOLECULE_NOTATIONS:
         return "molecules"
     digits = {"[MASK]", *"123456789"}
-    boards = all(len(row.start) in BOARDS and digits.issuperset(row.start) for row in trajectory)
+    boards = all(
+        len(row.start) in BOARDS and digits.issuperset(row.start) for row in trajectory.rows
+    )
     return "sudoku" if boards else "text"
 
 
-def drawings_of(smiles: list[str | None]) -> dict[str, str]:
+def drawings_of(smiles: Iterable[str | None]) -> dict[str, str]:
     """An SVG of each text that is a molecule; none at all where RDKit cannot draw."""
     drawings = {}
     for text in dict.fromkeys(smiles):
