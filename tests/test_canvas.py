@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from imadarem.canvas import Canvas, State
 from imadarem.errors import DataError
+from imadarem.tokenizers import SpecialIds
 
 G, O, W, F, P = State.GIVEN, State.OPEN, State.WRITTEN, State.FROZEN, State.PAD  # noqa: E741
 
@@ -80,3 +81,24 @@ def test_remask_undoes_write_and_touches_nothing_else(rows: list[list[int]]) -> 
     assert torch.equal(again.state, canvas.state)
     given_before = canvas.ids[canvas.state == G]
     assert torch.equal(written.ids[canvas.state == G], given_before)
+
+
+def test_a_hole_of_unknown_length_is_marked_and_its_spare_blanks_are_optional() -> None:
+    # Id 9 is nothing. The blank that must be filled (1) comes first, wherever the prompt has it.
+    special = SpecialIds(mask=1, pad=0, eos=2, banned=(0, 1, 9), nothing=9)
+    canvas = Canvas.with_holes([[3, 9, 1, 9, 4], [5, 1]], special)
+    assert canvas.ids.tolist() == [[3, 1, 1, 1, 9, 4], [5, 1, 0, 0, 0, 0]]
+    assert canvas.state[0].tolist() == [0, 1, 1, 1, 0, 0]
+    assert canvas.optional is not None
+    assert canvas.optional.long().tolist() == [[0, 0, 1, 1, 0, 0], [0] * 6]
+    # A row that wrote one token and nothing twice.
+    filled = canvas.write(canvas.open, torch.tensor([[0, 6, 9, 9, 0, 0], [0, 7, 0, 0, 0, 0]]))
+    assert [row.tolist() for row in filled.sequences()] == [[3, 6, 4], [5, 7]]
+
+
+def test_optional_blanks_stay_with_their_rows_and_positions() -> None:
+    special = SpecialIds(mask=1, pad=0, eos=2, banned=(0, 1, 9), nothing=9)
+    canvas = Canvas.with_holes([[5, 1], [3, 9, 9]], special).padded(6)
+    assert canvas.optional is not None and canvas.optional.shape == (2, 6)
+    kept = canvas.rows(torch.tensor([1])).optional
+    assert kept is not None and kept.tolist() == [[False, True, True, False]]

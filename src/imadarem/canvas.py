@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +46,15 @@ class Canvas:
         state: ``(B, L)`` uint8 values of :class:`State`.
         special: The tokenizer's special ids.
         grain: Rows that stay are cropped to a multiple of it, or not at all.
+        optional: ``(B, L)`` bool, where the token *nothing* may be written: the blanks that a
+            hole of unknown length has beyond its least number of tokens. None: nowhere.
     """
 
     ids: Tensor
     state: Tensor
     special: SpecialIds
     grain: int = 1
+    optional: Tensor | None = None
 
     @classmethod
     def blank(cls, lengths: Sequence[int] | Tensor, special: SpecialIds) -> Canvas:
@@ -71,23 +75,39 @@ class Canvas:
     def with_holes(cls, rows: Sequence[Sequence[int]], special: SpecialIds) -> Canvas:
         """Prompts whose mask ids are the holes; every other token is GIVEN.
 
+        In a hole of unknown length the ids *nothing* are the blanks that may stay empty. On the
+        canvas the blanks that get a token stand before them, and behind a hole with such
+        blanks stands one given *nothing*, which marks it for the network.
+
         Raises:
             DataError: A row is empty, or there is none.
         """
         if not rows or any(len(row) == 0 for row in rows):
             raise DataError("a prompt must have at least one token or blank, and one row.")
+        if special.nothing is not None:
+            rows = [_marked(row, special.mask, special.nothing) for row in rows]
         width = max(len(row) for row in rows)
         ids = torch.tensor([[*row, *[special.pad] * (width - len(row))] for row in rows])
         inside = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+        optional = None
+        if special.nothing is not None and bool((ids == special.nothing).any()):
+            nothing = ids == special.nothing
+            mark = nothing & ~F.pad(nothing[:, 1:], (0, 1))
+            optional = nothing & ~mark
+            ids = ids.masked_fill(optional, special.mask)
         state = torch.where(ids == special.mask, State.OPEN, State.GIVEN)
-        return cls(ids, torch.where(inside, state, State.PAD).to(torch.uint8), special)
+        state = torch.where(inside, state, State.PAD).to(torch.uint8)
+        return cls(ids, state, special, optional=optional)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device) -> Canvas:
         """The same canvas on another device."""
-        return replace(self, ids=self.ids.to(device), state=self.state.to(device))
+        optional = None if self.optional is None else self.optional.to(device)
+        return replace(
+            self, ids=self.ids.to(device), state=self.state.to(device), optional=optional
+        )
 
     @property
     def open(self) -> Tensor:
@@ -172,7 +192,8 @@ class Canvas:
             used = (state < State.FROZEN).any(dim=0)
             longest = max(int((positions * used).amax()), 1)
             width = -(-longest // self.grain) * self.grain
-        return replace(self, ids=self.ids[keep, :width], state=state[:, :width])
+        optional = None if self.optional is None else self.optional[keep, :width]
+        return replace(self, ids=self.ids[keep, :width], state=state[:, :width], optional=optional)
 
     def padded(self, width: int) -> Canvas:
         """The same rows on ``width`` positions at least, PAD behind their ends."""
@@ -181,9 +202,23 @@ class Canvas:
             self,
             ids=F.pad(self.ids, (0, missing), value=self.special.pad),
             state=F.pad(self.state, (0, missing), value=int(State.PAD)),
+            optional=None if self.optional is None else F.pad(self.optional, (0, missing)),
         )
 
     def sequences(self) -> list[Tensor]:
-        """The rows' token ids without padding, EOS and what lies behind it; on the CPU."""
+        """The rows' ids without padding, *nothing*, EOS and what lies behind it; on the CPU."""
         ids, kept = self.ids.cpu(), self.attended.cpu()
+        if self.special.nothing is not None:
+            kept = kept & (ids != self.special.nothing)
         return [row.clone() for row in ids[kept].split(kept.sum(dim=1).tolist())]
+
+
+def _marked(row: Sequence[int], mask: int, nothing: int) -> list[int]:
+    """A prompt with the blanks of each hole in order, a mark behind those of unknown length."""
+    marked: list[int] = []
+    for blank, run in groupby(row, lambda index: index in (mask, nothing)):
+        ids = list(run)
+        if blank and nothing in ids:
+            ids = [*sorted(ids, key=nothing.__eq__), nothing]
+        marked += ids
+    return marked

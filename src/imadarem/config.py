@@ -103,6 +103,8 @@ class ImplicitRefinementConfig:
         mask_token_id: Id of the blank; taken from the tokenizer where ``None``.
         pad_token_id: Id of padding; taken from the tokenizer where ``None``.
         eos_token_id: Id that ends a sequence; taken from the tokenizer where ``None``.
+        nothing_token_id: Id that stands for no token in holes of unknown length; taken from
+            the tokenizer where ``None``.
 
     Raises:
         ConfigError: A setting is out of range; the message says what is legal.
@@ -146,6 +148,7 @@ class ImplicitRefinementConfig:
     mask_token_id: int | None = None
     pad_token_id: int | None = None
     eos_token_id: int | None = None
+    nothing_token_id: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
@@ -182,7 +185,7 @@ class ImplicitRefinementConfig:
         checks.one_of("mask_schedule", self.mask_schedule, MASK_SCHEDULES)
         self._check_length_counts()
         self._check_relations()
-        for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
+        for name in ("mask_token_id", "pad_token_id", "eos_token_id", "nothing_token_id"):
             self._check_token_id(name)
 
     @property

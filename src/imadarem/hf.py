@@ -382,7 +382,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
 
     def _take_over_settings(self) -> None:
         """Let the configuration name the special ids that the tokenizer decided."""
-        for name in ("mask_token_id", "pad_token_id", "eos_token_id"):
+        for name in ("mask_token_id", "pad_token_id", "eos_token_id", "nothing_token_id"):
             setattr(self.config, name, getattr(self.refiner.config, name))
 
     # What tools of transformers ask for

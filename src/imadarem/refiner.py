@@ -26,7 +26,8 @@ from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
 from imadarem.sampling.sparsity import Sparsity
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
-from imadarem.tokenizers import CorpusTokenizer, SpecialIds, load_tokenizer, special_ids
+from imadarem.tokenizers import SpecialIds, load_tokenizer, special_ids
+from imadarem.tokenizers.prompts import encode_prompt
 from imadarem.training.objective import LossTerms, Objective
 
 __all__ = ["ImplicitRefinementModel"]
@@ -77,6 +78,7 @@ class ImplicitRefinementModel(
                 mask_token_id=special.mask,
                 pad_token_id=special.pad,
                 eos_token_id=special.eos,
+                nothing_token_id=special.nothing,
             ),
             special.mask,
         )
@@ -308,7 +310,8 @@ class ImplicitRefinementModel(
         Args:
             masked: Prompts with one mask token for each blank: a text, several texts, or
                 token ids. The built-in tokenizers read their own notation, such as
-                ``"[C]<mask><mask>[O]"`` for SELFIES.
+                ``"[C]<mask><mask>[O]"`` for SELFIES. In texts ``<gap>`` is a hole of 0 to 16
+                tokens and ``<gap:3-8>`` one of 3 to 8, for models that know such holes.
 
         The other arguments are those of :meth:`sample`.
 
@@ -554,19 +557,18 @@ class ImplicitRefinementModel(
                     f"the prompt holds id {illegal[0]}; legal ids are 0 to "
                     f"{self.config.vocab_size - 1}."
                 )
-            if self.special.mask not in row:
+            if not {self.special.mask, self.special.nothing} & set(row):
                 warnings.warn(
                     "a prompt has no mask token, so there is nothing to fill in it.", stacklevel=4
                 )
         return rows
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text with a mask token for each blank."""
-        if isinstance(self.tokenizer, CorpusTokenizer):
-            return self.tokenizer.encode_with_masks(text)
-        if self.tokenizer is None or not hasattr(self.tokenizer, "encode"):
-            raise ConfigError("this model's tokenizer cannot read texts; give token ids.")
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        """The ids of a text with a mask token for each blank, ``<gap>`` for a hole of any length.
+
+        See :func:`imadarem.tokenizers.prompts.encode_prompt`.
+        """
+        return encode_prompt(self.tokenizer, self.special, text)
 
 
 def _each_of(*observers: StepObserver | None) -> StepObserver:

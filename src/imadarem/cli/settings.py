@@ -40,6 +40,7 @@ DECIDED_BY_DATA = (
     "mask_token_id",
     "pad_token_id",
     "eos_token_id",
+    "nothing_token_id",
 )
 #: Where the command line departs from the defaults of the configuration.
 MODEL_DEFAULTS: dict[str, Any] = {"conv_kernel_size": 5, "self_conditioning": False}

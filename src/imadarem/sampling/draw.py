@@ -82,7 +82,8 @@ def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
     """Log-probabilities ``(B, L, V)`` over the tokens that may stand at each position.
 
     Special tokens are ruled out everywhere; the EOS everywhere but where
-    :meth:`Canvas.ending_allowed` says so, and there too unless ``may_end``.
+    :meth:`Canvas.ending_allowed` says so, and there too unless ``may_end``; *nothing*
+    everywhere but on the canvas's ``optional`` blanks.
     """
     return _ruled_out(logits, canvas, may_end).log_softmax(dim=-1)
 
@@ -93,7 +94,12 @@ def _ruled_out(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
     banned = special.banned
     if special.eos is not None and not may_end:
         banned = (*banned, special.eos)
+    given = logits
     logits = logits.float().index_fill(-1, _numbers(tuple(banned), logits.device), -math.inf)
+    if special.nothing is not None and canvas.optional is not None:
+        may_be_empty = canvas.optional & canvas.open
+        kept = given[..., special.nothing].float()
+        logits[..., special.nothing] = kept.masked_fill(~may_be_empty, -math.inf)
     if special.eos is not None and may_end:
         logits[..., special.eos].masked_fill_(~canvas.ending_allowed(), -math.inf)
     return logits

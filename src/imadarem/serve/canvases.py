@@ -43,14 +43,17 @@ def prompt_canvas(model: ServedModel, prompts: Sequence[str]) -> Canvas:
     if model.kind == SUDOKU:
         return puzzle_canvas(model, [parse_grid(prompt) for prompt in prompts])
     rows = [model.network.encode_prompt(prompt) for prompt in prompts]
+    special = model.network.special
     for prompt, row in zip(prompts, rows, strict=True):
-        _check_length(model, len(row))
-        if model.network.special.mask not in row:
+        if not {special.mask, special.nothing} & set(row):
             raise DataError(
                 f"{prompt[:60]!r} has no blank, so there is nothing to fill. Write {model.mask} "
                 "for each token that is to be found."
             )
-    return Canvas.with_holes(rows, model.network.special)
+    canvas = Canvas.with_holes(rows, special)
+    for length in canvas.ends().tolist():
+        _check_length(model, length)
+    return canvas
 
 
 def puzzle_canvas(model: ServedModel, grids: Sequence[Grid]) -> Canvas:
@@ -148,9 +151,12 @@ def stacked(parts: Sequence[Canvas]) -> Canvas:
     width = max(part.ids.shape[1] for part in parts)
     ids = torch.full((sum(map(len, parts)), width), special.pad)
     state = torch.full(ids.shape, int(State.PAD), dtype=torch.uint8)
-    row = 0
+    optional, row = None, 0
     for part in parts:
         there = (slice(row, row + len(part)), slice(part.ids.shape[1]))
         ids[there], state[there] = part.ids, part.state
+        if part.optional is not None:
+            optional = torch.zeros(ids.shape, dtype=torch.bool) if optional is None else optional
+            optional[there] = part.optional
         row += len(part)
-    return Canvas(ids, state, special)
+    return Canvas(ids, state, special, optional=optional)

@@ -1,0 +1,64 @@
+"""Prompts: texts with blanks, and with holes of unknown length."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from imadarem.errors import ConfigError, DataError
+from imadarem.tokenizers.contract import SpecialIds
+from imadarem.tokenizers.corpus import CorpusTokenizer
+
+__all__ = ["LONGEST_GAP", "encode_prompt"]
+
+#: Tokens at most in a hole of unknown length that names no bounds.
+LONGEST_GAP = 16
+GAP = re.compile(r"<gap(?::([^>]*))?>")
+BOUNDS = re.compile(r"(\d+)-(\d+)")
+
+
+def encode_prompt(tokenizer: Any, special: SpecialIds, text: str) -> list[int]:
+    """The ids of a text with the tokenizer's mask token for each blank.
+
+    ``<gap>`` is a hole of 0 to :data:`LONGEST_GAP` tokens and ``<gap:3-8>`` one of 3 to 8. Of
+    its ids, as many as it must have at least are mask ids, and the rest are *nothing*: see
+    :meth:`imadarem.canvas.Canvas.with_holes`.
+
+    Raises:
+        ConfigError: There is no tokenizer that reads texts.
+        DataError: The text cannot be read, or it has a hole of unknown length and the model
+            was trained without.
+    """
+    if tokenizer is None or not hasattr(tokenizer, "encode"):
+        raise ConfigError("this model's tokenizer cannot read texts; give token ids.")
+    ids: list[int] = []
+    end = 0
+    for gap in GAP.finditer(text):
+        ids += _encode(tokenizer, text[end : gap.start()]) + _hole(gap, special)
+        end = gap.end()
+    return ids + _encode(tokenizer, text[end:])
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    if isinstance(tokenizer, CorpusTokenizer):
+        return tokenizer.encode_with_masks(text)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _hole(gap: re.Match[str], special: SpecialIds) -> list[int]:
+    if special.nothing is None:
+        raise DataError(
+            f"{gap[0]} is a hole of unknown length, and this model was trained without such "
+            "holes. Write one blank for each token that is missing, or take a model that knows "
+            "them, such as 'smiles'."
+        )
+    least, most = 0, LONGEST_GAP
+    if gap[1] is not None:
+        bounds = BOUNDS.fullmatch(gap[1])
+        if bounds is None or not 0 <= int(bounds[1]) <= int(bounds[2]) or not int(bounds[2]):
+            raise DataError(
+                f"{gap[0]} has no legal bounds. Write <gap:3-8> for 3 to 8 tokens, or <gap> for "
+                f"at most {LONGEST_GAP}."
+            )
+        least, most = int(bounds[1]), int(bounds[2])
+    return [special.mask] * least + [special.nothing] * (most - least)
