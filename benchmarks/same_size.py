@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-
 from torch import Tensor, nn
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel

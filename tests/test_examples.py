@@ -1,4 +1,4 @@
-"""The examples and benchmarks, run as they stand, on tiny sizes."""
+"""The examples, run as they stand, on tiny sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 from fakes import tiny_model
 
 from imadarem.data.moses import load_moses_sample
@@ -106,23 +105,3 @@ def test_text_is_written_and_filled_by_any_tokenizer(tmp_path, capsys):
     # After three steps the filling is noise, line breaks among it: take all from the prompt on.
     filled = printed[printed.rindex("\nIn the ") :]
     assert "<mask>" not in filled
-
-
-@pytest.mark.slow
-def test_the_throughput_benchmark_measures_all_contenders(tmp_path, capsys):
-    threads, out = torch.get_num_threads(), tmp_path / "figures.json"
-    sizes = {"rounds": 1, "passes": 2, "batch": 4, "molecules": 4, "singles": 1, "steps": 1}
-    arguments = [text for name, n in sizes.items() for text in (f"--{name}", str(n))]
-    try:
-        script("benchmarks/throughput.py").main([*arguments, "--rows", "40", "--json", str(out)])
-    finally:
-        torch.set_num_threads(threads)
-    result = json.loads(out.read_text())
-    refiner, gpt2, bert = result["parameters"].values()
-    assert abs(refiner - gpt2) < 0.05 * gpt2 and abs(refiner - bert) < 0.05 * bert
-    tasks = [figures["task"] for figures in result["figures"]]
-    assert (
-        tasks == ["sampling, batch 1"] * 3 + ["sampling, batch 4"] * 3 + ["training, batch 4"] * 6
-    )
-    assert all(figures["per_cpu_second"][0] > 0 for figures in result["figures"])
-    assert capsys.readouterr().out.count("| refiner |") == 2

@@ -26,7 +26,6 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("refiner",),
-    ("bench",),
     ("design",),
     ("orchestrator",),
     ("hf",),

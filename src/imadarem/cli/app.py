@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError
 
 from imadarem import __version__
-from imadarem.cli.bench import bench
 from imadarem.cli.console import complain, help_console, note
 from imadarem.cli.data import inspect, moses
 from imadarem.cli.demo import demo
@@ -55,7 +54,6 @@ app.command(
     train_task, name=COMMAND, show=False, usage="Usage: imadarem train --task NAME [OPTIONS]"
 )
 app.command(evaluate)
-app.command(bench)
 data = App(name="data", help="Fetch and look at data sets.", help_format="markdown")
 data.command(moses)
 data.command(inspect)

@@ -1,0 +1,115 @@
+"""The benchmarks, run on tiny sizes: each measures what it says, whatever the figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import grid_model
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripts find each other as when one of them is run; they set the number of threads."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+SMALL = ["--width", "16", "--heads", "2", "--rounds", "1"]
+SAMPLING = [*SMALL, "--layers", "1", "--length", "7", "--passes", "2", "--batch", "1", "2"]
+
+
+@pytest.mark.slow
+def test_every_row_of_the_sampling_table_is_measured_at_every_batch(tmp_path, capsys, monkeypatch):
+    script, found = import_module("throughput"), tmp_path / "rates.jsonl"
+    plot = tmp_path / "growth.png"
+    monkeypatch.setattr(script, "TOKENS_AT_LEAST", 1)
+    script.main(["sampling", *SAMPLING, "--no-memory", "--json", str(found), "--plot", str(plot)])
+    measured = [r for r in records(found) if r["kind"] == "sampling"]
+    assert [(r["row"], r["batch"]) for r in measured] == [
+        (row, batch) for batch in (1, 2) for row in script.ROWS
+    ]
+    assert all(r["per_cpu_second"][0] > 0 for r in measured)
+    sizes = {r["row"]: r["parameters"] for r in measured}
+    assert all(
+        abs(sizes[name] - sizes["dense"]) < 0.2 * sizes["dense"]
+        for name in ("gpt2", "bert", "x-transformers", "char-rnn")
+    )
+    assert capsys.readouterr().out.count("| GPT-2, KV cache |") == 1
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_row_writes_as_many_tokens_as_it_says():
+    same_size = import_module("same_size")
+    size = same_size.Size(width=16, vocab=9, layers=1, heads=2, length=7, passes=3)
+    for name, make in same_size.ROWS.items():
+        ids = make(size).sample(3)
+        assert ids.shape == (3, 7)
+        if name in same_size.OURS or name == "bert":
+            assert not (ids == same_size.MASK).any()
+
+
+@pytest.mark.slow
+def test_every_contender_trains_and_memory_is_that_of_a_process(tmp_path, capsys):
+    script, found = import_module("throughput"), tmp_path / "rates.jsonl"
+    sizes = ["--batch", "4", "--steps", "1", "--rows", "40"]
+    script.main(["training", *SMALL, *sizes, "--json", str(found)])
+    *trained, peak = records(found)
+    assert [r["name"] for r in trained if "refiner" not in r["name"]] == [script.GPT2, script.BERT]
+    assert len(trained) == 5 and peak["kind"] == "peak"
+    assert all(r["per_cpu_second"][0] > 0 for r in trained)
+    capsys.readouterr()
+    size = {"width": 16, "vocab": 9, "layers": 1, "heads": 2, "length": 7, "passes": 2}
+    script.main(["memory", json.dumps({"size": size, "name": "dense", "batch": 2})])
+    # An interpreter with torch has 100 MB at least.
+    assert int(capsys.readouterr().out) > 1e8
+
+
+# A pass of one layer of width 16 on 7 positions, by hand: queries, keys and values 16 · 48, out
+# 16 · 16, feed-forward twice 16 · 64, gate 16 · 16, logits 16 · 9; two operations each.
+def test_the_operations_of_a_pass_are_those_of_its_linear_layers():
+    script = import_module("throughput")
+    size = script.Size(width=16, vocab=9, layers=1, heads=2, length=7, passes=1)
+    linear = 16 * 48 + 16 * 16 + 2 * 16 * 64 + 16 * 16 + 16 * 9
+    assert script.linear_operations(script.refiner(size), 1, 7) == 2 * 7 * linear
+    assert script.feed_forward_product(size, 1)[1] == 2 * 7 * 16 * 64
+
+
+def test_everyone_has_a_turn_in_every_round_and_another_begins():
+    turns, order = import_module("turns"), []
+    contenders = [turns.Contender(name, lambda name=name: order.append(name)) for name in "abc"]
+    found = turns.take_turns(4.0, contenders, rounds=2)
+    assert "".join(order) == "abc" + "bca" + "cab"
+    assert [len(rates.per_cpu_second) for rates in found] == [2, 2, 2]
+    assert turns.ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    # From 2 to ½ between 4 and 64: on logarithms half way, √(4 · 64) = 16.
+    assert turns.crossover([1, 4, 64], [3.0, 2.0, 0.5]) == pytest.approx(16.0)
+    assert turns.crossover([1, 4], [0.9, 0.5]) is None
+
+
+@pytest.mark.slow
+def test_every_contender_meets_the_puzzles_at_every_cap(tmp_path, capsys):
+    pareto, sudoku = import_module("pareto"), import_module("pareto_sudoku")
+    model, out, plot = tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "curves.png"
+    grid_model().save_pretrained(model)
+    line = f"--task sudoku --model {model} --sizes 4 --n 5 --passes 1 3 --json {out} --plot {plot}"
+    pareto.main(line.split())
+    rows = records(out)
+    assert len(rows) == 2 * len(sudoku.CONTENDERS)
+    assert {row["count"] for row in rows} == {5}
+    assert all(row["mean_passes"] <= row["passes"] for row in rows)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "than the intervals" in (told := capsys.readouterr().out) or "no policy" in told
