@@ -4,6 +4,7 @@
 
 Standard library only: it runs before anything is installed. A stamp in .venv holds what
 was installed; it is stale when pyproject.toml, constraints.txt or the Python version change.
+constraints.txt has versions and no hashes; SECURITY.md says why.
 
 IMADAREM_TORCH_INDEX  an extra package index to take a CPU build of torch from (empty: none)
 """

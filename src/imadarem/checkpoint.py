@@ -23,6 +23,9 @@ from torch import Tensor
 
 from imadarem.errors import CheckpointError
 
+#: Bytes of the largest JSON document that is read.
+MAX_JSON_BYTES = 64 << 20
+
 __all__ = [
     "digest",
     "load_json",
@@ -107,16 +110,28 @@ def save_json(value: Any, path: str | Path) -> None:
     write_text(text, path)
 
 
-def load_json(path: str | Path) -> Any:
+def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON document.
 
     Raises:
-        CheckpointError: The file is missing or not JSON.
+        CheckpointError: The file is missing, larger than ``max_bytes``, or not JSON (NaN and
+            infinities, which Python's reader would take, are none).
     """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise CheckpointError(
+                f"{path} has {size} bytes, which is too large to load: legal is at most "
+                f"{max_bytes}."
+            )
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}.") from None
+    except RecursionError:
+        raise CheckpointError(f"{path} cannot be read: it is nested too deeply.") from None
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from None
 
@@ -144,7 +159,7 @@ def load_state(stem: str | Path) -> Any:
     skeleton, tensors = load_json(f"{stem}.json"), load_tensors(f"{stem}.safetensors")
     try:
         return _put_together(skeleton, tensors)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{stem}.json does not fit its tensors: {error}.") from None
 
 
@@ -174,6 +189,10 @@ def _put_together(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
         return content
     items = [_put_together(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _cannot_write(path: Path, error: Exception) -> str:

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from imadarem.config import FOREIGN_KEYS, MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from imadarem.refiner import HUB_KEYS, TEACHER_PREFIX, WEIGHTS, ImplicitRefinementModel
+from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite
+from imadarem.refiner import HUB_KEYS, ImplicitRefinementModel
 from imadarem.sampling.policies import Policy
 from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
@@ -320,21 +320,24 @@ class ImadaremForMaskedLM(PreTrainedModel):
         the one saved with the model. Strict: no weight may be missing or left over.
 
         Raises:
-            CheckpointError: Weights are missing, left over or of another shape.
+            CheckpointError: Weights are missing, left over, of another shape or not finite, or
+                the folder cannot be used for another reason.
         """
         folder = _folder(str(pretrained_model_name_or_path), kwargs)
+        config, header = ImplicitRefinementModel.check_folder(folder)
         tokenizer = kwargs.pop("tokenizer", None)
         if tokenizer is None and (folder / "tokenizer_config.json").is_file():
-            tokenizer = load_tokenizer(folder)
+            tokenizer = load_tokenizer(folder, config.vocab_size)
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             str(folder),
             *model_args,
-            with_teacher=_has_teacher(folder / WEIGHTS),
+            with_teacher=any(name.startswith(TEACHER_PREFIX) for name in header),
             output_loading_info=True,
             **kwargs,
         )
         _refuse_gaps(folder, info)
+        check_finite(folder / WEIGHTS, model.refiner.state_dict())
         if model.refiner.teacher is not None:
             # The loader puts fresh parameters in place, which all ask for a gradient.
             model.refiner.teacher.requires_grad_(False)
@@ -452,13 +455,6 @@ def _folder(name: str, kwargs: dict[str, Any]) -> Path:
 
         folder = Path(snapshot_download(name, **hub))
     return folder / subfolder
-
-
-def _has_teacher(weights: Path) -> bool:
-    if not weights.is_file():
-        return False
-    with safe_open(str(weights), framework="pt") as file:
-        return any(name.startswith(TEACHER_PREFIX) for name in file.keys())
 
 
 def _refuse_gaps(folder: Path, info: Mapping[str, Any]) -> None:

@@ -14,9 +14,18 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.checkpoint import load_json, load_tensors, save_tensors, write_text
+from imadarem.checkpoint import load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
+from imadarem.model_folder import (
+    CONFIG,
+    TEACHER_PREFIX,
+    WEIGHTS,
+    check_finite,
+    check_weights,
+    read_config,
+    read_header,
+)
 from imadarem.nn import EmaTeacher, RefinementTransformer
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.engine import SamplingSettings, Widths, refine_all
@@ -34,14 +43,11 @@ __all__ = ["ImplicitRefinementModel"]
 
 StepObserver = Callable[[Tensor, Step], None]
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 CARD = "README.md"
 #: Arguments of from_pretrained that are the hub's.
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 #: Nats below the mean token at which one that is new to a model starts.
 RARE = 4.0
-TEACHER_PREFIX = "teacher.network."
 #: Models that come with the package, by the name that from_pretrained takes.
 SHIPPED = {
     "default": Path(__file__).parent / "shipped" / "molecules",
@@ -394,7 +400,9 @@ class ImplicitRefinementModel(
     ) -> Self:
         """Load a model from a directory, from the package, or from a repository of the hub.
 
-        Strict: every weight must be there, none may be left over. No pickle is read.
+        Strict: every weight must be there and finite, none may be left over. The folder is
+        checked before anything is built from it, so that a damaged or hostile one costs neither
+        memory nor time. No pickle is read.
 
         Args:
             pretrained_model_name_or_path: A directory; ``"default"`` for the molecule model
@@ -411,31 +419,31 @@ class ImplicitRefinementModel(
         folder = SHIPPED.get(name, Path(name))
         if not folder.is_dir():
             folder = _download(name, kwargs)
-        if not (folder / CONFIG).is_file():
-            found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            raise CheckpointError(
-                f"{folder} is no checkpoint: it has no {CONFIG} (found: {found}). "
-                "Name a directory that save_pretrained() or a training run wrote."
-            )
-        settings = load_json(folder / CONFIG)
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"{folder / CONFIG} holds no settings.")
-        config = ImplicitRefinementConfig.from_dict(settings)
+        config, header = cls.check_folder(folder)
         if tokenizer is None and (folder / "tokenizer_config.json").is_file():
-            tokenizer = load_tokenizer(folder)
+            tokenizer = load_tokenizer(folder, config.vocab_size)
         model = cls(config, tokenizer=tokenizer)
-        model._load_weights(folder / WEIGHTS)
+        if any(name.startswith(TEACHER_PREFIX) for name in header):
+            model.init_teacher()
+        model.load_state_dict(load_tensors(folder / WEIGHTS), strict=True)
+        check_finite(folder / WEIGHTS, model.state_dict())
         return model.eval()
 
-    def _load_weights(self, path: Path) -> None:
-        weights = load_tensors(path)
-        if any(name.startswith(TEACHER_PREFIX) for name in weights):
-            self.init_teacher()
-        try:
-            self.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            first = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"the weights in {path} do not fit the config: {first}") from None
+    @staticmethod
+    def check_folder(folder: Path) -> tuple[ImplicitRefinementConfig, dict[str, Tensor]]:
+        """The config of a model's folder, and its weights without memory, held against each other.
+
+        Raises:
+            CheckpointError: They cannot be used, or do not belong together.
+        """
+        config, header = read_config(folder), read_header(folder / WEIGHTS)
+
+        def network(config: ImplicitRefinementConfig) -> RefinementTransformer:
+            # The mask id changes no weight.
+            return RefinementTransformer(config, mask_token_id=0)
+
+        check_weights(folder / WEIGHTS, header, config, network)
+        return config, header
 
     # Parts
 

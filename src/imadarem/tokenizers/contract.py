@@ -37,7 +37,8 @@ class SpecialIds:
         mask: A blank; refinement starts from a canvas of them.
         pad: Fills a row after its end.
         eos: Ends a row; ``None`` where the tokenizer knows no end.
-        banned: Sorted ids that must never stand in an output: every special id but ``eos``.
+        banned: Sorted ids that must never stand in an output: every special id but ``eos``, and
+            ids of the model for which the tokenizer has no token.
         nothing: What a blank of a hole of unknown length becomes where the hole has more blanks
             than tokens; dropped from outputs. ``None`` where the tokenizer has no such token.
     """
@@ -71,6 +72,7 @@ def special_ids(tokenizer: object, vocab_size: int) -> SpecialIds:
     eos = _eos_or_sep(tokenizer)
     _refuse_collisions({"mask": mask, "pad": pad, "eos": eos})
     banned = ({mask, pad} | _other_special_ids(tokenizer)) - {eos}
+    banned |= _ids_without_token(tokenizer, vocab_size)
     _refuse_out_of_range({"mask": [mask], "pad": [pad], "eos": [eos]}, vocab_size)
     _refuse_out_of_range({"special": sorted(banned)}, vocab_size)
     nothing = _id(tokenizer, "nothing_token_id")
@@ -138,6 +140,12 @@ def _other_special_ids(tokenizer: object) -> set[int]:
     added = getattr(tokenizer, "added_tokens_decoder", None) or {}
     reserved = {index for index, token in added.items() if getattr(token, "special", False)}
     return {value for value in named if value is not None} | listed | reserved
+
+
+def _ids_without_token(tokenizer: object, vocab_size: int) -> set[int]:
+    """Ids that pad a model's vocabulary to a round number, where the tokenizer can be asked."""
+    vocabulary = getattr(tokenizer, "get_vocab", None)
+    return set() if vocabulary is None else set(range(vocab_size)) - set(vocabulary().values())
 
 
 def _refuse_collisions(ids: dict[str, int | None]) -> None:

@@ -1,0 +1,190 @@
+"""Model folders, checked before anything is built from them.
+
+A folder may come from anybody. Its ``config.json`` says how large a model to build, so the
+config is held against the header of ``model.safetensors`` first: a few kilobytes that name
+every weight with its type and shape. Sizes that no weight has are refused without building
+anything; then a skeleton of the model without memory (torch's ``meta`` device) must have
+exactly the weights that the file has. No pickle is read, and no code from the folder is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from imadarem.checkpoint import load_json
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import CheckpointError, ConfigError
+
+__all__ = [
+    "CONFIG",
+    "TEACHER_PREFIX",
+    "WEIGHTS",
+    "check_finite",
+    "check_weights",
+    "read_config",
+    "read_header",
+]
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+#: The weights of an EMA teacher stand beside the student's, under the same names behind this.
+TEACHER_PREFIX = "teacher.network."
+#: Bytes of the largest ``config.json`` and safetensors header that are read.
+MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 4 << 20, 1 << 20
+WEIGHT_DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+#: Largest legal values of the sizes that no weight shows.
+LIMITS = {"max_seq_len": 1 << 20, "inner_steps": 1000, "max_refinement_steps": 100_000}
+#: Largest number of entries in the tables of groups that ``relations`` are made into.
+MAX_GROUP_ENTRIES = 1 << 25
+
+
+def read_config(folder: Path) -> ImplicitRefinementConfig:
+    """The settings in a model's folder.
+
+    Raises:
+        CheckpointError: There is no ``config.json``, or it cannot be used.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        raise CheckpointError(
+            f"{folder} is no checkpoint: it has no {CONFIG} (found: {found}). "
+            "Name a directory that save_pretrained() or a training run wrote."
+        )
+    settings = load_json(file, max_bytes=MAX_CONFIG_BYTES)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} holds no settings: it must be a JSON object.")
+    try:
+        config = ImplicitRefinementConfig.from_dict(settings)
+    except ConfigError as error:
+        raise CheckpointError(f"{file} cannot be used: {error}") from None
+    for name, limit in LIMITS.items():
+        if getattr(config, name) > limit:
+            raise _too_large(file, f"{name}={getattr(config, name)}", f"at most {limit}")
+    entries = sum(len(layout) * len(layout[0]) ** 2 for layout in config.relations or ())
+    if entries > MAX_GROUP_ENTRIES:
+        raise _too_large(file, f"relations with {entries} entries", f"at most {MAX_GROUP_ENTRIES}")
+    return config
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """The weights of a safetensors file as tensors without memory: names, types and shapes.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or a weight is no floating-point
+            tensor.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > MAX_HEADER_BYTES:
+            raise _too_large(path, f"a header of {size} bytes", f"at most {MAX_HEADER_BYTES}")
+        found = {}
+        with safe_open(str(path), framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (a file, no mapping)
+                part = weights.get_slice(name)
+                found[name] = (part.get_dtype(), part.get_shape())
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {path}.") from None
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"the weights in {path} cannot be read: {error}. The file is damaged or not "
+            "safetensors; copy it again."
+        ) from None
+    for name, (dtype, _) in found.items():
+        if dtype not in WEIGHT_DTYPES:
+            raise CheckpointError(
+                f"the weight {name} in {path} is {dtype}; weights are floating-point numbers "
+                f"({', '.join(WEIGHT_DTYPES)}). Fetch or save the model again."
+            )
+    return {
+        name: torch.empty(shape, dtype=WEIGHT_DTYPES[dtype], device="meta")
+        for name, (dtype, shape) in found.items()
+    }
+
+
+def check_weights(
+    path: Path,
+    header: Mapping[str, Tensor],
+    config: ImplicitRefinementConfig,
+    build: Callable[[ImplicitRefinementConfig], nn.Module],
+) -> None:
+    """Refuse weights that are not exactly those of the model, without allocating it.
+
+    Args:
+        path: Of the weights, for messages.
+        header: Of the file, by :func:`read_header`.
+        config: What the model would be built from.
+        build: Makes a model of a config, without a teacher.
+
+    Raises:
+        CheckpointError: A size of the config is larger than any weight, or a weight is
+            missing, left over or of another shape.
+    """
+    largest = max((size for weight in header.values() for size in weight.shape), default=0)
+    shown = ["vocab_size", "hidden_size", "intermediate_size", "joint_size"]
+    shown += ["max_seq_len"] if config.positions else []
+    for name in shown:
+        size = getattr(config, name) or 0
+        if size > largest:
+            raise _no_fit(path, f"{name}={size}, and no weight has more than {largest} rows")
+    one, two = (len(_skeleton(build, replace(config, num_layers=n))) for n in (1, 2))
+    # A few missing weights are named below; a skeleton must not be out of all proportion.
+    if one + (two - one) * (config.num_layers - 1) > 2 * len(header):
+        raise _no_fit(path, f"num_layers={config.num_layers}, and it has {len(header)} weights")
+    wanted = _skeleton(build, config)
+    if any(name.startswith(TEACHER_PREFIX) for name in header):
+        wanted |= {f"{TEACHER_PREFIX}{name}": weight for name, weight in wanted.items()}
+    trouble = [f"{name} is missing" for name in sorted(wanted.keys() - header.keys())]
+    trouble += [f"{name} is left over" for name in sorted(header.keys() - wanted.keys())]
+    trouble += [
+        f"{name} is of another shape, {tuple(header[name].shape)} for {tuple(weight.shape)}"
+        for name, weight in wanted.items()
+        if name in header and header[name].shape != weight.shape
+    ]
+    if trouble:
+        more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
+        raise _no_fit(path, f"{trouble[0]}{more}")
+
+
+def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not all finite; those without memory are passed over.
+
+    Raises:
+        CheckpointError: One holds NaN or an infinity.
+    """
+    for name, weight in weights.items():
+        if weight.device.type != "meta" and not bool(weight.isfinite().all()):
+            raise CheckpointError(
+                f"the weight {name} in {path} holds NaN or infinite numbers, and a model with it "
+                "would write nothing of use. Fetch the model again, or take an earlier checkpoint."
+            )
+
+
+def _skeleton(
+    build: Callable[[ImplicitRefinementConfig], nn.Module], config: ImplicitRefinementConfig
+) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return dict(build(config).state_dict())
+
+
+def _no_fit(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the weights in {path} do not fit the config: {reason}. Fetch or save the model again."
+    )
+
+
+def _too_large(path: Path, given: str, legal: str) -> CheckpointError:
+    return CheckpointError(f"{path} has {given}, which is too large to load: legal is {legal}.")
