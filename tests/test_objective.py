@@ -377,9 +377,9 @@ def test_each_kind_of_canvas_has_its_share_of_the_rows() -> None:
     assert batch.targets.shape[1] <= 16
 
 
-def test_a_row_with_surplus_counts_its_tokens_alone() -> None:
+def test_a_row_with_surplus_counts_its_tokens_and_where_they_end() -> None:
     # One token of probability 1/2, and two blanks for nothing of probability 1/4 each: the
-    # row's loss is ln 2 + 2 ln 4 over one token.
+    # row's loss is ln 2 + 2 ln 4 over two choices, the token and the end behind it.
     model = with_nothing()
     nothing = model.special.nothing
     assert nothing is not None
@@ -393,7 +393,7 @@ def test_a_row_with_surplus_counts_its_tokens_alone() -> None:
     batch = TrainingCanvas(canvas, targets, torch.zeros_like(targets).bool(), none)
     made = Objective(config=model.config, special=model.special)
     terms = made.score(RefinementOutput(logits, torch.zeros(1, 4)), batch)
-    assert terms.token.item() == pytest.approx(math.log(2) + 2 * math.log(4), rel=1e-5)
+    assert terms.token.item() == pytest.approx((math.log(2) + 2 * math.log(4)) / 2, rel=1e-5)
 
 
 def test_surplus_needs_a_token_for_nothing_and_a_known_length() -> None:

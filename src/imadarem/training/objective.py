@@ -3,7 +3,7 @@
 ``loss = token + diversity_weight · diversity + gate_weight · gate``
 
 - *token*: cross-entropy of the blanks, summed over a row, divided by the ``m`` tokens of the
-  data among them, and averaged over the rows that show nothing but data. With scattered
+  data and ends of holes among them, and averaged over the rows that show nothing but data. With scattered
   blanks alone, whose rates are stratified over (0, 1], its mean is the masked-diffusion bound
   in nats per token (MDLM, arXiv:2406.07524, eq. 10 with the linear schedule).
   With a joint head it is the cost of each blank given the tokens left of it too, and the
@@ -267,8 +267,7 @@ class Objective:
         independent = None
         if bool(blanks.any()):
             log_probs = output.logits[blanks].float().log_softmax(dim=-1)
-            nothing = -1 if self.special.nothing is None else self.special.nothing
-            per_row = (blanks & (batch.targets != nothing)).sum(dim=1)
+            per_row = (blanks & ~self._follows_end(batch.targets)).sum(dim=1)
             weight = (1.0 / per_row.clamp(min=1))[:, None].expand_as(blanks)[blanks]
             weight = weight / blanks.any(dim=1).sum()
             targets = batch.targets[blanks]
@@ -286,6 +285,13 @@ class Objective:
         if independent is not None:
             total = total + INDEPENDENT_WEIGHT * independent
         return LossTerms(total, token.detach(), diversity.detach(), gate.detach())
+
+    def _follows_end(self, targets: Tensor) -> Tensor:
+        """``(B, L)`` bool: *nothing* behind *nothing*, of which no choice is left."""
+        if self.special.nothing is None:
+            return torch.zeros_like(targets, dtype=torch.bool)
+        nothing = targets == self.special.nothing
+        return nothing & F.pad(nothing[:, :-1], (1, 0))
 
     def _read(
         self, network: nn.Module, batch: TrainingCanvas, prev_probs: Tensor | None
