@@ -3,9 +3,10 @@
 ``loss = token + diversity_weight · diversity + gate_weight · gate``
 
 - *token*: cross-entropy of the blanks, summed over a row, divided by the ``m`` tokens of the
-  data and ends of holes among them, and averaged over the rows that show nothing but data. With scattered
-  blanks alone, whose rates are stratified over (0, 1], its mean is the masked-diffusion bound
-  in nats per token (MDLM, arXiv:2406.07524, eq. 10 with the linear schedule).
+  data and ends of holes among them, and averaged over the rows that show nothing but data.
+  With scattered blanks alone, whose rates are stratified over (0, 1], its mean is the
+  masked-diffusion bound in nats per token (MDLM, arXiv:2406.07524, eq. 10 with the linear
+  schedule).
   With a joint head it is the cost of each blank given the tokens left of it too, and the
   cross-entropy of each blank by itself is added at ``INDEPENDENT_WEIGHT``.
 - *diversity*: entropy floor ``relu(0.5 - H)``, ``H`` in nats, on the blanks.
