@@ -1,21 +1,21 @@
-"""``imadarem sample --out FILE --resume``: a run that is killed goes on where it was."""
+"""``imadarem sample --out FILE --resume``: a run that is killed is continued."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from cli_parts import SIXTY, records, saved_model
 
 from imadarem.cli import streaming
 from imadarem.cli.app import run
+from imadarem.cli.sample_file import count_rows
+from imadarem.data.molecules import canonical
 from imadarem.tokenizers import SelfiesTokenizer
 
 
@@ -35,18 +35,17 @@ def test_a_streamed_file_is_the_one_that_is_written_at_once(molecules, tmp_path,
     assert len(list(csv.reader(streamed.read_text().splitlines()))) == 41
 
 
-def test_the_summary_counts_the_whole_file_and_a_finished_run_does_nothing(
-    molecules, tmp_path, capsys
-):
+def test_the_summary_tells_the_file_from_what_was_drawn_now(molecules, tmp_path, capsys):
     path = tmp_path / "molecules.smi"
     command = ["sample", "--model", molecules, "--out", str(path), "--resume", "--json"]
     for count in ("20", "30", "30"):
         assert run([*command, "-n", count]) == 0
-    first, second, third = records(capsys.readouterr().out)
-    assert [first["samples"], second["samples"], third["samples"]] == [20, 30, 30]
-    assert third["samples_per_second"] == 0
-    assert second["valid"] == third["valid"]
-    assert len(path.read_text().splitlines()) == 30
+    found = records(capsys.readouterr().out)
+    assert [(r["samples"], r["drawn"]) for r in found] == [(20, 20), (30, 10), (30, 0)]
+    valid = [canonical(line) is not None for line in path.read_text().splitlines()]
+    assert [r["valid"] for r in found] == [sum(valid[:20]) / 20, sum(valid[20:]) / 10, None]
+    assert found[2]["samples_per_second"] == 0
+    assert len(valid) == 30
 
 
 def test_wrong_uses_are_told_before_any_work(molecules, tmp_path, capsys):
@@ -60,21 +59,23 @@ def test_wrong_uses_are_told_before_any_work(molecules, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_without_a_gap_and_without_a_repetition(molecules, tmp_path):
+def test_a_killed_run_continues_without_a_gap_and_without_a_repetition(molecules, tmp_path, capsys):
     path, count = tmp_path / "molecules.smi", 2_200
     drawing = ["sample", "-n", str(count), "--model", molecules, "--steps", "2"]
     command = [*drawing, "--out", str(path), "--resume"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([sys.executable, "-m", "imadarem", *command], env=environment)
-    record = Path(f"{path}.json")
     deadline = time.monotonic() + 120
-    while not (record.is_file() and 0 < json.loads(record.read_text())["samples"]):
+    while not (path.is_file() and count_rows(path)[0]):
         assert child.poll() is None and time.monotonic() < deadline, "the run never wrote a block"
         time.sleep(0.01)
+    # A second run beside the first is refused, and changes nothing.
+    os.kill(child.pid, signal.SIGSTOP)
+    assert run(command) == 2
+    assert f"is being written by process {child.pid}" in capsys.readouterr().err
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    before = json.loads(record.read_text())["samples"]
-    assert 0 < before < count
+    assert 0 < count_rows(path)[0] < count
     assert run(command) == 0
     straight = tmp_path / "straight.smi"
     assert run([*drawing, "--out", str(straight), "--json"]) == 0

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imadarem.errors import CheckpointError
+from imadarem.locks import TEMPORARY
 
 #: Bytes of the largest JSON document that is read.
 MAX_JSON_BYTES = 64 << 20
@@ -49,7 +50,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
     except OSError as error:
         raise CheckpointError(_cannot_write(path, error)) from None
     os.close(handle)

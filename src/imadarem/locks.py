@@ -6,6 +6,7 @@ leaves nothing to clean up. The lock file may stay behind; it is not the lock.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,10 @@ from pathlib import Path
 
 from imadarem.errors import BusyError, CheckpointError
 
-__all__ = ["exclusive"]
+__all__ = ["TEMPORARY", "exclusive"]
+
+#: How the names of files end that are not yet complete; they begin with a dot.
+TEMPORARY = ".tmp"
 
 
 @contextmanager
@@ -21,7 +25,8 @@ def exclusive(path: str | Path) -> Iterator[None]:
     """Hold the lock on ``path`` within a ``with`` block; never wait for it.
 
     The lock file is ``<path>/.lock`` where ``path`` is a folder, else ``.<name>.lock`` beside
-    it, so a folder must exist before it is locked. The holder writes its process id into it.
+    it, so a folder must exist before it is locked. The holder writes its process id into it,
+    and removes the temporary files of killed writers.
 
     Args:
         path: A folder, or a file that need not exist.
@@ -51,6 +56,7 @@ def exclusive(path: str | Path) -> Iterator[None]:
         if not isinstance(lock, SoftFileLock):
             with suppress(OSError):  # Windows lets nobody write to a locked file
                 file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        _remove_temporary_files(path)
         yield
     finally:
         if not isinstance(lock, SoftFileLock):
@@ -66,3 +72,10 @@ def _holder(file: Path) -> int | None:
         return int(file.read_text(encoding="ascii").split()[0])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def _remove_temporary_files(path: Path) -> None:
+    """Delete what killed writers of a file, or of the files of a folder, left there."""
+    folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
+    for left in folder.glob(f".{name}.*{TEMPORARY}"):
+        left.unlink(missing_ok=True)

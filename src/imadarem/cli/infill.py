@@ -12,6 +12,9 @@ from imadarem.errors import ConfigError
 
 __all__ = ["infill"]
 
+#: Most fillings of a prompt, or molecules of a fragment: they are held in memory.
+MOST = 1_000_000
+
 
 def infill(
     *prompts: str,
@@ -43,8 +46,8 @@ def infill(
         count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
             [default: 16].
     """
-    if count is not None and count < 1:
-        raise ConfigError(f"--count is {count}; ask for at least 1.")
+    if count is not None and not 1 <= count <= MOST:
+        raise ConfigError(f"--count is {count:,}; ask for 1 to {MOST:,}.")
     if fragments.given == bool(prompts):
         raise ConfigError(
             "give at least one prompt with <mask>, or else a fragment by --linker, --motif, "
@@ -58,13 +61,14 @@ def infill(
         _only_molecules(output)
         if not is_molecular(model.tokenizer):
             raise ConfigError(f"the model {sampling.model} writes texts; fragments are molecules.")
-        return fill_fragments(model, fragments, count or 16, output, sampling.settings())
+        with output.locked():
+            return fill_fragments(model, fragments, count or 16, output, sampling.settings())
     repeated = [prompt for prompt in prompts for _ in range(count or 1)]
-    with progress_bar("filling", len(repeated)) as advance:
+    with output.locked():
         start = time.perf_counter()
-        drawn = model.infill(repeated, on_rows=advance, **sampling.settings())
-        seconds = time.perf_counter() - start
-    deliver(judge(drawn, model.tokenizer, seconds), output)
+        with progress_bar("filling", len(repeated)) as advance:
+            drawn = model.infill(repeated, on_rows=advance, **sampling.settings())
+        deliver(judge(drawn, model.tokenizer, time.perf_counter() - start), output)
     return 0
 
 

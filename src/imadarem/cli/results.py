@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -54,6 +55,21 @@ class OutputFlags:
     out: Path | None = None
     grid: Path | None = None
     json: Switch = False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing the files within a ``with`` block.
+
+        Raises:
+            BusyError: Another process writes one of them.
+        """
+        from imadarem.locks import exclusive
+
+        with ExitStack() as locks:
+            for path in (self.out, self.grid):
+                if path is not None:
+                    locks.enter_context(exclusive(path))
+            yield
 
     def check(self, tokenizer: Any) -> None:
         """Refuse what could not be written, before any work is done.

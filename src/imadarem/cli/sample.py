@@ -35,6 +35,9 @@ __all__ = ["sample"]
 #: Most rows drawn at a time for --only-valid, and rows for each molecule after which it gives up.
 BLOCK, MOST_ROWS = 256, 20
 
+#: Most samples that are shown, and that a file holds.
+MOST_IN_MEMORY, MOST_IN_FILE = 1_000_000, 10**12
+
 
 def sample(
     *,
@@ -48,8 +51,8 @@ def sample(
     """Draw samples from blank canvases.
 
     More than 10,000 samples for --out go to the file as they are drawn, in the order of their
-    numbers, with a record of how far it is in FILE.json. A run that was interrupted, by
-    whatever, goes on with the same command and --resume.
+    numbers, and the settings into FILE.json. A run that was interrupted, by whatever,
+    continues with the same command and --resume.
 
     **Examples**
 
@@ -65,12 +68,16 @@ def sample(
     Args:
         count: How many.
         length: Tokens per canvas; default is drawn from the training lengths.
-        resume: Go on with the file of --out where it ends, or begin it.
+        resume: Continue the file of --out where it ends, or begin it.
         only_valid: Draw on until there are so many valid molecules, none twice, and say how
             many rows that took; at most 10,000.
     """
+    most = MOST_IN_MEMORY if output.out is None else MOST_IN_FILE
+    if count > most:
+        to_file = " More go to a file: --out FILE --resume." if output.out is None else ""
+        raise ConfigError(f"--count is {count:,}; ask for at most {most:,}.{to_file}")
     if resume and output.out is None:
-        raise ConfigError("--resume goes on with a file; name it with --out.")
+        raise ConfigError("--resume continues a file; name it with --out.")
     if only_valid and (resume or count > STREAMED):
         raise ConfigError(
             f"--only-valid keeps what it finds in memory: -n up to {STREAMED:,}, and no --resume. "
@@ -84,14 +91,15 @@ def sample(
         stream(model, count, length, sampling, output, resume=resume)
         return
     settings = {"length": length, **sampling.settings()}
-    with progress_bar("sampling", count) as advance:
+    with output.locked():
         start = time.perf_counter()
-        if only_valid:
-            outcome = _only_valid(model, count, settings, advance)
-        else:
-            drawn = model.sample(count, on_rows=advance, **settings)
-            outcome = judge(drawn, model.tokenizer, time.perf_counter() - start)
-    deliver(outcome, output)
+        with progress_bar("sampling", count) as advance:
+            if only_valid:
+                outcome = _only_valid(model, count, settings, advance)
+            else:
+                drawn = model.sample(count, on_rows=advance, **settings)
+                outcome = judge(drawn, model.tokenizer, time.perf_counter() - start)
+        deliver(outcome, output)
 
 
 def _only_valid(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -14,7 +16,6 @@ from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
     from imadarem.refiner import ImplicitRefinementModel
-    from imadarem.sampling.growing import GrowingFile
 
 __all__ = ["STREAMED", "stream"]
 
@@ -36,10 +37,12 @@ def stream(
     """Draw samples into ``output.out`` block by block, then say what they are.
 
     Raises:
-        ConfigError: The file cannot be gone on with, or less than one sample is wanted.
+        BusyError: Another process writes the file.
+        ConfigError: The file cannot be continued, or less than one sample is wanted.
         CheckpointError: The file cannot be written.
+        DataError: A sample does not fit a line of the file.
     """
-    from imadarem.sampling.growing import GrowingFile
+    from imadarem.cli.sample_file import sample_file
 
     path, given = output.out, sampling.settings()
     assert path is not None
@@ -48,25 +51,43 @@ def stream(
     parse = parser(model.tokenizer)
     made_with = _made_with(model, length, given, parsed=parse is not None)
     pictured: list[str] = []
-    with GrowingFile(path, made_with, count, resume=resume) as file:
-        before = file.samples
+    valid, passes, start = 0, 0, time.perf_counter()
+    with sample_file(path, made_with, count, resume=resume) as file:
+        before = file.rows
         if before:
-            note(f"{path} holds {before:,} of {count:,} samples; going on there")
-        start = time.perf_counter()
+            note(f"{path} holds {before:,} of {count:,} samples; continuing behind them")
         with progress_bar("sampling", count) as advance:
             advance(before)
-            while file.samples < count:
-                n = min(max(BLOCK, sampling.batch_size), count - file.samples)
-                drawn = model.sample(n, first=file.samples, length=length, on_rows=advance, **given)
+            while file.rows < count:
+                n = min(max(BLOCK, sampling.batch_size), count - file.rows)
+                drawn = model.sample(n, first=file.rows, length=length, on_rows=advance, **given)
                 outcome = judge_by(parse, drawn, model.tokenizer, 0.0)
-                text = outcome.to_text(path.suffix, begins=file.samples == 0)
-                tallies = {"valid": len(outcome.valid), "passes": sum(drawn.forward_passes)}
-                file.append(text, n, tallies)
+                file.append(outcome.to_text(path.suffix, begins=file.rows == 0), n)
+                valid += len(outcome.valid)
+                passes += sum(drawn.forward_passes)
                 pictured += outcome.valid[: PICTURED - len(pictured)]
-        seconds = time.perf_counter() - start
-        _tell(file, count - before, seconds, parse is not None, output.json)
+        file.check()
+    spent = _Spent(count - before, valid, passes, time.perf_counter() - start)
+    _show(path, count, spent, parse is not None, output.json)
     if output.grid is not None:
         write_grid(pictured, output.grid)
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """What this run added to the file.
+
+    Attributes:
+        drawn: Samples.
+        valid: How many of them are molecules.
+        passes: Forward passes that they cost.
+        seconds: Time that they took.
+    """
+
+    drawn: int
+    valid: int
+    passes: int
+    seconds: float
 
 
 def _made_with(
@@ -76,7 +97,7 @@ def _made_with(
     *,
     parsed: bool,
 ) -> dict[str, Any]:
-    """What the samples depend on, as JSON values; the batch size is nothing of that kind."""
+    """What the samples depend on, as JSON values; the batch size is not among it."""
     from imadarem.checkpoint import digest
 
     return {
@@ -89,18 +110,19 @@ def _made_with(
     }
 
 
-def _tell(file: GrowingFile, drawn: int, seconds: float, judged: bool, json: bool) -> None:
-    valid, passes = (file.tallies[name] / file.samples for name in ("valid", "passes"))
-    rate = drawn / seconds
+def _show(path: Path, count: int, run: _Spent, judged: bool, json: bool) -> None:
+    """Say how many samples the file holds, and the figures of those drawn by this run."""
+    share_valid = run.valid / run.drawn if judged and run.drawn else None
+    passes = run.passes / run.drawn if run.drawn else None
+    rate = run.drawn / run.seconds
     if json:
-        figures = {"samples": file.samples, "valid": valid if judged else None, "unique": None}
-        spent = {"forward_passes": passes, "seconds": seconds, "samples_per_second": rate}
+        figures = {"samples": count, "drawn": run.drawn, "valid": share_valid, "unique": None}
+        spent = {"forward_passes": passes, "seconds": run.seconds, "samples_per_second": rate}
         json_line({"kind": "summary", **figures, **spent})
         return
-    parts = [f"{file.samples:,} samples in {file.path}"]
-    if judged:
-        parts.append(f"{share(valid)} valid")
-    parts.append(f"{passes:.1f} forward passes each")
-    if drawn:
-        parts.append(f"{rate:,.1f} samples/s")
+    parts = [f"{count:,} samples in {path}"]
+    if run.drawn:
+        drawn = "" if run.drawn == count else f"{run.drawn:,} drawn now: "
+        parts += [f"{drawn}{share(share_valid)} valid"] if share_valid is not None else []
+        parts += [f"{passes:.1f} forward passes each", f"{rate:,.1f} samples/s"]
     out().print(Text(", ".join(parts), style="bold"))
