@@ -32,7 +32,7 @@ NOTHING = MODEL.special.nothing
 
 
 def test_a_gap_is_a_hole_of_up_to_sixteen_tokens_and_bounds_say_otherwise() -> None:
-    carbon = MODEL.encode_prompt("[C]")
+    carbon = MODEL.tokenizer.encode_notation("[C]")
     assert LONGEST_GAP == 16
     assert MODEL.encode_prompt("[C]<gap>") == [*carbon, *[NOTHING] * 16]
     assert MODEL.encode_prompt("<gap:1-3>[C]") == [1, NOTHING, NOTHING, *carbon]
@@ -44,7 +44,7 @@ def test_a_gap_gets_as_many_tokens_as_its_bounds_allow(
     seed: int, least: int, further: int, stepwise: bool
 ) -> None:
     prompt = f"[C]<gap:{least}-{least + further}>[O]<mask>"
-    carbon, oxygen = MODEL.encode_prompt("[C][O]")
+    carbon, oxygen = MODEL.tokenizer.encode_notation("[C][O]")
     drawn = MODEL.infill([prompt] * 4, seed=seed, steps=3 if stepwise else 1)
     for row in drawn.rows:
         ids = row.ids.tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import shutil
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -205,9 +204,8 @@ def test_infilling_keeps_every_given_token(seed: int, holes: list[bool]) -> None
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, MODEL.config.vocab_size, (len(holes),), generator=generator)
     prompt = [1 if hole else int(t) for hole, t in zip(holes, tokens, strict=True)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a prompt without a hole warns; see below
-        (row,) = MODEL.infill([prompt], seed=seed).rows
+    prompt.append(1)
+    (row,) = MODEL.infill([prompt], seed=seed).rows
     for position, token in enumerate(prompt):
         if token != 1:
             assert row.ids[position] == token
@@ -222,11 +220,10 @@ def test_infilling_reads_the_tokenizers_notation() -> None:
     assert decoded.startswith("[C]") and decoded.endswith("[O]")
 
 
-def test_a_prompt_without_a_hole_is_returned_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="nothing to fill"):
-        samples = MODEL.infill("[C][O]", seed=0)
-    assert samples.texts == ["CO"]
-    assert samples.forward_passes == [0]
+@pytest.mark.parametrize("prompt", ["[C][O]", "", [[3, 4]], ["[C]<mask>", "[C][O]"]])
+def test_a_prompt_without_a_blank_is_refused(prompt) -> None:
+    with pytest.raises(DataError, match="has no blank, so there is nothing to fill"):
+        MODEL.infill(prompt, seed=0)
 
 
 @pytest.mark.parametrize(

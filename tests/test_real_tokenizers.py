@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from statistics import median
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import collate
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, DataError
 from imadarem.refiner import ImplicitRefinementModel
 
 # King James Version, Genesis 1 and Psalm 23; Carroll, "Alice's Adventures in Wonderland";
@@ -206,6 +207,26 @@ def test_holes_in_a_text_are_filled_around_what_is_given(trained):
         ]
         assert trained.model.special.mask not in filled
     assert mask not in samples[0]
+
+
+def test_a_blank_is_the_tokenizers_own_mask_or_the_canonical_one(trained):
+    own = trained.tokenizer.mask_token
+    ids = trained.model.encode_prompt(f"The {own}{own} is {own}")
+    assert ids.count(trained.model.special.mask) == 3
+    assert trained.model.encode_prompt(f"The <mask><mask> is {own}") == ids
+    with pytest.raises(DataError, match=f"has no blank.*Write {re.escape(own)}"):
+        trained.model.infill("The dog is my friend")
+
+
+def test_a_tokenizer_that_names_no_mask_reads_the_canonical_one():
+    letters = SimpleNamespace(
+        mask_token_id=1,
+        pad_token_id=0,
+        eos_token_id=2,
+        encode=lambda text, add_special_tokens: [3 + ord(c) - ord("a") for c in text],
+    )
+    model = model_for(letters, vocab_size=29)
+    assert model.encode_prompt("a<mask><mask>c<mask>") == [3, 1, 1, 5, 1]
 
 
 def test_saved_and_loaded_it_draws_the_same(trained, tmp_path):

@@ -35,8 +35,7 @@ from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
 from imadarem.sampling.sparsity import Sparsity
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
-from imadarem.tokenizers import SpecialIds, load_tokenizer, special_ids
-from imadarem.tokenizers.prompts import encode_prompt
+from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
 
 __all__ = ["ImplicitRefinementModel"]
@@ -314,15 +313,16 @@ class ImplicitRefinementModel(
         """Fill the holes of prompts; a token that is given never changes.
 
         Args:
-            masked: Prompts with one mask token for each blank: a text, several texts, or
-                token ids. The built-in tokenizers read their own notation, such as
-                ``"[C]<mask><mask>[O]"`` for SELFIES. In texts ``<gap>`` is a hole of 0 to 16
-                tokens and ``<gap:3-8>`` one of 3 to 8, for models that know such holes.
+            masked: Prompts with one mask for each blank: a text, several texts, or token
+                ids. In a text a blank is ``<mask>``, or the tokenizer's own mask, such as
+                ``[MASK]``; ``<gap>`` is a hole of 0 to 16 tokens and ``<gap:3-8>`` one of 3 to
+                8, for models that know such holes. The built-in tokenizers read their own
+                notation, such as ``"[C]<mask><mask>[O]"`` for SELFIES.
 
         The other arguments are those of :meth:`sample`.
 
         Raises:
-            DataError: A prompt is empty, too long, or holds ids outside the vocabulary.
+            DataError: A prompt has no blank, is too long, or holds ids outside the vocabulary.
         """
         rows = self._prompts(masked)
         canvas = Canvas.with_holes(rows, self.special)
@@ -566,15 +566,21 @@ class ImplicitRefinementModel(
                     f"{self.config.vocab_size - 1}."
                 )
             if not {self.special.mask, self.special.nothing} & set(row):
-                warnings.warn(
-                    "a prompt has no mask token, so there is nothing to fill in it.", stacklevel=4
+                raise DataError(
+                    "a prompt of token ids has no blank, so there is nothing to fill. Put the "
+                    f"mask id {self.special.mask} at each token that is to be found."
                 )
         return rows
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text with a mask token for each blank, ``<gap>`` for a hole of any length.
+        """The ids of a text with ``<mask>``, or the tokenizer's own mask, for each blank.
 
-        See :func:`imadarem.tokenizers.prompts.encode_prompt`.
+        ``<gap>`` is a hole of unknown length; see
+        :func:`imadarem.tokenizers.prompts.encode_prompt`.
+
+        Raises:
+            ConfigError: The model has no tokenizer that reads texts.
+            DataError: The text has no blank, or cannot be read.
         """
         return encode_prompt(self.tokenizer, self.special, text)
 

@@ -41,8 +41,8 @@ def infill(
     times.
 
     Args:
-        prompts: One `<mask>` for each blank token; molecules in the model's notation,
-            such as SELFIES.
+        prompts: One `<mask>` for each blank token, or the tokenizer's own mask, such as
+            `[MASK]`; molecules in the model's notation, such as SELFIES.
         count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
             [default: 16].
     """

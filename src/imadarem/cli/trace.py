@@ -48,7 +48,8 @@ def trace(
     ```
 
     Args:
-        prompts: Texts with `<mask>` for each blank; without one, blank canvases.
+        prompts: Texts with `<mask>`, or the tokenizer's own mask, for each blank; without a
+            prompt, blank canvases.
         count: Samples, or fillings of each prompt.
         length: Tokens per blank canvas; default is drawn from the training lengths.
         out: Also write it to a file: .json, or .txt for the picture.

@@ -11,6 +11,7 @@ from imadarem.canvas import Canvas, State
 from imadarem.data.sudoku.grid import Grid, parse_grid, size_of
 from imadarem.errors import DataError, nearest
 from imadarem.serve.catalogue import SUDOKU, ServedModel
+from imadarem.tokenizers import MASK
 
 __all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stacked", "token_canvas"]
 
@@ -43,14 +44,7 @@ def prompt_canvas(model: ServedModel, prompts: Sequence[str]) -> Canvas:
     if model.kind == SUDOKU:
         return puzzle_canvas(model, [parse_grid(prompt) for prompt in prompts])
     rows = [model.network.encode_prompt(prompt) for prompt in prompts]
-    special = model.network.special
-    for prompt, row in zip(prompts, rows, strict=True):
-        if not {special.mask, special.nothing} & set(row):
-            raise DataError(
-                f"{prompt[:60]!r} has no blank, so there is nothing to fill. Write {model.mask} "
-                "for each token that is to be found."
-            )
-    canvas = Canvas.with_holes(rows, special)
+    canvas = Canvas.with_holes(rows, model.network.special)
     for length in canvas.ends().tolist():
         _check_length(model, length)
     return canvas
@@ -79,8 +73,8 @@ def token_canvas(
 
     Args:
         model: Whose tokens they are.
-        tokens: A token, a blank (``[MASK]`` or the model's own), ``[EOS]``, or an empty
-            string behind an end.
+        tokens: A token, a blank (``[MASK]``, ``<mask>`` or the model's own), ``[EOS]``, or an
+            empty string behind an end.
         given: Which tokens never change; those that are neither given nor blank are the
             model's own, which it may judge and take back. None gives every token.
 
@@ -88,7 +82,7 @@ def token_canvas(
         DataError: A string is no token, a blank is given, or the lengths differ.
     """
     if given is None:
-        given = [token not in (BLANK, model.mask) for token in tokens]
+        given = [not _is_blank(model, token) for token in tokens]
     if len(given) != len(tokens):
         raise DataError(
             f"there are {len(tokens)} tokens and {len(given)} flags in given; give one each."
@@ -105,6 +99,10 @@ def token_canvas(
     return canvas.freeze_endings()
 
 
+def _is_blank(model: ServedModel, token: str) -> bool:
+    return token in (BLANK, MASK, model.mask)
+
+
 def _id(model: ServedModel, token: str, place: int, *, ended: bool) -> int:
     special = model.network.special
     if ended or token == BEHIND:
@@ -114,7 +112,7 @@ def _id(model: ServedModel, token: str, place: int, *, ended: bool) -> int:
                 f"nowhere else. Write {BLANK} for a blank."
             )
         return special.pad
-    if token in (BLANK, model.mask):
+    if _is_blank(model, token):
         return special.mask
     if token == END and special.eos is not None and place:
         return special.eos

@@ -18,7 +18,7 @@ from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import POLICIES, Policy
 from imadarem.serve.refusals import Refusal
-from imadarem.tokenizers import MOLECULE_NOTATIONS
+from imadarem.tokenizers import MOLECULE_NOTATIONS, mask_spelling
 
 __all__ = ["Catalogue", "LegalGrid", "ServedModel", "load_catalogue"]
 
@@ -88,9 +88,8 @@ class ServedModel:
 
     @cached_property
     def mask(self) -> str:
-        """How a blank is written in a text."""
-        (written,) = self._strings([self.network.special.mask])
-        return str(getattr(self.network.tokenizer, "mask_token", None) or written)
+        """How a blank is written in a text; ``<mask>`` is one too."""
+        return mask_spelling(self.network.tokenizer)
 
     @cached_property
     def ids(self) -> dict[str, int]:

@@ -102,7 +102,7 @@ class InfillRequest(Sampling):
     prompts: list[Text] = Field(
         min_length=1,
         max_length=MOST_PROMPTS,
-        description="In the model's notation, with its mask (<mask>) for each blank.",
+        description="In the model's notation, with <mask> or the model's own mask for each blank.",
     )
     count: int = Field(1, ge=1, le=MOST_SAMPLES, description="Fillings of each prompt.")
 

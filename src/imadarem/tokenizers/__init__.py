@@ -7,8 +7,9 @@ refinement depends on and refuses a tokenizer that breaks the contract.
 """
 
 from imadarem.tokenizers.contract import SpecialIds, Tokenizer, special_ids
-from imadarem.tokenizers.corpus import CharTokenizer, CorpusTokenizer
+from imadarem.tokenizers.corpus import MASK, CharTokenizer, CorpusTokenizer
 from imadarem.tokenizers.molecules import SelfiesTokenizer, SmilesTokenizer
+from imadarem.tokenizers.prompts import encode_prompt, mask_spelling
 from imadarem.tokenizers.safe import SafeTokenizer, to_safe
 from imadarem.tokenizers.saved import (
     MOLECULE_NOTATIONS,
@@ -18,6 +19,7 @@ from imadarem.tokenizers.saved import (
 )
 
 __all__ = [
+    "MASK",
     "MOLECULE_NOTATIONS",
     "TOKENIZERS",
     "CharTokenizer",
@@ -27,7 +29,9 @@ __all__ = [
     "SmilesTokenizer",
     "SpecialIds",
     "Tokenizer",
+    "encode_prompt",
     "load_tokenizer",
+    "mask_spelling",
     "special_ids",
     "to_safe",
     "tokenizer_class",

@@ -7,42 +7,67 @@ from typing import Any
 
 from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers.contract import SpecialIds
-from imadarem.tokenizers.corpus import CorpusTokenizer
+from imadarem.tokenizers.corpus import MASK, CorpusTokenizer
 
-__all__ = ["LONGEST_GAP", "encode_prompt"]
+__all__ = ["LONGEST_GAP", "encode_prompt", "mask_spelling"]
 
 #: Tokens at most in a hole of unknown length that names no bounds.
 LONGEST_GAP = 16
 GAP = re.compile(r"<gap(?::([^>]*))?>")
-BOUNDS = re.compile(r"(\d+)-(\d+)")
+BOUNDS = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+def mask_spelling(tokenizer: Any) -> str:
+    """How the tokenizer itself spells a blank, such as ``[MASK]``; else ``<mask>``."""
+    return str(getattr(tokenizer, "mask_token", None) or MASK)
 
 
 def encode_prompt(tokenizer: Any, special: SpecialIds, text: str) -> list[int]:
-    """The ids of a text with the tokenizer's mask token for each blank.
+    """The ids of a text in which ``<mask>``, or the tokenizer's own spelling, is a blank.
 
     ``<gap>`` is a hole of 0 to :data:`LONGEST_GAP` tokens and ``<gap:3-8>`` one of 3 to 8. Of
     its ids, as many as it must have at least are mask ids, and the rest are *nothing*: see
     :meth:`imadarem.canvas.Canvas.with_holes`.
 
+    Args:
+        tokenizer: Reads the text: a built-in one its own notation, such as
+            ``[C]<mask><mask>[O]`` for SELFIES.
+        special: Its special ids.
+        text: The prompt.
+
     Raises:
-        ConfigError: There is no tokenizer that reads texts.
-        DataError: The text cannot be read, or it has a hole of unknown length and the model
-            was trained without.
+        ConfigError: The tokenizer cannot read texts.
+        DataError: The text has no blank or cannot be read, or it has a hole of unknown length
+            and the model was trained without such holes.
     """
-    if tokenizer is None or not hasattr(tokenizer, "encode"):
+    if not hasattr(tokenizer, "encode"):
         raise ConfigError("this model's tokenizer cannot read texts; give token ids.")
     ids: list[int] = []
     end = 0
     for gap in GAP.finditer(text):
-        ids += _encode(tokenizer, text[end : gap.start()]) + _hole(gap, special)
+        ids += _encode(tokenizer, special, text[end : gap.start()]) + _hole(gap, special)
         end = gap.end()
-    return ids + _encode(tokenizer, text[end:])
+    ids += _encode(tokenizer, special, text[end:])
+    if not {special.mask, special.nothing} & set(ids):
+        own = mask_spelling(tokenizer)
+        spellings = own if own == MASK else f"{own} (or {MASK})"
+        raise DataError(
+            f"{text[:60]!r} has no blank, so there is nothing to fill. Write {spellings} for "
+            "each token that is to be found."
+        )
+    return ids
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
+def _encode(tokenizer: Any, special: SpecialIds, text: str) -> list[int]:
     if isinstance(tokenizer, CorpusTokenizer):
         return tokenizer.encode_with_masks(text)
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    if getattr(tokenizer, "mask_token", None):
+        # In one piece: words are split otherwise at the start of a text than within it.
+        parts = [text.replace(MASK, tokenizer.mask_token)]
+    else:
+        parts = text.split(MASK)
+    first, *others = [list(tokenizer.encode(part, add_special_tokens=False)) for part in parts]
+    return first + [token for part in others for token in (special.mask, *part)]
 
 
 def _hole(gap: re.Match[str], special: SpecialIds) -> list[int]:

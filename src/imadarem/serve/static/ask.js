@@ -21,7 +21,7 @@ const PROMPTS = {
       ["6 × 6", "65.4.2....6........2.3..1......4...5"],
     ],
   },
-  text: { label: "Prompt; empty for a canvas of blanks", placeholder: "", examples: [["blanks", ""]] },
+  text: { label: "Prompt, with <mask> for each blank; empty for a canvas of blanks", placeholder: "", examples: [["blanks", ""]] },
 };
 const BIGGEST_SEED = 2 ** 31;
 
@@ -83,7 +83,7 @@ export class Ask {
     const names = model.policies.map(({ name }) => h("option", { value: name, selected: name === model.default_policy }, name));
     $("policy").replaceChildren(...names);
     $("other").replaceChildren(h("option", { value: "" }, "nothing"), ...names.map((name) => h("option", { value: name.value }, name.value)));
-    document.querySelector("label[for=prompt]").textContent = label;
+    document.querySelector("label[for=prompt]").textContent = label.replace("<mask>", model.mask);
     $("prompt").placeholder = placeholder;
     $("prompt").value = model.kind === "sudoku" ? examples[0][1] : "";
     for (const id of ["steps", "temperature", "length"]) $(id).value = "";
