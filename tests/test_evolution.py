@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from imadarem.design.fragment import read_fragment
 from imadarem.design.mutation import Mutation
 from imadarem.design.scores import score_named, similarity_to
 from imadarem.design.verification import rejection_reason
-from imadarem.errors import CheckpointError, ConfigError, DataError
+from imadarem.errors import BusyError, CheckpointError, ConfigError, DataError, TrainingError
+from imadarem.locks import exclusive
 from imadarem.tokenizers import SelfiesTokenizer
 
 STEPS = {"steps": 2}
@@ -137,13 +139,60 @@ def test_settings_out_of_range_are_refused(changes, message):
 
 def test_a_file_is_never_overwritten_and_a_resume_changes_nothing(model, tmp_path):
     file = tmp_path / "run.csv"
-    with pytest.raises(CheckpointError):
-        evolve(model, Counted(), small(), out=file, resume=True)
-    evolve(model, Counted(), small(budget=10), start=SIXTY[:10], out=file, **STEPS)
+    # Resuming begins where there is nothing yet.
+    evolve(model, Counted(), small(budget=10), start=SIXTY[:10], out=file, resume=True, **STEPS)
     with pytest.raises(ConfigError, match="exists"):
         evolve(model, Counted(), small(), out=file)
     with pytest.raises(ConfigError, match="population = 10"):
-        evolve(model, Counted(), small(population=11), out=file, resume=True)
+        evolve(model, Counted(), small(population=11), out=file, resume=True, **STEPS)
+    with pytest.raises(ConfigError, match="sampling = .*'steps': 2.*'steps': 3"):
+        evolve(model, Counted(), small(), out=file, resume=True, steps=3)
+    with exclusive(file), pytest.raises(BusyError, match=f"process {os.getpid()}"):
+        evolve(model, Counted(), small(), out=file, resume=True, **STEPS)
+    for content in ("not,a,run\n", "smiles,call\nCC,1\n", ""):
+        file.write_text(content)
+        with pytest.raises(CheckpointError, match="not the table of a run"):
+            evolve(model, Counted(), small(), out=file, resume=True, **STEPS)
+
+
+def every_fifth_fails(fails: bool):
+    counted = Counted()
+
+    def score(smiles: str) -> float:
+        value = counted(smiles)
+        if fails and len(counted.asked) % 5 == 0:
+            raise ValueError("docking\nstopped")
+        return value
+
+    return score
+
+
+def test_a_score_that_fails_is_recorded_and_the_search_continues(model, tmp_path):
+    file = tmp_path / "run.csv"
+    made = evolve(model, every_fifth_fails(True), small(), start=SIXTY[:10], out=file, **STEPS)
+    assert [row.call for row in made.failures] == list(range(5, 61, 5))
+    assert {(row.score, row.failure) for row in made.failures} == {
+        (-np.inf, "ValueError: docking stopped")
+    }
+    assert {row.score for row in made.scored.values() if not row.failure} >= {10.0}
+    # They survive the file, and a resumed run does not call the score for them again.
+    assert list(Evolution.load(file).scored.values()) == list(made.scored.values())
+    more = Counted()
+    evolve(model, more, small(budget=70), out=file, resume=True, **STEPS)
+    assert not {row.smiles for row in made.failures} & set(more.asked)
+
+
+def test_a_score_that_always_fails_ends_the_run(model, tmp_path):
+    asked = []
+
+    def broken(smiles: str) -> float:
+        asked.append(smiles)
+        raise ImportError("no module")
+
+    with pytest.raises(TrainingError, match="ImportError: no module"):
+        evolve(model, broken, small(), start=SIXTY[:20], out=tmp_path / "run.csv", **STEPS)
+    assert len(asked) == 10
+    assert not (tmp_path / "run.csv").exists()
 
 
 def test_a_start_that_breaks_the_constraint_is_an_error(model):
@@ -179,7 +228,7 @@ def test_the_command_tells_each_generation_and_the_best(said, folder):
     assert [r["number"] for r in told if r["kind"] == "generation"][:2] == [0, 1]
     best = [r["score"] for r in told if r["kind"] == "molecule"]
     assert best == sorted(best, reverse=True)
-    assert told[-1]["calls"] == 30
+    assert (told[-1]["calls"], told[-1]["failed"]) == (30, 0)
     assert len(Path("best.csv").read_text().splitlines()) == 31
 
 

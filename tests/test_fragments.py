@@ -361,6 +361,21 @@ def test_the_command_gives_the_fragment_in_every_molecule(said, folders, tmp_pat
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_a_score_that_fails_loses_no_molecule(said, folders):
+    Path("fragile.py").write_text("def score(smiles):\n    return 1 / (len(smiles) % 2)\n")
+    code, out, err = said(
+        *("infill", "--model", folders["selfies"], "--scaffold", "*c1ccccc1", "--steps", 4),
+        *("-n", 8, "--score", "fragile:score", "--json"),
+    )
+    rows = [row for row in records(out) if row["kind"] == "molecule"]
+    odd = [row for row in rows if len(row["smiles"]) % 2]
+    assert (code, len(rows)) == (0, 8)
+    assert rows[: len(odd)] == odd  # those with a number come first
+    assert [row["score"] for row in rows] == [1.0] * len(odd) + [None] * (8 - len(odd))
+    assert f"no number for {8 - len(odd)} molecules: the score fragile:score failed" in err
+
+
+@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [

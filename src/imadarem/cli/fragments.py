@@ -16,7 +16,7 @@ from rich.text import Text
 
 from imadarem.cli.console import grid, heading, json_line, note, out, progress_bar
 from imadarem.cli.results import LISTED, OutputFlags, write_grid
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from imadarem.design.completion import Completions, FragmentTask
@@ -117,6 +117,7 @@ def fill_fragments(
 
     tasks = flags.tasks()
     score = None if flags.score is None else score_named(flags.score)
+    value = _Values(score)
     found: list[Found] = []
     told: list[dict[str, Any]] = []
     start = time.perf_counter()
@@ -132,30 +133,49 @@ def fill_fragments(
             )
             name = " ".join(fragment.smiles for fragment in task.fragments)
             rows = [
-                described(row.smiles, name, score, row.forward_passes)
+                described(row.smiles, name, value(row.smiles), row.forward_passes)
                 for row in made.rows
                 if row.smiles is not None
             ]
-            if score is not None:
-                rows.sort(key=lambda row: row.score or 0.0, reverse=True)
+            rows.sort(key=lambda row: -math.inf if row.score is None else row.score, reverse=True)
             found += rows[: flags.top]
             told.append(_summary(task, name, made, count))
     seconds = time.perf_counter() - start
     _deliver(found, told, output, seconds, score)
+    if value.failures:
+        note(f"no number for {len(value.failures):,} molecules: {value.failures[0]}", "yellow")
     return 0 if all(line["molecules"] == count for line in told) else 1
 
 
-def described(smiles: str, given: str, score: Score | None, passes: int) -> Found:
+class _Values:
+    """The score of each molecule, None where there is no score or it failed.
+
+    Attributes:
+        failures: Why it failed, one text for each molecule.
+    """
+
+    def __init__(self, score: Score | None) -> None:
+        self.score = score
+        self.failures: list[str] = []
+
+    def __call__(self, smiles: str) -> float | None:
+        try:
+            return None if self.score is None else self.score(smiles)
+        except TrainingError as error:
+            self.failures.append(str(error))
+            return None
+
+
+def described(smiles: str, given: str, score: float | None, passes: int) -> Found:
     """A molecule with what a chemist wants to know of it."""
     from imadarem.evaluation.chemistry import describe
 
     features = describe(smiles, filters=False)
     assert features is not None
-    value = None if score is None else score(smiles)
     return Found(
         smiles=smiles,
         given=given,
-        score=value,
+        score=score,
         qed=features.qed,
         sa=features.sa,
         weight=features.weight,
@@ -206,7 +226,7 @@ def _show(found: Sequence[Found], told: Sequence[dict[str, Any]], score: Score |
         cells = [_cells(row) for row in rows[:LISTED]]
         if score is not None:
             names.insert(1, score.name.partition(":")[0])
-            cells = [(c[0], f"{r.score:.3f}", *c[1:]) for c, r in zip(cells, rows, strict=False)]
+            cells = [(c[0], _score(r), *c[1:]) for c, r in zip(cells, rows, strict=False)]
         out().print(grid(names, cells))
         if len(rows) > LISTED:
             rest = f"… and {len(rows) - LISTED:,} more (--out FILE or --json has all)"
@@ -215,6 +235,10 @@ def _show(found: Sequence[Found], told: Sequence[dict[str, Any]], score: Score |
         if line["shown_by"]:
             pairs = ", ".join(f"{a} as {b or 'nothing'}" for a, b in line["shown_by"].items())
             note(f"the model does not know all of the fragment and was shown {pairs}")
+
+
+def _score(row: Found) -> str:
+    return "failed" if row.score is None else f"{row.score:.3f}"
 
 
 def _cells(row: Found) -> tuple[object, ...]:

@@ -17,7 +17,7 @@ from imadarem.cli.results import write_grid
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imadarem.design.evolution import Evolution, Generation
+    from imadarem.design.scored_table import Evolution, Generation
 
 __all__ = ["optimize"]
 
@@ -61,7 +61,8 @@ def optimize(
     Args:
         score: Higher is better: qed, sa (ease of synthesis), logp, similarity:SMILES, or a
             Python function of your own, module:function, that takes a SMILES and returns a
-            number (None: no number).
+            number (None: no number). Where it
+            raises an error, the molecule is recorded and the search continues.
         budget: Most calls of the score.
         population: Best molecules that have children.
         children: Rows that the model fills in a generation.
@@ -75,7 +76,7 @@ def optimize(
         least_similarity: By at least this Tanimoto similarity.
         out_file: A .csv file of every scored molecule, best first, written after each
             generation.
-        resume: Go on with the run in that file.
+        resume: Continue the run in that file, or begin it.
         top: Molecules to show.
         grid_file: Draw them into this .svg file.
         json: Print JSON Lines: each generation, then the best molecules.
@@ -98,7 +99,8 @@ def optimize(
         least_similarity=least_similarity,
     )
     function = score_named(score)
-    given = None if start is None or resume else _molecules(start, column, settings)
+    continued = resume and out_file is not None and out_file.exists()
+    given = None if start is None or continued else _molecules(start, column, settings)
     model = load_model(sampling.model, sampling.device)
     if not is_molecular(model.tokenizer):
         raise ConfigError(f"the model {sampling.model} writes texts, not molecules.")
@@ -117,6 +119,13 @@ def optimize(
         )
     seconds = time.perf_counter() - begun
     _deliver(made, score, top, json, seconds)
+    if made.failures:
+        first = made.failures[0]
+        note(
+            f"the score failed on {len(made.failures):,} molecules, recorded without a number; "
+            f"the first, {first.smiles}: {first.failure}",
+            style="yellow",
+        )
     if out_file is not None:
         note(f"wrote {len(made.scored):,} scored molecules to {out_file}")
     if grid_file is not None:
@@ -187,6 +196,7 @@ def _deliver(made: Evolution, name: str, top: int, json: bool, seconds: float) -
             {
                 "kind": "summary",
                 "calls": len(made.scored),
+                "failed": len(made.failures),
                 "generations": made.generation,
                 "lost": dict(made.lost.most_common()),
                 "seconds": seconds,

@@ -34,11 +34,13 @@ class Score:
         """The score; ``-inf`` for None and NaN: the function has no number for it.
 
         Raises:
-            TrainingError: The function raised an error, or gave something else.
+            TrainingError: The function raised an error, or gave infinity or something else.
         """
         try:
             value = self.function(smiles)
             number = -math.inf if value is None else float(value)
+            if number == math.inf:
+                raise ValueError("the score is infinite")
         except Exception as error:  # a user's function raises what it likes
             raise TrainingError(
                 f"the score {self.name} failed on {smiles}: {type(error).__name__}: {error}. "
