@@ -107,7 +107,6 @@ def measure(
         policy=policy,
         seed=seed,
         temperature=options.temperature,
-        sparse=options.sparse,
     )
     report = evaluate_molecules(
         samples.texts, reference=target, fcd=True, processes=options.processes
@@ -318,7 +317,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[6, 9], help="of the grids")
     parser.add_argument("--seeds", type=int, default=1, help="of the molecules")
     parser.add_argument("--temperature", type=float, default=None, help="of the molecules")
-    parser.add_argument("--sparse", action="store_true", help="sparse passes, of the molecules")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="few of everything")
     parser.add_argument("--json", help="also append the rows to this file")

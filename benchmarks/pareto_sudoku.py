@@ -18,7 +18,7 @@ from imadarem.evaluation.puzzles import wilson_interval
 from imadarem.orchestrator.batch import canvas_of
 from imadarem.orchestrator.edits import EDITS
 from imadarem.orchestrator.inference import padded
-from imadarem.sampling.engine import SamplingSettings, refine_all
+from imadarem.sampling.batching import refine_all
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
@@ -28,6 +28,7 @@ from imadarem.sampling.policies import (
     Gate,
     Policy,
 )
+from imadarem.sampling.settings import SamplingSettings
 
 __all__ = ["CONTENDERS", "Contender", "Solved", "drops", "puzzles", "solve_all"]
 

@@ -35,9 +35,10 @@ from imadarem.orchestrator.batch import canvas_of
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.inference import padded
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.sampling.engine import SamplingSettings, refine_all
+from imadarem.sampling.batching import refine_all
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import Confidence
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 
 __all__ = ["VARIANTS", "Plain", "decode", "load_plain", "parameters", "train_plain", "variant"]

@@ -41,7 +41,7 @@ import torch
 
 from imadarem import ImplicitRefinementModel
 from imadarem.canvas import Canvas
-from imadarem.sampling.engine import Widths, refine_all
+from imadarem.sampling.batching import Widths, refine_all
 from imadarem.sampling.noise import row_seeds
 
 CLIENTS = 64

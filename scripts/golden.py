@@ -23,7 +23,7 @@ from torch import Tensor
 
 from imadarem import ImplicitRefinementModel, OrchestrationConfig, UnifiedRefinerOrchestrator
 from imadarem.data.sudoku import encode_puzzles, generate
-from imadarem.sampling.refine import Step
+from imadarem.sampling.loop import Step
 
 MODELS = ("default", "smiles", "sudoku")
 POLICIES = ("gate", "gate-adaptive", "gate-in-place", "entropy-bound", "margin", "left-to-right")

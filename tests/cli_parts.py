@@ -11,7 +11,7 @@ import torch
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import TokenCorpus
 from imadarem.data.moses import load_moses_sample
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import CorpusTokenizer
 
 SIXTY = load_moses_sample("train")[:60]

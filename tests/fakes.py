@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
-from imadarem.refiner import ImplicitRefinementModel
 from imadarem.tokenizers import SelfiesTokenizer, SpecialIds
 
 #: pad 0, mask 1, eos 2, tokens from 3 on.

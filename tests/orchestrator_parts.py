@@ -14,10 +14,10 @@ from torch import Tensor
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes, Task, Transform
+from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.memory import MemoryBank
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.refiner import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer
 
 TOKENIZER = CharTokenizer.from_corpus(["abcd"])

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.checkpoint import load_state, save_state
+from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import edit_mask
 from imadarem.orchestrator.objective import Unrolled
 from imadarem.orchestrator.unroll import Question, StepOutput, UnrollState, take_step
-from imadarem.refiner import ImplicitRefinementModel
 
 CONFIG = OrchestrationConfig(unroll_mode="carry", max_steps_train=8, halt_exploration=0.0)
 MODEL = shaken(tiny_model(carry=True, halting=True, length_mode="drawn"))

@@ -11,8 +11,7 @@ from cli_parts import SIXTY, WORDS, records, saved_model
 
 from imadarem.evaluation.gate_report import gate_report
 from imadarem.evaluation.likelihood import likelihood_bound, ordered_log_likelihood
-from imadarem.refiner import ImplicitRefinementModel
-from imadarem.sampling.policies import policy_from_name
+from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 
 
@@ -62,17 +61,13 @@ def test_the_defaults_are_the_models_own_settings(said, molecules):
     calibration, likelihood = records(out)
     assert code == 0
     model = ImplicitRefinementModel.from_pretrained(molecules)
-    config = model.config
     texts = random.Random(0).sample(SIXTY, 60)
     rows = [model.tokenizer.encode(text) for text in texts]
     report = gate_report(
         model,
         rows,
         model.special,
-        policy=policy_from_name(None, config),
-        steps=config.max_refinement_steps,
-        temperature=config.sampling_temperature,
-        stop_threshold=config.stop_threshold,
+        settings=model.sampling_settings(),
     )
     assert calibration["pooled"] == report.to_dict()["pooled"]
     bound = likelihood_bound(model, rows, model.special)

@@ -28,9 +28,9 @@ from imadarem.cli.task_settings import (
 from imadarem.cli.train_task import COMMAND, with_task
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.task_registry import TASKS
+from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.training_settings import TaskTrainingConfig
-from imadarem.refiner import ImplicitRefinementModel
 
 SOURCE = Path(__file__).parent.parent / "src"
 TINY = (

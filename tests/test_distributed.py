@@ -127,7 +127,7 @@ def make_model(seed: int):
     import torch
 
     from imadarem.config import ImplicitRefinementConfig
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.tokenizers import CharTokenizer
 
     tokenizer = CharTokenizer.from_corpus(TEXTS)

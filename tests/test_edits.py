@@ -21,9 +21,10 @@ from imadarem.orchestrator.edits import (
     edit_mask,
     unavailable_edits,
 )
+from imadarem.sampling.loop import Step, refine
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import Policy
-from imadarem.sampling.refine import Step, refine
+from imadarem.sampling.settings import SamplingSettings
 
 V = 8
 G, O, W, F, P = State.GIVEN, State.OPEN, State.WRITTEN, State.FROZEN, State.PAD  # noqa: E741
@@ -61,9 +62,8 @@ def run(
     """Each step with the canvas that it started from, rows and columns aligned."""
     seeds = row_seeds(len(canvas), seed)
     pairs, before = [], canvas.rows(canvas.open.any(dim=1))
-    for step in refine(
-        restless(seed), canvas, policy=policy, steps=steps, seeds=seeds, may_end=may_end
-    ):
+    settings = SamplingSettings(policy=policy, steps=steps, may_end=may_end)
+    for step in refine(restless(seed), canvas, settings, seeds=seeds):
         pairs.append((before, step))
         before = step.canvas.rows(step.reasons == 0)
     return pairs

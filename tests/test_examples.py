@@ -12,7 +12,7 @@ import pytest
 from fakes import tiny_model
 
 from imadarem.data.moses import load_moses_sample
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import SelfiesTokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.errors import DataError
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import load_tokenizer
 from imadarem.tokenizers.prompts import LONGEST_GAP
 
@@ -23,7 +23,7 @@ def with_gaps() -> ImplicitRefinementModel:
     larger = shaken(larger)
     with torch.no_grad():
         assert larger.special.nothing is not None
-        larger.to_logits.bias[larger.special.nothing] = 4.0
+        larger.network.backbone.to_logits.bias[larger.special.nothing] = 4.0
     return larger
 
 

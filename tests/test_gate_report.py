@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from imadarem.errors import ConfigError, DataError, MissingExtraError
 from imadarem.evaluation.calibration import reliability
 from imadarem.evaluation.gate_report import GateReport, draw_reliability, gate_report
 from imadarem.sampling.policies import Ancestral, EntropyBound, Gate, GateInPlace, Remask
+from imadarem.sampling.settings import SamplingSettings
+from imadarem.tokenizers import SpecialIds
 
 VOCAB = 6
 MODEL = shaken(tiny_model())
@@ -24,6 +27,13 @@ ROWS = [[3, 4, 5, 6, 7, 3], [7, 3], [5, 6, 7, 3, 4, 4, 3], [3, 3, 3], [8, 8, 4]]
 
 def logit(p: float) -> float:
     return math.log(p / (1 - p))
+
+
+def gated(network: object, rows: object, special: SpecialIds, **given: Any) -> GateReport:
+    """:func:`gate_report`, its sampling settings given one by one."""
+    ours = ("bins", "batch_size", "seed", "canvas_length")
+    own = {name: given.pop(name) for name in ours if name in given}
+    return gate_report(network, rows, special, settings=SamplingSettings(**given), **own)
 
 
 def always_three(at_even: float, at_odd: float) -> Scripted:
@@ -41,9 +51,7 @@ def test_each_step_judges_the_tokens_that_the_steps_before_have_written() -> Non
     # Four rows of four tokens, one in each stratum of the mask rate: 4, 3, 2 and 1 blanks.
     # In four steps ancestral sampling fills one blank a step in each. Step 2 reads one token
     # of the rows with 4, 3 and 2 blanks; step 3 two of those with 4 and 3; step 4 three.
-    report = gate_report(
-        always_three(0.2, 0.9), [(3, 4, 3, 4)] * 4, SPECIAL, policy=Ancestral(), steps=4
-    )
+    report = gated(always_three(0.2, 0.9), [(3, 4, 3, 4)] * 4, SPECIAL, policy=Ancestral(), steps=4)
     assert report.rows == 4
     assert [figures.step for figures in report.steps] == [2, 3, 4]
     assert [figures.judged for figures in report.steps] == [3, 4, 3]
@@ -54,7 +62,7 @@ def test_the_figures_hold_the_gate_against_the_data() -> None:
     # A written 3 is wrong at odd places, where the gate says .9, and right at even ones,
     # where it says .2: ranks are perfect, .1 and .2 are missing to certainty.
     rows = [(3, 4, 3, 4, 3, 4, 3, 4)] * 8
-    report = gate_report(always_three(0.2, 0.9), rows, SPECIAL, policy=Ancestral(), steps=8)
+    report = gated(always_three(0.2, 0.9), rows, SPECIAL, policy=Ancestral(), steps=8)
     for figures in [*report.steps, report.pooled]:
         w = figures.wrong
         assert figures.mean_gate == pytest.approx(0.9 * w + 0.2 * (1 - w), abs=1e-6)
@@ -73,7 +81,7 @@ def test_a_token_is_judged_as_it_was_read_not_as_it_was_rewritten() -> None:
     def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
         return peaked(torch.full_like(ids, 2 + call), VOCAB), torch.full(ids.shape, 3.0)
 
-    report = gate_report(Scripted(answer), [(4, 4, 4)] * 3, SPECIAL, policy=GateInPlace(), steps=3)
+    report = gated(Scripted(answer), [(4, 4, 4)] * 3, SPECIAL, policy=GateInPlace(), steps=3)
     # 1 + 2 + 3 blanks, all filled at once.
     assert [(f.step, f.judged, f.wrong) for f in report.steps] == [(2, 6, 1.0), (3, 6, 0.0)]
 
@@ -85,7 +93,7 @@ def test_what_is_visible_of_the_data_is_never_judged_nor_changed() -> None:
         seen.append(ids)
         return peaked(torch.full_like(ids, 3), VOCAB), torch.full(ids.shape, 3.0)
 
-    gate_report(Scripted(answer), [(4, 5, 4, 5)] * 4, SPECIAL, policy=GateInPlace(), steps=3)
+    gated(Scripted(answer), [(4, 5, 4, 5)] * 4, SPECIAL, policy=GateInPlace(), steps=3)
     visible = seen[0] != SPECIAL.mask
     assert visible.sum() == 4 * 4 - (1 + 2 + 3 + 4)
     assert all(torch.equal(ids[visible], seen[0][visible]) for ids in seen)
@@ -96,7 +104,7 @@ def test_what_is_visible_of_the_data_is_never_judged_nor_changed() -> None:
 def test_a_row_is_judged_the_same_in_any_batch(policy, canvas_length) -> None:
     # With one row a batch nothing can be mixed up between rows that stop at different steps.
     def report(size: int) -> GateReport:
-        return gate_report(
+        return gated(
             MODEL,
             ROWS,
             MODEL.special,
@@ -120,7 +128,7 @@ def test_a_row_is_judged_the_same_in_any_batch(policy, canvas_length) -> None:
 def test_the_same_seed_gives_the_same_report() -> None:
     def report(seed: int) -> dict[str, object]:
         settings = {"policy": Gate(), "steps": 4, "seed": seed}
-        return gate_report(MODEL, ROWS, MODEL.special, **settings).to_dict()
+        return gated(MODEL, ROWS, MODEL.special, **settings).to_dict()
 
     assert report(1) == report(1) != report(2)
 
@@ -130,7 +138,7 @@ def test_behind_a_visible_end_nothing_is_judged() -> None:
     # row: with a mask rate r about r / (1 - r) blanks are left before it, not 40 r. Half of
     # them stand at step 2; summed over 20 strata of r that is about 10 ln 40 = 37, not 200.
     rows = [(3,)] * 20
-    report = gate_report(
+    report = gated(
         always_three(0.5, 0.5), rows, SPECIAL, policy=Ancestral(), steps=2, canvas_length=40
     )
     assert 10 < report.steps[0].judged < 100
@@ -139,9 +147,7 @@ def test_behind_a_visible_end_nothing_is_judged() -> None:
 
 
 def test_an_undefined_ranking_is_null_in_json() -> None:
-    report = gate_report(
-        always_three(0.2, 0.2), [(3, 3, 3)] * 3, SPECIAL, policy=Ancestral(), steps=3
-    )
+    report = gated(always_three(0.2, 0.2), [(3, 3, 3)] * 3, SPECIAL, policy=Ancestral(), steps=3)
     assert math.isnan(report.pooled.auroc)
     assert report.to_dict()["pooled"]["auroc"] is None
     assert report.to_dict()["pooled"]["bins"][0]["count"] == report.pooled.judged
@@ -150,7 +156,7 @@ def test_an_undefined_ranking_is_null_in_json() -> None:
 def test_what_leaves_nothing_to_judge_is_refused() -> None:
     def call(**settings: object) -> GateReport:
         given = {"policy": Ancestral(), "steps": 4, **settings}
-        return gate_report(MODEL, ROWS, MODEL.special, **given)
+        return gated(MODEL, ROWS, MODEL.special, **given)
 
     with pytest.raises(ConfigError, match="steps=1"):
         call(steps=1)
@@ -159,7 +165,7 @@ def test_what_leaves_nothing_to_judge_is_refused() -> None:
     with pytest.raises(DataError, match="nothing to judge"):
         call(policy=EntropyBound(gamma=math.inf))
     with pytest.raises(DataError, match="special id 1"):
-        gate_report(MODEL, [[3, 1]], MODEL.special, policy=Gate(), steps=4)
+        gated(MODEL, [[3, 1]], MODEL.special, policy=Gate(), steps=4)
 
 
 def test_bins_are_means_and_shares_without_the_empty_ones() -> None:
@@ -172,7 +178,7 @@ def test_bins_are_means_and_shares_without_the_empty_ones() -> None:
 
 @pytest.mark.slow
 def test_the_picture_is_a_png_whole_or_not_there(tmp_path: Path, monkeypatch) -> None:
-    report = gate_report(MODEL, ROWS, MODEL.special, policy=Gate(), steps=5)
+    report = gated(MODEL, ROWS, MODEL.special, policy=Gate(), steps=5)
     draw_reliability(report, tmp_path / "new" / "gate.png")
     assert (tmp_path / "new" / "gate.png").read_bytes().startswith(b"\x89PNG")
     # Many steps: a few lines.

@@ -16,7 +16,7 @@ from transformers.generation.streamers import TextDiffusionStreamer
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from imadarem.hf import ImadaremConfig, ImadaremForMaskedLM
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer
 
 TEXTS = ["hello world", "cabbage"]
@@ -100,17 +100,14 @@ def test_the_core_reads_what_the_auto_class_saved(core, face, canvases, tmp_path
     assert again.sample(4, seed=2).texts == core.sample(4, seed=2).texts
 
 
-def test_sparse_passes_can_be_asked_for(face):
-    with pytest.raises(ConfigError, match="reads every token"):
-        face.generate(policy="entropy", sparse=True, seed=0)
-
-
 def test_weights_given_for_saving_are_the_ones_saved(face, tmp_path):
     doubled = {name: 2 * tensor for name, tensor in face.state_dict().items()}
     face.save_pretrained(tmp_path, state_dict=doubled)
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == face.refiner.state_dict().keys()
-    assert torch.equal(saved["tokens.weight"], 2 * face.refiner.tokens.weight)
+    assert torch.equal(
+        saved["network.backbone.tokens.weight"], 2 * face.refiner.network.backbone.tokens.weight
+    )
 
 
 def test_a_saved_configuration_alone_is_one_of_the_core(folder, tmp_path):
@@ -158,9 +155,11 @@ def damaged(folder, tmp_path, edit):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["gate.score.bias", "positions.decay", "blocks.1.expand.weight"])
+@pytest.mark.parametrize(
+    "name", ["gate.score.bias", "backbone.positions.decay", "backbone.blocks.1.expand.weight"]
+)
 def test_a_missing_weight_is_refused(folder, tmp_path, name):
-    broken = damaged(folder, tmp_path, lambda weights: weights.pop(name))
+    broken = damaged(folder, tmp_path, lambda weights: weights.pop(f"network.{name}"))
     with pytest.raises(CheckpointError, match=f"{name} is missing"):
         AutoModelForMaskedLM.from_pretrained(broken)
 
@@ -172,7 +171,9 @@ def test_a_left_over_weight_is_refused(folder, tmp_path):
 
 
 def test_a_weight_of_another_shape_is_refused(folder, tmp_path):
-    broken = damaged(folder, tmp_path, lambda w: w.update({"tokens.weight": torch.zeros(2, 2)}))
+    broken = damaged(
+        folder, tmp_path, lambda w: w.update({"network.backbone.tokens.weight": torch.zeros(2, 2)})
+    )
     with pytest.raises(CheckpointError, match="of another shape"):
         AutoModelForMaskedLM.from_pretrained(broken, ignore_mismatched_sizes=True)
 
@@ -185,8 +186,8 @@ def test_a_fresh_model_starts_as_the_core_does():
     with pytest.warns(UserWarning):  # no pad and no eos token
         model = AutoModelForMaskedLM.from_config(config)
     # The gate refines by default, and a block is the identity.
-    assert model.refiner.gate.score.bias.item() == 2.0
-    assert not model.refiner.blocks[0].contract.weight.any()
+    assert model.refiner.network.gate.score.bias.item() == 2.0
+    assert not model.refiner.network.backbone.blocks[0].contract.weight.any()
     assert model.config.pad_token_id == 0
 
 
@@ -228,7 +229,7 @@ def test_the_loss_reaches_every_weight_of_the_trunk(core, canvases):
     model = ImadaremForMaskedLM(ImadaremConfig(**core.config.to_dict()), core.tokenizer)
     ids, inside = canvases
     model(ids, inside, labels=ids).loss.backward()
-    assert model.refiner.tokens.weight.grad.abs().sum() > 0
+    assert model.refiner.network.backbone.tokens.weight.grad.abs().sum() > 0
 
 
 def test_a_tuple_is_returned_on_request(face, canvases):
@@ -385,8 +386,8 @@ def test_the_text_diffusion_streamer_of_transformers_prints_the_result(
 
 def test_a_copy_is_independent(face):
     twin = copy.deepcopy(face)
-    twin.refiner.tokens.weight.data.zero_()
-    assert face.refiner.tokens.weight.abs().sum() > 0
+    twin.refiner.network.backbone.tokens.weight.data.zero_()
+    assert face.refiner.network.backbone.tokens.weight.abs().sum() > 0
 
 
 # ---------------------------------------------------------------- transformers' own trainer
@@ -399,7 +400,7 @@ def test_transformers_own_trainer_trains_and_saves_a_refiner(folder, tmp_path):
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForMaskedLM.from_pretrained(folder)
-    before = model.refiner.tokens.weight.clone()
+    before = model.refiner.network.backbone.tokens.weight.clone()
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "run"),
         max_steps=2,
@@ -420,6 +421,8 @@ def test_transformers_own_trainer_trains_and_saves_a_refiner(folder, tmp_path):
     assert math.isfinite(trainer.train().training_loss)
     trainer.save_model(str(tmp_path / "model"))
     again = ImplicitRefinementModel.from_pretrained(tmp_path / "model")
-    assert not torch.equal(again.tokens.weight, before)
-    assert torch.equal(again.tokens.weight, model.refiner.tokens.weight)
+    assert not torch.equal(again.network.backbone.tokens.weight, before)
+    assert torch.equal(
+        again.network.backbone.tokens.weight, model.refiner.network.backbone.tokens.weight
+    )
     assert again.sample(2, seed=0).texts

@@ -18,11 +18,11 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.canvas import Canvas
 from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
-from imadarem.nn.joint import JointHead
-from imadarem.nn.packed import packed
+from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.joint_stepper import NumpyStepper, TorchStepper
 from imadarem.nn.recurrence import gated_recurrence
-from imadarem.nn.walk import JointWalk
-from imadarem.sampling.draw import JointDraws, Truncation
+from imadarem.sampling.draw import Truncation
+from imadarem.sampling.joint_draws import JointDraws
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import LeftToRight
 from imadarem.sampling.samples import Samples
@@ -144,13 +144,13 @@ def test_it_does_not_matter_in_how_many_parts_one_draws(stops: list[int], seed: 
 # 6 blanks in 3 passes from the left, 2 in each: the head runs to position 2, 4 and 6; where
 # a record is looked at, it runs to the end in every pass.
 def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, reached = JointWalk.step, []
+    step, reached = NumpyStepper.step, []
 
-    def counting(self: JointWalk, position: int, previous: np.ndarray) -> None:
+    def counting(self: NumpyStepper, position: int, previous: np.ndarray) -> np.ndarray:
         reached.append(position)
-        step(self, position, previous)
+        return step(self, position, previous)
 
-    monkeypatch.setattr(JointWalk, "step", counting)
+    monkeypatch.setattr(NumpyStepper, "step", counting)
     asked = {"length": 6, "steps": 3, "policy": "left-to-right", "seed": 0}
     quick = MODEL.sample(5, **asked)
     assert reached == [*range(2), *range(4), *range(6)]
@@ -161,16 +161,19 @@ def test_the_head_runs_as_far_as_a_pass_writes(monkeypatch: pytest.MonkeyPatch) 
     assert [row.quality for row in seen.rows] == [row.quality for row in quick.rows]
 
 
-# Packed weights draw in NumPy, the head's own in torch; written tokens that nobody hears, the
+# float32 on a CPU draws in NumPy, anything else in torch; written tokens that nobody hears, the
 # truncation and temperatures included.
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("truncation", [None, Truncation(top_k=3, top_p=0.8)])
 @torch.no_grad()
-def test_both_ways_to_draw_draw_the_same(temperature: float, truncation: Truncation | None) -> None:
+def test_both_ways_to_draw_draw_the_same(
+    monkeypatch: pytest.MonkeyPatch, temperature: float, truncation: Truncation | None
+) -> None:
     canvas = Canvas.with_holes([[1, 4, 1, 1, 5, 4]] * 20, MODEL.special)
     canvas = canvas.write(canvas.open & (torch.arange(6) == 2), torch.full((20, 6), 3))
     how = (canvas, RowNoise(row_seeds(20, 5), 1), temperature, False, truncation)
-    ours = JointDraws(packed(MODEL)(canvas.ids).joint, *how).whole()
+    ours = JointDraws(MODEL(canvas.ids).joint, *how).whole()
+    monkeypatch.setattr(JointLogits, "steps_in_numpy", lambda self: False)
     theirs = JointDraws(MODEL(canvas.ids).joint, *how).whole()
     assert ours[1].equal(theirs[1])
     torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-4)
@@ -196,8 +199,8 @@ def test_the_loss_trains_the_head_and_the_logits_of_each_blank_by_itself() -> No
     ids = torch.tensor([[3, 4, 5, 6], [6, 5, 4, 3]])
     terms = model.loss(ids, on_policy_share=0.0, generator=torch.Generator().manual_seed(0))
     terms.total.backward()
-    assert model.joint is not None
-    for parameter in (*model.joint.parameters(), model.to_logits.weight):
+    assert model.network.joint is not None
+    for parameter in (*model.network.joint.parameters(), model.network.backbone.to_logits.weight):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0
     assert terms.total > terms.token
 
@@ -272,3 +275,37 @@ def test_rows_that_share_a_state_read_it_as_their_own() -> None:
     state, tokens = torch.randn(2, 7, 8), torch.randint(1, 6, (4, 7))
     rows = torch.tensor([1, 0, 1, 1])
     torch.testing.assert_close(head(state, tokens, rows), head(state[rows], tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("spread", [False, True])
+def test_both_steppers_add_the_same_logits(rows: int, spread: bool) -> None:
+    joint = MODEL(torch.randint(1, 9, (rows, 5))).joint
+    if spread:
+        joint, rows = joint.spread(torch.arange(2 * rows) % rows), 2 * rows
+    in_numpy, in_torch = NumpyStepper(joint), TorchStepper(joint)
+    previous = torch.ones(rows, dtype=torch.int64)
+    for position in range(5):
+        ours = torch.from_numpy(in_numpy.step(position, previous.numpy()))
+        torch.testing.assert_close(ours, in_torch.step(position, previous), atol=1e-5, rtol=1e-4)
+        previous = torch.randint(3, 9, (rows,))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stepper", [NumpyStepper, TorchStepper])
+def test_a_step_rounds_a_row_the_same_in_every_batch(stepper: type) -> None:
+    model = shaken(tiny_model(joint_size=256, max_seq_len=16)).eval()
+    tokens = torch.randint(3, 9, (16, 85))
+    joint = model(torch.full((85, 16), 1)).joint
+
+    def added(rows: int) -> Tensor:
+        steps, found = stepper(joint.spread(torch.arange(rows))), []
+        for position, previous in enumerate(tokens[:, :rows]):
+            given = previous.numpy() if stepper is NumpyStepper else previous
+            found.append(torch.as_tensor(steps.step(position, given)).clone())
+        return torch.stack(found)
+
+    whole = added(85)
+    for rows in (1, 2, 3, 7, 12, 15, 16, 17, 31, 48, 84):
+        assert added(rows).equal(whole[:, :rows])

@@ -18,14 +18,14 @@ LAYERS = (
     ("checks",),
     ("config", "locks", "workers"),
     ("checkpoint",),
-    ("tokenizers", "corruption"),
+    ("tokenizers", "corruption", "model_folder"),
     ("canvas",),
     ("nn", "data"),
     ("viz",),
     ("sampling",),
     ("evaluation",),
     ("training",),
-    ("refiner",),
+    ("model",),
     ("design",),
     ("orchestrator",),
     ("hf",),
@@ -47,7 +47,7 @@ FILES = sorted(file for file in SOURCE.rglob("*.py") if file != SOURCE / "__init
 
 
 def room(module: str) -> str:
-    """``imadarem.nn.blocks`` stands in the room ``nn``."""
+    """``imadarem.nn.block`` stands in the room ``nn``."""
     return module.split(".")[1] if "." in module else module
 
 
@@ -130,12 +130,12 @@ def test_only_the_command_line_prints(file):
     ("module", "source", "wrong"),
     [
         # sampling stands after nn, before training.
-        ("imadarem.sampling.refine", "from imadarem.nn.model import Model", []),
-        ("imadarem.sampling.refine", "from imadarem.sampling import halting", []),
-        ("imadarem.sampling.refine", "import imadarem.training", ["imadarem.training"]),
-        ("imadarem.sampling.refine", "from imadarem import cli", ["imadarem.cli"]),
-        ("imadarem.sampling.refine", "from ..training import loop", ["imadarem.training"]),
-        ("imadarem.sampling.refine", "def f():\n    import imadarem.cli", ["imadarem.cli"]),
+        ("imadarem.sampling.loop", "from imadarem.nn.model import Model", []),
+        ("imadarem.sampling.loop", "from imadarem.sampling import halting", []),
+        ("imadarem.sampling.loop", "import imadarem.training", ["imadarem.training"]),
+        ("imadarem.sampling.loop", "from imadarem import cli", ["imadarem.cli"]),
+        ("imadarem.sampling.loop", "from ..training import loop", ["imadarem.training"]),
+        ("imadarem.sampling.loop", "def f():\n    import imadarem.cli", ["imadarem.cli"]),
         # The front door imports every layer, so no layer may enter through it.
         ("imadarem.canvas", "import imadarem", ["imadarem"]),
         ("imadarem.canvas", "from imadarem import Model", ["imadarem.Model"]),

@@ -20,8 +20,9 @@ from imadarem.evaluation.likelihood import (
     ordered_log_likelihood,
     row_bounds,
 )
+from imadarem.sampling.loop import refine
 from imadarem.sampling.policies import EntropyBound, Margin, Policy
-from imadarem.sampling.refine import refine
+from imadarem.sampling.settings import SamplingSettings
 
 TOKENS = (3, 4, 5)
 VOCAB = 6
@@ -140,10 +141,8 @@ def test_the_named_policies_sample_with_exactly_this_likelihood(order: str, poli
     for record in refine(
         network,
         canvas,
-        policy=policy,
-        steps=LENGTH,
+        SamplingSettings(policy=policy, steps=LENGTH, may_end=False),
         seeds=torch.arange(count),
-        may_end=False,
     ):
         last = record
     found = Counter(map(tuple, last.canvas.ids.tolist()))

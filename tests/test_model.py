@@ -77,7 +77,7 @@ def test_every_part_of_the_network_is_used() -> None:
     probs = torch.full((1, 4, model.config.vocab_size), 1 / model.config.vocab_size)
     model(ids, prev_probs=probs).logits.sum().backward()
     for name, parameter in model.named_parameters():
-        if not name.startswith("gate."):
+        if not name.startswith("network.gate."):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
@@ -113,13 +113,13 @@ def test_gradient_checkpointing_changes_memory_not_numbers() -> None:
 def test_the_teacher_follows_by_its_decay() -> None:
     model = tiny_model(ema_decay=0.9)
     model.init_teacher()
-    before = model.to_logits.bias.detach().clone()
+    before = model.network.backbone.to_logits.bias.detach().clone()
     with torch.no_grad():
-        model.to_logits.bias += 1.0
+        model.network.backbone.to_logits.bias += 1.0
     model.update_teacher()
     assert model.teacher is not None
     # 0.9 · b + 0.1 · (b + 1) = b + 0.1
-    assert torch.allclose(model.teacher.network.to_logits.bias, before + 0.1)  # type: ignore[union-attr, operator]
+    assert torch.allclose(model.teacher.network.backbone.to_logits.bias, before + 0.1)  # type: ignore[union-attr, operator]
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
@@ -343,7 +343,7 @@ def test_the_teacher_is_saved_with_the_model(tmp_path: Path) -> None:
     model.init_teacher()
     assert model.teacher is not None
     with torch.no_grad():
-        model.to_logits.bias += 1.0
+        model.network.backbone.to_logits.bias += 1.0
     model.save_pretrained(tmp_path)
     loaded = ImplicitRefinementModel.from_pretrained(tmp_path)
     assert loaded.teacher is not None
@@ -380,11 +380,11 @@ def test_weights_must_fit_exactly(tmp_path: Path, change: str) -> None:
     tiny_model().save_pretrained(tmp_path)
     weights = load_tensors(tmp_path / "model.safetensors")
     if change == "missing":
-        del weights["gate.score.weight"]
+        del weights["network.gate.score.weight"]
     elif change == "extra":
         weights["surplus"] = torch.zeros(2)
     else:
-        weights["norm.weight"] = torch.zeros(5)
+        weights["network.backbone.norm.weight"] = torch.zeros(5)
     save_tensors(weights, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="do not fit"):
         ImplicitRefinementModel.from_pretrained(tmp_path)

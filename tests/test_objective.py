@@ -17,8 +17,8 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.calibration import area_under_roc
+from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
-from imadarem.refiner import ImplicitRefinementModel
 from imadarem.training.objective import Objective, TrainingCanvas
 from imadarem.training.validation import (
     fit_gate_calibration,
@@ -197,7 +197,7 @@ def test_a_gradient_reaches_every_weight_of_gate_and_trunk() -> None:
 def test_the_gate_alone_gets_its_gradient_from_the_gate_term() -> None:
     model = shaken(tiny_model(self_conditioning=False)).train()
     model.loss(some_ids(16), generator=rng(), on_policy_share=0.0).total.backward()
-    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.gate.parameters())
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.network.gate.parameters())
 
 
 def test_the_same_generator_gives_the_same_loss() -> None:

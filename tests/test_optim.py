@@ -24,11 +24,14 @@ def test_muon_takes_the_matrices_of_blocks_and_recurrence_alone() -> None:
     groups = {g["role"]: g for g in parameter_groups(model, 1e-3, 0.0, 3.0)}
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = {names[id(p)] for p in groups["matrix"]["params"]}
-    assert {name for name in matrices if name.startswith("joint.")} == {
-        "joint.recurrence.weight_ih_l0",
-        "joint.recurrence.weight_hh_l0",
+    assert {name for name in matrices if name.startswith("network.joint.")} == {
+        "network.joint.recurrence.weight_ih_l0",
+        "network.joint.recurrence.weight_hh_l0",
     }
-    assert all(name.startswith(("joint.recurrence.", "blocks.")) for name in matrices)
+    assert all(
+        name.startswith(("network.joint.recurrence.", "network.backbone.blocks."))
+        for name in matrices
+    )
     optimizer = build_optimizer("muon", list(groups.values()), steps=1)
     rates = {group["use_muon"]: group["lr"] for group in optimizer.param_groups}
     assert rates[True] == 10 * 1e-3

@@ -102,9 +102,11 @@ class Poison:
     def __init__(self, over: UnifiedRefinerOrchestrator, where: str) -> None:
         self.on = False
         if where == "gradient":
-            over.model.tokens.weight.register_hook(self._spoilt)
+            over.model.network.backbone.tokens.weight.register_hook(self._spoilt)
         else:
-            over.model.to_logits.register_forward_hook(lambda *a: self._spoilt(a[-1]))
+            over.model.network.backbone.to_logits.register_forward_hook(
+                lambda *a: self._spoilt(a[-1])
+            )
 
     def _spoilt(self, value: Tensor) -> Tensor:
         return value * float("nan") if self.on else value

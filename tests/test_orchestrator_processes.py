@@ -181,7 +181,7 @@ def main(folder: Path) -> None:
     report["plain"] = {
         "losses": [train(plain, step, rows)["loss"] for step in range(STEPS)],
         "report": plain.over.bandit.report(),
-        "ids": plain.memory.state_dict()["ids"].tolist(),
+        "ids": plain.network.backbone.memory.state_dict()["ids"].tolist(),
     }
     if rank == 0:
         torch.save(plain.over.model.state_dict(), folder / "plain.pt")
@@ -196,7 +196,7 @@ def poisoned(rank: int, rows: range) -> dict[str, Any]:
     """A NaN in the gradient of the second process alone, for one step."""
     run = make()
     on = True
-    weight = run.over.model.tokens.weight
+    weight = run.over.model.network.backbone.tokens.weight
     weight.register_hook(lambda g: g * float("nan") if on and rank == 1 else g)
     before = state(run)
     skipped = [train(run, 0, rows)["skipped"]]

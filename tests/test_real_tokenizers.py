@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import collate
 from imadarem.errors import ConfigError, DataError
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 
 # King James Version, Genesis 1 and Psalm 23; Carroll, "Alice's Adventures in Wonderland";
 # Melville, "Moby-Dick": all in the public domain.

@@ -114,7 +114,7 @@ def test_the_gradient_flows_through_all_inner_steps() -> None:
     assert found.keys() == whole.keys()
     assert all(torch.allclose(found[n], whole[n], atol=1e-6) for n in whole)
     # A gradient of the last run alone is another one.
-    name = "blocks.0.expand.weight"
+    name = "network.backbone.blocks.0.expand.weight"
     assert not torch.allclose(found[name], last[name], rtol=0.1)
 
 
@@ -123,7 +123,7 @@ def test_gradient_checkpointing_changes_no_number_of_inner_steps() -> None:
     for flag in (False, True):
         model = shaken(tiny_model(inner_steps=3, gradient_checkpointing=flag)).train()
         model(some_ids()).logits.square().mean().backward()
-        grads.append(model.blocks[0].expand.weight.grad)  # type: ignore[union-attr]
+        grads.append(model.network.backbone.blocks[0].expand.weight.grad)  # type: ignore[union-attr]
     assert torch.allclose(*grads)  # type: ignore[arg-type]
 
 
@@ -143,7 +143,7 @@ def test_a_carry_is_the_state_that_the_heads_read() -> None:
     model, ids = recurrent(2), some_ids()
     output = model(ids)
     assert output.carry.shape == (*ids.shape, model.config.hidden_size)
-    assert torch.equal(model.to_logits(output.carry), output.logits)
+    assert torch.equal(model.network.backbone.to_logits(output.carry), output.logits)
     assert not torch.allclose(model(ids, carry=output.carry).logits, output.logits, atol=1e-3)
 
 
@@ -177,10 +177,10 @@ def test_the_question_has_the_scale_of_the_state_whatever_that_of_the_embedding(
     model, ids = recurrent(2), some_ids()
     before = model(ids).logits
     with torch.no_grad():
-        model.tokens.weight *= 50
-        model.time.project.weight *= 50
-        model.time.project.bias *= 50
-        model.positions.decay -= torch.log(torch.tensor(50.0))
+        model.network.backbone.tokens.weight *= 50
+        model.network.backbone.time.project.weight *= 50
+        model.network.backbone.time.project.bias *= 50
+        model.network.backbone.positions.decay -= torch.log(torch.tensor(50.0))
     assert torch.allclose(model(ids).logits, before, atol=1e-2)
 
 
@@ -248,5 +248,9 @@ def test_the_halting_head_learns() -> None:
     model = recurrent(1)
     halt = model(some_ids(3)).halt_logits
     nn.functional.softplus(halt).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.halt.parameters())
-    assert model.blocks[0].expand.weight.grad.abs().sum() > 0  # the trunk hears of it too
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for p in model.network.halt.parameters()
+    )
+    assert (
+        model.network.backbone.blocks[0].expand.weight.grad.abs().sum() > 0
+    )  # the trunk hears of it too

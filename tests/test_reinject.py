@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
+from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
 from imadarem.orchestrator.edits import Append, Patch, Replace, edit_mask
 from imadarem.orchestrator.inference import ChosenEdit
 from imadarem.orchestrator.memory import Recall
 from imadarem.orchestrator.unroll import Question, StepOutput, start, take_step
-from imadarem.refiner import ImplicitRefinementModel
-from imadarem.sampling.engine import Refined, SamplingSettings, refine_all
+from imadarem.sampling.batching import Refined, refine_all
 from imadarem.sampling.halting import Halting
+from imadarem.sampling.loop import Step, StoppingReason, refine
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import Ancestral, Policy
-from imadarem.sampling.refine import Step, StoppingReason, refine
+from imadarem.sampling.settings import SamplingSettings
 
 V = 10
 
@@ -69,7 +70,9 @@ class Listening(nn.Module):
 def run(network: nn.Module, canvas: Canvas, policy: Policy, steps: int, **more: Any) -> list[Step]:
     more = {"temperature": 0.0, "may_end": False, "reinject": True, **more}
     seeds = row_seeds(len(canvas), 0)
-    return list(refine(network, canvas, policy=policy, steps=steps, seeds=seeds, **more))
+    memory = more.pop("memory", None)
+    settings = SamplingSettings(policy=policy, steps=steps, **more)
+    return list(refine(network, canvas, settings, seeds=seeds, memory=memory))
 
 
 # What the network is shown
@@ -161,16 +164,16 @@ def undecided(model: ImplicitRefinementModel, scale: float, loud: float) -> Impl
     model = shaken(model, scale)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        model.to_logits.bias.zero_()
-        if model.self_condition is not None:
-            model.self_condition.weight *= loud
-        model.gate.score.weight *= 10
+        model.network.backbone.to_logits.bias.zero_()
+        if model.network.backbone.self_condition is not None:
+            model.network.backbone.self_condition.weight *= loud
+        model.network.gate.score.weight *= 10
         ids = torch.randint(3, model.config.vocab_size, (8, 16), generator=generator)
         ids = ids.masked_fill(torch.rand(ids.shape, generator=generator) < 0.5, SPECIAL.mask)
         first = model(ids)
         carry = {} if first.carry is None else {"carry": first.carry}
         second = model(ids, prev_probs=first.logits.softmax(-1), **carry)
-        model.gate.score.bias -= second.gate_logits[ids == SPECIAL.mask].median()
+        model.network.gate.score.bias -= second.gate_logits[ids == SPECIAL.mask].median()
     return model
 
 

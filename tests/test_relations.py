@@ -14,8 +14,8 @@ from torch import Tensor
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.sudoku import SudokuSymmetry, relations
 from imadarem.errors import ConfigError, DataError
+from imadarem.model import ImplicitRefinementModel
 from imadarem.nn.relations import Layouts, RelationPooling
-from imadarem.refiner import ImplicitRefinementModel
 
 MODEL = shaken(grid_model(sizes=(4, 6), inner_steps=2, halting=True))
 V = MODEL.config.vocab_size
@@ -86,7 +86,7 @@ def test_turning_rows_into_columns_changes_nothing_where_both_weigh_the_same() -
     assert not same_after(ids, transposed)
     model = shaken(grid_model(halting=True))
     with torch.no_grad():
-        weight = model.blocks[0].relations.weight  # type: ignore[union-attr]
+        weight = model.network.backbone.blocks[0].relations.weight  # type: ignore[union-attr]
         weight[1] = weight[0]  # type: ignore[index]
     assert same_after(ids, transposed, model)
 

@@ -11,7 +11,7 @@ import pytest
 from cli_parts import SIXTY, WORDS, saved_model
 from serve_parts import counted, events, running
 
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 
 PUZZLE, SOLVED = "1...4..2..3..4..", "1243431221343421"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import DataError
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.sampling.noise import row_seeds
 from imadarem.serve.canvases import stacked, token_canvas
 from imadarem.serve.catalogue import ServedModel

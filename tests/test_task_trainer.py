@@ -24,6 +24,7 @@ from orchestrator_parts import (
 from imadarem.data.sudoku import sudoku_task
 from imadarem.data.tasks import Episodes
 from imadarem.errors import CheckpointError, ConfigError
+from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
@@ -34,7 +35,6 @@ from imadarem.orchestrator.trainer import (
     TaskTrainingConfig,
     by_length,
 )
-from imadarem.refiner import ImplicitRefinementModel
 
 
 def settings(**given: Any) -> TaskTrainingConfig:

@@ -13,7 +13,7 @@ import pytest
 from cli_parts import SIXTY, WORDS, saved_model
 
 from imadarem.errors import DataError
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.sampling.trajectory import RowStep, RowTrajectory, Trajectory
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 from imadarem.viz.cells import HEAT, HEAT_INK

@@ -13,7 +13,7 @@ from fakes import MOLECULES, tiny_model
 from imadarem.checkpoint import load_state
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import CheckpointError, ConfigError, DataError, TrainingError
-from imadarem.refiner import ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.run_folder import latest_checkpoint
 from imadarem.training.trainer import (
@@ -138,7 +138,7 @@ def poison(t: Trainer, steps: set[int]) -> None:
     def hook(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * float("nan") if t.step in steps else gradient
 
-    t.model.to_logits.weight.register_hook(hook)
+    t.model.network.backbone.to_logits.weight.register_hook(hook)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(tmp_path: Path) -> None:

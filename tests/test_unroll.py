@@ -17,6 +17,7 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
+from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import edit_mask
 from imadarem.orchestrator.objective import Unrolled, UnrollObjective
@@ -32,7 +33,6 @@ from imadarem.orchestrator.unroll import (
     token_accuracy,
     unroll,
 )
-from imadarem.refiner import ImplicitRefinementModel
 
 MODES = ("full", "window", "last_k", "carry")
 

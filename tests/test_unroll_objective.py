@@ -92,7 +92,7 @@ def test_a_term_that_the_network_lacks_is_not_reported() -> None:
 def test_the_memory_costs_how_far_it_is_open_once_in_every_mode(mode: str) -> None:
     model = shaken(tiny_model(memory=True, length_mode="drawn")).train()
     with torch.no_grad():
-        model.memory.gate.fill_(-0.5)
+        model.network.backbone.memory.gate.fill_(-0.5)
     with_cost, losses = run(
         model, unroll_mode=mode, backprop_truncate_steps=3, step_loss_weights={"memory": 2.0}
     )
@@ -103,7 +103,7 @@ def test_the_memory_costs_how_far_it_is_open_once_in_every_mode(mode: str) -> No
     model.zero_grad()
     sum(losses).backward()  # type: ignore[union-attr]
     # d/dg 2·|tanh g| = -2·(1 - tanh² g) at -0.5.
-    assert model.memory.gate.grad.item() == pytest.approx(-2 * 0.786448, abs=1e-4)
+    assert model.network.backbone.memory.gate.grad.item() == pytest.approx(-2 * 0.786448, abs=1e-4)
 
 
 # The record of the steps

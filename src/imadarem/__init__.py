@@ -22,7 +22,7 @@ _EXPORTS = {
     "CharTokenizer": "imadarem.tokenizers",
     "ImadaremError": "imadarem.errors",
     "ImplicitRefinementConfig": "imadarem.config",
-    "ImplicitRefinementModel": "imadarem.refiner",
+    "ImplicitRefinementModel": "imadarem.model",
     "MemoryBank": "imadarem.orchestrator.memory",
     "OrchestrationConfig": "imadarem.orchestrator.config",
     "SafeTokenizer": "imadarem.tokenizers",
@@ -52,12 +52,12 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
 if TYPE_CHECKING:
     from imadarem.config import ImplicitRefinementConfig as ImplicitRefinementConfig
     from imadarem.errors import ImadaremError as ImadaremError
+    from imadarem.model import ImplicitRefinementModel as ImplicitRefinementModel
     from imadarem.orchestrator.config import OrchestrationConfig as OrchestrationConfig
     from imadarem.orchestrator.memory import MemoryBank as MemoryBank
     from imadarem.orchestrator.orchestrator import (
         UnifiedRefinerOrchestrator as UnifiedRefinerOrchestrator,
     )
-    from imadarem.refiner import ImplicitRefinementModel as ImplicitRefinementModel
     from imadarem.tokenizers import CharTokenizer as CharTokenizer
     from imadarem.tokenizers import SafeTokenizer as SafeTokenizer
     from imadarem.tokenizers import SelfiesTokenizer as SelfiesTokenizer

@@ -8,6 +8,7 @@
     ├── DataError(ValueError)          a file, column, molecule or canvas cannot be used
     ├── CheckpointError(OSError)       a directory is no checkpoint, or is damaged
     ├── BusyError(OSError)             another process is writing the file or folder
+    ├── NonFiniteError(ArithmeticError)  the network gave NaN while it sampled
     ├── TrainingError(RuntimeError)    training cannot go on (loss stayed non-finite)
     ├── MissingExtraError(ImportError) an optional dependency is not installed
     └── MissingLibraryError(ImportError)  a shared library of the system is not installed
@@ -30,6 +31,7 @@ __all__ = [
     "ImadaremError",
     "MissingExtraError",
     "MissingLibraryError",
+    "NonFiniteError",
     "TokenizerError",
     "TrainingError",
     "nearest",
@@ -69,6 +71,22 @@ class BusyError(ImadaremError, OSError):
         writer = "another process" if pid is None else f"process {pid}"
         super().__init__(
             f"{path} is being written by {writer}; wait for it, stop it, or write elsewhere."
+        )
+
+
+class NonFiniteError(ImadaremError, ArithmeticError):
+    """The network gave NaN while sampling, so no token can be drawn.
+
+    Attributes:
+        row: Number of the row, from 0.
+        step: Refinement step, from 1.
+    """
+
+    def __init__(self, row: int, step: int) -> None:
+        self.row, self.step = row, step
+        super().__init__(
+            f"the network gave NaN for row {row} in step {step}: its weights are damaged, or too "
+            "large for the number format. Load the model again, or use float32."
         )
 
 

@@ -23,14 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imadarem.checkpoint import load_tensors
 from imadarem.config import FOREIGN_KEYS, MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from imadarem.model import HUB_KEYS, ImplicitRefinementModel
 from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite
-from imadarem.refiner import HUB_KEYS, ImplicitRefinementModel
+from imadarem.nn.conversion import converted
+from imadarem.sampling.loop import Step
 from imadarem.sampling.policies import Policy
-from imadarem.sampling.refine import Step
 from imadarem.sampling.samples import Samples
-from imadarem.sampling.sparsity import Sparsity
 from imadarem.tokenizers import load_tokenizer, special_ids
 
 try:
@@ -210,7 +211,6 @@ class ImadaremForMaskedLM(PreTrainedModel):
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool | Sparsity = False,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         streamer: Any = None,
@@ -233,7 +233,6 @@ class ImadaremForMaskedLM(PreTrainedModel):
             schedule: ``linear`` or ``cosine``; default the config's ``mask_schedule``.
             top_k: Draw each token from the so many likeliest alone.
             top_p: Draw each token from the nucleus of this probability.
-            sparse: See :meth:`imadarem.ImplicitRefinementModel.sample`.
             generator: Draws the seed where ``seed`` is None.
             seed: The same seed gives the same rows.
             streamer: Has ``put`` and ``end``, and may have ``put_draft``, which is shown the
@@ -266,7 +265,6 @@ class ImadaremForMaskedLM(PreTrainedModel):
             "schedule": schedule,
             "top_k": top_k,
             "top_p": top_p,
-            "sparse": sparse,
             "seed": seed,
             "generator": generator,
             "on_step": None if streamer is None else _Drafts(streamer),
@@ -329,9 +327,13 @@ class ImadaremForMaskedLM(PreTrainedModel):
         if tokenizer is None and (folder / "tokenizer_config.json").is_file():
             tokenizer = load_tokenizer(folder, config.vocab_size)
         wants_info = kwargs.pop("output_loading_info", False)
+        weights = converted(load_tensors(folder / WEIGHTS), config.num_heads)
+        prefix = f"{cls.base_model_prefix}."
+        kwargs.setdefault("config", ImadaremConfig.from_pretrained(str(folder)))
         model, info = super().from_pretrained(
-            str(folder),
+            None,
             *model_args,
+            state_dict={prefix + name: weight for name, weight in weights.items()},
             with_teacher=any(name.startswith(TEACHER_PREFIX) for name in header),
             output_loading_info=True,
             **kwargs,
@@ -391,10 +393,10 @@ class ImadaremForMaskedLM(PreTrainedModel):
     # What tools of transformers ask for
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.refiner.tokens
+        return self.refiner.network.backbone.tokens
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.refiner.to_logits
+        return self.refiner.network.backbone.to_logits
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Not supported.

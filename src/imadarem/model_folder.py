@@ -23,6 +23,7 @@ from imadarem.errors import CheckpointError, ConfigError
 
 __all__ = [
     "CONFIG",
+    "NETWORK_PREFIX",
     "TEACHER_PREFIX",
     "WEIGHTS",
     "check_finite",
@@ -32,8 +33,8 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: The weights of an EMA teacher stand beside the student's, under the same names behind this.
-TEACHER_PREFIX = "teacher.network."
+#: In front of the names of the network's weights, and of the same weights of an EMA teacher.
+NETWORK_PREFIX, TEACHER_PREFIX = "network.", "teacher.network."
 #: Bytes of the largest ``config.json`` and safetensors header that are read.
 MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 4 << 20, 1 << 20
 WEIGHT_DTYPES = {
@@ -125,9 +126,9 @@ def check_weights(
 
     Args:
         path: Of the weights, for messages.
-        header: Of the file, by :func:`read_header`.
+        header: Of the file, by :func:`read_header`, under present names.
         config: What the model would be built from.
-        build: Makes a model of a config, without a teacher.
+        build: Makes the network of a config.
 
     Raises:
         CheckpointError: A size of the config is larger than any weight, or a weight is
@@ -144,9 +145,10 @@ def check_weights(
     # A few missing weights are named below; a skeleton must not be out of all proportion.
     if one + (two - one) * (config.num_layers - 1) > 2 * len(header):
         raise _no_fit(path, f"num_layers={config.num_layers}, and it has {len(header)} weights")
-    wanted = _skeleton(build, config)
+    skeleton = _skeleton(build, config)
+    wanted = {f"{NETWORK_PREFIX}{name}": weight for name, weight in skeleton.items()}
     if any(name.startswith(TEACHER_PREFIX) for name in header):
-        wanted |= {f"{TEACHER_PREFIX}{name}": weight for name, weight in wanted.items()}
+        wanted |= {f"{TEACHER_PREFIX}{name}": weight for name, weight in skeleton.items()}
     trouble = [f"{name} is missing" for name in sorted(wanted.keys() - header.keys())]
     trouble += [f"{name} is left over" for name in sorted(header.keys() - wanted.keys())]
     trouble += [

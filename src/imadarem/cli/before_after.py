@@ -53,7 +53,7 @@ def compare_before_after(
     """
     from imadarem.checkpoint import save_json
     from imadarem.evaluation.molecules import Reference, evaluate_molecules
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
     train, held_out = (
         [str(data.tokenizer.decode(row)) for row in part] for part in (data.train, data.valid)

@@ -15,7 +15,7 @@ from imadarem.errors import ImadaremError
 from imadarem.viz.text import coloured_text
 
 if TYPE_CHECKING:
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["demo"]
 
@@ -39,7 +39,7 @@ def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
         out: Folder for the pictures.
     """
     with err().status("loading the model (the first start of a day takes longest)"):
-        from imadarem.refiner import ImplicitRefinementModel
+        from imadarem.model import ImplicitRefinementModel
 
         network = ImplicitRefinementModel.from_pretrained(model).to(device_named(None))
     _introduce(network)

@@ -91,7 +91,6 @@ def evaluate(
     steps: int | None = None,
     temperature: float | None = None,
     policy: str | None = None,
-    sparse: Switch = False,
     seed: int = 0,
     device: str | None = None,
     json: Switch = False,
@@ -120,7 +119,6 @@ def evaluate(
         steps: Most refinement passes of the model.
         temperature: Of the sampling.
         policy: Of the sampling; see imadarem sample --help.
-        sparse: Sparse passes; see imadarem sample --help.
         seed: Of the sampling, and of the draw of real molecules or held-out rows.
         device: cpu or cuda, for the sampling.
         json: Print JSON Lines instead of a table.
@@ -128,8 +126,6 @@ def evaluate(
     settings: dict[str, Any] = {"steps": steps, "temperature": temperature, "policy": policy}
     held_out.check()
     if held_out.asked:
-        if sparse:
-            raise ConfigError("--sparse is of sampling; held-out rows are read whole.")
         name = _held_out_model(file, model, count, settings, comparison, held_out)
         evaluate_held_out(
             name,
@@ -142,13 +138,13 @@ def evaluate(
         )
         return
     _check(file, model, column, comparison)
-    asked = {**settings, "count": count, "sparse": sparse or None, "device": device}
+    asked = {**settings, "count": count, "device": device}
     idle = [k for k, v in asked.items() if v is not None]
     if file is not None and idle:
         raise ConfigError(f"--{idle[0]} is of sampling; it has no effect on the file {file}.")
     told: dict[str, Any] = {}
     if model is not None:
-        settings |= {"seed": seed, "sparse": sparse}
+        settings |= {"seed": seed}
         count = 1000 if count is None else count
         samples, told = _sampled(model, count, device, settings)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         LikelihoodBound,
         OrderedLikelihood,
     )
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
 
@@ -217,30 +217,25 @@ def _calibration(
 ) -> tuple[GateReport, dict[str, Any]]:
     """The report, and the settings that it was made with."""
     from imadarem.evaluation.gate_report import gate_report
-    from imadarem.sampling.policies import policy_from_name
 
-    config = network.config
-    defaults = {"steps": config.max_refinement_steps, "temperature": config.sampling_temperature}
-    given = {**defaults, **{k: v for k, v in sampling.items() if v is not None}}
-    policy = given.pop("policy", "gate")
-    # The temperature is checked where the config checks its own.
-    replace(config, sampling_temperature=given["temperature"])
+    policy = sampling.get("policy") or "gate"
+    settings = network.sampling_settings(**{**sampling, "policy": policy})
     with progress_bar("calibration", len(rows.corpus)) as advance:
         report = gate_report(
             network,
             rows.corpus,
             network.special,
-            policy=policy_from_name(policy, config),
-            stop_threshold=config.stop_threshold,
+            settings=settings,
             canvas_length=_canvas_length(network),
-            schedule=config.mask_schedule,
-            gate_slope=config.gate_progress_slope,
             teacher=network.teacher,
             seed=seed,
             on_rows=advance,
-            **given,
         )
-    how = {"policy": policy, "max_steps": given["steps"], "temperature": given["temperature"]}
+    how = {
+        "policy": policy,
+        "max_steps": settings.steps,
+        "temperature": settings.temperature,
+    }
     return report, {**how, "seed": seed}
 
 

@@ -11,7 +11,7 @@ from imadarem.cli.console import err
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
 __all__ = [
     "SAMPLING",
@@ -43,8 +43,6 @@ class SamplingFlags:
             first); default is the model's own.
         top_k: Draw each token from the so many likeliest alone.
         top_p: Draw each token from the fewest likeliest that have this probability together.
-        sparse: Run in each pass but the first only what changed and what may be written: fewer
-            positions, and not quite the same samples.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default is cuda where there is one.
         batch_size: Samples refined together; changes the speed, never a sample.
@@ -57,7 +55,6 @@ class SamplingFlags:
     schedule: str | None = None
     top_k: int | None = None
     top_p: float | None = None
-    sparse: Switch = False
     seed: int = 0
     device: str | None = None
     batch_size: int = 256
@@ -85,7 +82,7 @@ def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
         ConfigError: There is no such device.
     """
     with err().status(f"loading the model {name}"):
-        from imadarem.refiner import ImplicitRefinementModel
+        from imadarem.model import ImplicitRefinementModel
 
         return ImplicitRefinementModel.from_pretrained(name).to(device_named(device))
 

@@ -28,7 +28,7 @@ from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["sample"]
 

@@ -32,8 +32,8 @@ from imadarem.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-    from imadarem.refiner import ImplicitRefinementModel
     from imadarem.sampling.trajectory import RowStep
 
 __all__ = ["STDIN", "solve"]

@@ -17,7 +17,7 @@ from imadarem.errors import CheckpointError, ConfigError, DataError
 if TYPE_CHECKING:
     from imadarem.data.prepare import PreparedData
     from imadarem.data.tasks import Task
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.tokenizers import Tokenizer
     from imadarem.workers import Progress
 
@@ -51,7 +51,7 @@ def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefineme
     Raises:
         CheckpointError: The run has no checkpoint, or there is no such model.
     """
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.training.run_folder import latest_checkpoint
 
     if resumed is not None:
@@ -114,7 +114,7 @@ def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementMo
     """A model with random weights, its canvas as long as the longest training row."""
     import torch
 
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
     model = dict(settings.model)
     molecular = is_molecular(data.tokenizer)
@@ -139,7 +139,7 @@ def task_model(settings: Mapping[str, Any], task: Task, seed: int) -> ImplicitRe
     """
     import torch
 
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.tokenizers import special_ids
 
     rows = torch.cat([task.train.inputs, task.valid.inputs])

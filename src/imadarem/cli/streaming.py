@@ -15,7 +15,7 @@ from imadarem.cli.results import PICTURED, OutputFlags, judge_by, parser, share,
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["STREAMED", "stream"]
 

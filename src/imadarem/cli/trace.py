@@ -20,7 +20,7 @@ from imadarem.errors import ConfigError
 from imadarem.viz.text import coloured_text
 
 if TYPE_CHECKING:
-    from imadarem.refiner import ImplicitRefinementModel
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.sampling.trajectory import RowTrajectory, Trajectory
 
 __all__ = ["trace"]

@@ -41,8 +41,8 @@ from imadarem.training.settings import TrainingConfig
 if TYPE_CHECKING:
     from imadarem.cli.task_settings import TaskRunSettings
     from imadarem.data.prepare import PreparedData
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.orchestrator.trainer import TaskTrainer
-    from imadarem.refiner import ImplicitRefinementModel
     from imadarem.training.trainer import Trainer, TrainingResult
 
 __all__ = [

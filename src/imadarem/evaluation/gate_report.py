@@ -28,9 +28,9 @@ from imadarem.evaluation.calibration import (
 )
 from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
 from imadarem.nn import EmaTeacher
+from imadarem.sampling.loop import Step, refine
 from imadarem.sampling.noise import row_seeds
-from imadarem.sampling.policies import Policy
-from imadarem.sampling.refine import Step, refine
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 
 __all__ = ["GateFigures", "GateReport", "draw_reliability", "gate_report"]
@@ -101,13 +101,8 @@ def gate_report(
     rows: TokenRows,
     special: SpecialIds,
     *,
-    policy: Policy,
-    steps: int,
-    temperature: float = 1.0,
-    stop_threshold: float = 0.0,
+    settings: SamplingSettings,
     canvas_length: int | None = None,
-    schedule: str = "linear",
-    gate_slope: float = 0.0,
     teacher: EmaTeacher | None = None,
     bins: int = 15,
     seed: int = 0,
@@ -124,16 +119,12 @@ def gate_report(
         network: Used as it is: put it in evaluation mode first.
         rows: Token ids of each row, without special tokens.
         special: The tokenizer's special ids.
-        policy: Decides what is written and what goes back to blank. One that fills
+        settings: How to refine; ``may_end`` is set by ``canvas_length``. At least 2 steps: the
+            gate reads the model's tokens from the second pass on. A policy that fills
             everything in one pass and never refines leaves nothing to judge.
-        steps: ``K``, at least 2: the gate reads the model's tokens from the second pass on.
-        temperature: Divides the logits before a token is drawn.
-        stop_threshold: A row without blanks stops once a smaller share of it changed.
         canvas_length: None for rows of known length (``length_mode="drawn"``);
             ``max_seq_len`` for ``length_mode="eos"``, where rows are filled up with EOS and
             what lies behind a visible EOS is out of play.
-        schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
-        gate_slope: The ``gate_progress_slope`` of the model's config.
         teacher: Judges the entropy if the policy asks for it.
         bins: Of the calibration error and of the reliability diagram.
         seed: Of masks and draws.
@@ -145,7 +136,7 @@ def gate_report(
         DataError: There is no row; a row is empty, too long, or holds a special token; or
             the policy left no token to judge.
     """
-    _check(steps, bins, batch_size)
+    _check(settings.steps, bins, batch_size)
     data = HeldOut.from_rows(rows, special, canvas_length)
     hidden, seeds = _hidden(data, seed), row_seeds(len(data), seed)
     device = device_of(network)
@@ -155,14 +146,8 @@ def gate_report(
         records = refine(
             network,
             canvas,
-            policy=policy,
-            steps=steps,
+            replace(settings, may_end=part.ends),
             seeds=seeds[numbers].to(device),
-            temperature=temperature,
-            stop_threshold=stop_threshold,
-            may_end=part.ends,
-            schedule=schedule,
-            gate_slope=gate_slope,
             teacher=teacher,
         )
         for step, gate, wrong in _judgements(records, part.targets):

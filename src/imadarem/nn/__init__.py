@@ -1,6 +1,14 @@
-"""The network: embeddings, blocks, heads, and the transformer that joins them."""
+"""The network: a backbone, heads on its states, and the EMA copy that judges."""
 
 from imadarem.nn.ema import EmaTeacher
-from imadarem.nn.transformer import RefinementOutput, RefinementTransformer
+from imadarem.nn.network import RefinementNetwork
+from imadarem.nn.output import BackboneOutput, RefinementOutput
+from imadarem.nn.transformer import RefinementTransformer
 
-__all__ = ["EmaTeacher", "RefinementOutput", "RefinementTransformer"]
+__all__ = [
+    "BackboneOutput",
+    "EmaTeacher",
+    "RefinementNetwork",
+    "RefinementOutput",
+    "RefinementTransformer",
+]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AdaptivePositionalEmbedding", "TimeEmbedding", "TokenEmbedding", "rotary_angles"]
+__all__ = ["AdaptivePositionalEmbedding", "TimeEmbedding", "TokenEmbedding", "rotary_turns"]
 
 #: Longest wavelength of the sinusoids, in tokens over 2π (arXiv:1706.03762).
 MAX_WAVELENGTH = 10_000.0
@@ -63,10 +63,19 @@ class TimeEmbedding(nn.Module):
         return time[:, None, None].to(scale.dtype) * scale + shift
 
 
-def rotary_angles(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the rotary angles, each ``(L, head_size / 2)`` (arXiv:2104.09864)."""
-    angles = _angles(length, head_size // 2, ROTARY_WAVELENGTH, device)
-    return angles.cos(), angles.sin()
+def rotary_turns(length: int, width: int, heads: int, device: torch.device) -> Tensor:
+    """The rotary embedding as complex numbers ``e^(i · angle)`` (arXiv:2104.09864).
+
+    Args:
+        length: ``L`` positions.
+        width: ``D`` channels of all heads together.
+        heads: Every head has the same angles.
+
+    Returns:
+        ``(L, D)``: one number for each pair of channels of the queries, then of the keys.
+    """
+    angles = _angles(length, width // heads // 2, ROTARY_WAVELENGTH, device)
+    return torch.polar(torch.ones_like(angles), angles).repeat(1, 2 * heads)
 
 
 def _angles(length: int, count: int, wavelength: float, device: torch.device) -> Tensor:

@@ -2,7 +2,7 @@
 
 Blanks that are filled in the same pass are otherwise drawn independently, each from its own
 distribution, and tokens that depend on each other do not fit. Here the distribution of a
-token also hears, through a small recurrence, the tokens that now stand left of it:
+token also depends, through a small recurrence, on the tokens that now stand left of it:
 ``p(x_i | canvas, x_<i)``. The transformer still runs once a pass; the head runs once a token
 and costs about as much as a layer.
 
@@ -23,9 +23,6 @@ from torch import Tensor, nn
 from imadarem.nn.recurrence import gated_recurrence
 
 __all__ = ["JointHead", "JointLogits"]
-
-#: Rows from which on a matrix product rounds each row alike, whatever the batch.
-LEAST_ROWS = 16
 
 
 class JointHead(nn.Module):
@@ -49,32 +46,46 @@ class JointHead(nn.Module):
         nn.init.normal_(self.tokens.weight, std=width**-0.5)
         nn.init.zeros_(self.to_logits.weight)
 
-    def forward(self, state: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, states: Tensor, tokens: Tensor, rows: Tensor | None = None) -> Tensor:
         """All positions at once, given the tokens of the data.
 
         Args:
-            state: ``(B, L, D)``.
+            states: ``(B, L, D)``.
             tokens: ``(R, L)`` ids.
-            rows: ``(R,)``, which row of ``state`` each row of ``tokens`` stands on; None
+            rows: ``(R,)``, which row of ``states`` each row of ``tokens`` stands on; None
                 pairs them as they come.
 
         Returns:
             ``(R, L, V)``.
         """
         previous = F.pad(tokens[:, :-1], (1, 0), value=self.start_id)
-        if state.device.type != "cpu":
-            paired = state if rows is None else state[rows]
+        if states.device.type != "cpu":
+            paired = states if rows is None else states[rows]
             hidden, _ = self.recurrence(paired + self.tokens(previous))
             logits: Tensor = self.to_logits(hidden)
             return logits
-        # What a state or a token says to the gates is worked out once for each that differs.
-        weight_in, weight, bias_in, bias = self.recurrence.all_weights[0]
-        said = F.linear(state, weight_in, bias_in).transpose(0, 1)
-        said = said if rows is None else said[:, rows]
-        heard = F.linear(self.tokens.weight, weight_in)
-        hidden = gated_recurrence(said + F.embedding(previous.t(), heard), weight, bias)
-        logits = self.to_logits(hidden).transpose(0, 1)
+        # The product with the input weights is taken once for each distinct state and token.
+        _, weight, _, bias = self.weights
+        inputs = self.state_inputs(states).transpose(0, 1)
+        inputs = inputs if rows is None else inputs[:, rows]
+        inputs = inputs + F.embedding(previous.t(), self.token_inputs())
+        logits = self.to_logits(gated_recurrence(inputs, weight, bias)).transpose(0, 1)
         return logits
+
+    @property
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``weight_ih (3H, D)``, ``weight_hh (3H, H)``, ``bias_ih (3H,)``, ``bias_hh (3H,)``."""
+        weight_in, weight, bias_in, bias = self.recurrence.all_weights[0]
+        return weight_in, weight, bias_in, bias
+
+    def state_inputs(self, states: Tensor) -> Tensor:
+        """``(..., D)`` states → ``(..., 3H)``, their part of the gates' inputs, with the bias."""
+        weight_in, _, bias_in, _ = self.weights
+        return F.linear(states, weight_in, bias_in)
+
+    def token_inputs(self) -> Tensor:
+        """``(V, 3H)``: the part of the gates' inputs that the token on the left gives."""
+        return F.linear(self.tokens.weight, self.weights[0])
 
 
 @dataclass(frozen=True)
@@ -82,65 +93,24 @@ class JointLogits:
     """The logits of one pass, to be read from left to right as tokens are drawn.
 
     Attributes:
-        head: What hears the tokens on the left.
-        logits: ``(B, L, V)``, before it has heard any.
-        inputs: ``(B, L, 3H)``, what the states say to the recurrence's three gates.
-        heard: ``(V, 3H)``, what each token says to them.
-        rows: ``(B,)``, which row of ``inputs`` each row of ``logits`` reads; None pairs them.
+        head: Reads the tokens on the left.
+        logits: ``(B, L, V)``, of each position by itself.
+        states: ``(R, L, D)``.
+        rows: ``(B,)``, which row of ``states`` each row of ``logits`` reads; None pairs them.
     """
 
     head: JointHead
     logits: Tensor
-    inputs: Tensor
-    heard: Tensor
-    rows: Tensor | None
-
-    @classmethod
-    def read(cls, head: JointHead, state: Tensor, logits: Tensor) -> JointLogits:
-        """Of the states ``(B, L, D)`` and independent logits ``(B, L, V)`` of a pass."""
-        weight, _, bias, _ = head.recurrence.all_weights[0]
-        return cls.of(head, F.linear(state, weight, bias), logits)
-
-    @classmethod
-    def of(cls, head: JointHead, inputs: Tensor, logits: Tensor) -> JointLogits:
-        """Of ``inputs`` that another program computed from the states."""
-        weight = head.recurrence.all_weights[0][0]
-        return cls(head, logits, inputs, F.linear(head.tokens.weight, weight), None)
+    states: Tensor
+    rows: Tensor | None = None
 
     def spread(self, which: Tensor) -> Self:
-        """``(B,)`` numbers of rows → those rows; what the states say is not copied."""
+        """``(B,)`` row numbers → those rows; the states are not copied."""
         rows = which if self.rows is None else self.rows[which]
         return replace(self, logits=self.logits[which], rows=rows)
 
-    def said(self, position: int) -> Tensor:
-        """``(B, 3H)``, or ``(1, 3H)`` where all say the same: the inputs of a position."""
-        said = self.inputs[:, position]
-        return said if self.rows is None or len(said) == 1 else said[self.rows]
-
-    def begin(self) -> tuple[Tensor, Tensor]:
-        """Hidden units ``(max(B, 16), H)`` and the token ``(B,)`` left of the first position."""
-        batch = len(self.logits)
-        # Idle rows fill a small batch up, so that a row's draws do not depend on its size.
-        hidden = self.inputs.new_zeros(max(batch, LEAST_ROWS), self.head.recurrence.hidden_size)
-        start = torch.full((batch,), self.head.start_id, device=self.logits.device)
-        return hidden, start
-
-    def at(self, position: int, hidden: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: logits ``(B, V)`` of ``position`` and the hidden units after it.
-
-        Args:
-            position: From 0 on, in order.
-            hidden: From the position before.
-            previous: ``(B,)`` ids of the tokens at the position before.
-        """
-        _, weight, _, bias = self.head.recurrence.all_weights[0]
-        given = self.said(position) + self.heard[previous]
-        batch = len(previous)
-        kept = F.linear(hidden, weight, bias)[:batch]
-        reset_in, update_in, new_in = given.chunk(3, dim=-1)
-        reset_hidden, update_hidden, new_hidden = kept.chunk(3, dim=-1)
-        update = (update_in + update_hidden).sigmoid()
-        new = (new_in + (reset_in + reset_hidden).sigmoid() * new_hidden).tanh()
-        after = torch.lerp(new, hidden[:batch], update)
-        hidden = torch.cat([after, hidden[batch:]]) if len(hidden) > batch else after
-        return self.logits[:, position] + self.head.to_logits(hidden)[:batch], hidden
+    def steps_in_numpy(self) -> bool:
+        """Whether :class:`~imadarem.nn.joint_stepper.NumpyStepper` can read it."""
+        head = self.head
+        tensors = (self.states, *head.weights, head.tokens.weight, head.to_logits.weight)
+        return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)

@@ -1,6 +1,6 @@
 """Canvas edits: which positions a refinement step rewrites, whatever stands there.
 
-An edit is a policy of the one loop in :mod:`imadarem.sampling.refine`, and
+An edit is a policy of the one loop in :mod:`imadarem.sampling.loop`, and
 :func:`edit_mask` is the one definition that the policies and the training unroll share.
 With *n* the current length of a row, its first blank:
 

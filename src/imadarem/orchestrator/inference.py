@@ -15,10 +15,11 @@ from imadarem.orchestrator.augment import Augmenter
 from imadarem.orchestrator.batch import canvas_of
 from imadarem.orchestrator.edits import edit_from_name
 from imadarem.orchestrator.voting import solve_with_voting
-from imadarem.sampling.engine import Refined, SamplingSettings, refine_all
+from imadarem.sampling.batching import Refined, refine_all
+from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import mix_rows, row_seeds
 from imadarem.sampling.policies import Decision, PassView
-from imadarem.sampling.refine import Step
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.tokenizers import SpecialIds
 

@@ -38,8 +38,8 @@ from imadarem.orchestrator.stats import TrainingRecord
 from imadarem.orchestrator.unroll import Question
 from imadarem.orchestrator.update import GuardedUpdate
 from imadarem.orchestrator.voting import refuse_rule
-from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.step import MAX_SKIPPED_IN_A_ROW, step_generator, warm_decay
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from imadarem.errors import ConfigError
-from imadarem.sampling.engine import Refined
+from imadarem.sampling.batching import Refined
 from imadarem.sampling.trajectory import Trajectory
 from imadarem.tokenizers import Tokenizer
 

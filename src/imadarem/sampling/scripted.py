@@ -8,7 +8,7 @@ import torch
 
 from imadarem.errors import ConfigError
 from imadarem.sampling.noise import Stream
-from imadarem.sampling.policies import Decision, PassView, what_it_writes
+from imadarem.sampling.policies import Decision, PassView
 
 __all__ = ["ScriptedGate"]
 
@@ -38,7 +38,6 @@ class ScriptedGate:
     ends: tuple[int, int] = (3, 6)
     refines: bool = True
     uses_teacher: bool = False
-    foresee = what_it_writes
 
     def __post_init__(self) -> None:
         if not self.active or any(not 0.0 < share <= 1.0 for share in self.active):

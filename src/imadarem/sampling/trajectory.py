@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
-from imadarem.sampling.refine import Step, StoppingReason
+from imadarem.sampling.loop import Step, StoppingReason
 from imadarem.viz.table import trajectory_table
 from imadarem.viz.text import trajectory_text
 
@@ -145,7 +145,7 @@ class Trajectory:
 
 
 class TrajectoryRecorder:
-    """Collects the records of :func:`imadarem.sampling.engine.refine_all` row by row.
+    """Collects the records of :func:`imadarem.sampling.batching.refine_all` row by row.
 
     Args:
         canvas: The canvases before the first step.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Work", "counted"]
+__all__ = ["Work", "count_work"]
 
 #: Operations whose result the host must have before it can go on: on an accelerator each
 #: waits for all that was asked of it before.
@@ -22,14 +22,13 @@ MASKS = (torch.bool, torch.uint8)
 
 @dataclass
 class Work:
-    """What was done between entering and leaving :func:`counted`.
+    """What was done between entering and leaving :func:`count_work`.
 
     Attributes:
         forwards: Calls of the network.
         row_passes: Rows that went through it, summed over the calls: what was computed. Rows
             that are equal in the first pass count once, though each of them had its pass.
-        positions: Positions that went through it, padding included; of a sparse pass those that
-            it was asked for.
+        positions: Positions that went through it, padding included.
         host_syncs: Times the host had to wait for a tensor's value.
     """
 
@@ -40,7 +39,7 @@ class Work:
 
 
 @contextmanager
-def counted(network: nn.Module) -> Iterator[Work]:
+def count_work(network: nn.Module) -> Iterator[Work]:
     """Count what ``network`` is asked for in this block, and how often the host waits.
 
     Moving a whole tensor to the host (``.cpu()``, ``.tolist()``) is one wait on an accelerator
@@ -53,8 +52,7 @@ def counted(network: nn.Module) -> Iterator[Work]:
         ids: Tensor = arguments[0] if arguments else named["input_ids"]
         work.forwards += 1
         work.row_passes += ids.shape[0]
-        asked = named.get("asked")
-        work.positions += ids.numel() if asked is None else int(asked.where.sum())
+        work.positions += ids.numel()
 
     handle = network.register_forward_pre_hook(before, with_kwargs=True)
     try:

@@ -12,11 +12,11 @@ from typing import Any
 from imadarem.data.sudoku.model_sizes import model_sizes
 from imadarem.data.sudoku.verifier import SudokuVerifier
 from imadarem.errors import ConfigError, nearest
+from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.edits import Patch, Replace
-from imadarem.refiner import ImplicitRefinementModel
-from imadarem.sampling.engine import SamplingSettings
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import POLICIES, Policy
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.serve.refusals import Refusal
 from imadarem.tokenizers import MOLECULE_NOTATIONS, mask_spelling
 

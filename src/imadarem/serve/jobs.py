@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.sampling.engine import Refined, SamplingSettings
+from imadarem.sampling.batching import Refined
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.serve.catalogue import ServedModel
 
 __all__ = ["Job", "Row"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.sampling.engine import Widths, refine_all
-from imadarem.sampling.refine import Step
+from imadarem.sampling.batching import Widths, refine_all
+from imadarem.sampling.loop import Step
 from imadarem.sampling.trajectory import RowStep, TrajectoryRecorder
 from imadarem.serve.canvases import stacked
 from imadarem.serve.jobs import Job, Row

@@ -38,8 +38,9 @@ from imadarem.corruption import (
 )
 from imadarem.errors import ConfigError, DataError
 from imadarem.nn import RefinementOutput
+from imadarem.sampling.loop import refine
 from imadarem.sampling.policies import Ancestral, Policy, policy_from_name
-from imadarem.sampling.refine import refine
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 
 __all__ = ["ENTROPY_FLOOR", "LossTerms", "Objective", "TrainingCanvas"]
@@ -364,12 +365,14 @@ class Objective:
         for step in refine(
             network,
             part,
-            policy=policy,
-            steps=steps,
+            SamplingSettings(
+                policy=policy,
+                steps=steps,
+                temperature=self.config.sampling_temperature,
+                may_end=self.config.length_mode == "eos",
+                gate_slope=self.config.gate_progress_slope,
+            ),
             seeds=seeds,
-            temperature=self.config.sampling_temperature,
-            may_end=self.config.length_mode == "eos",
-            gate_slope=self.config.gate_progress_slope,
         ):
             width = step.canvas.ids.shape[1]
             target = rows[step.rows]

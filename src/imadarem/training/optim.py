@@ -32,6 +32,7 @@ def parameter_groups(
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
+        name = name.removeprefix("network.").removeprefix("backbone.")
         in_block = name.startswith("blocks.") and "neighbours" not in name
         matrix = parameter.ndim == 2 and (in_block or name.startswith("joint.recurrence."))
         role = "gate" if name.startswith("gate.") else "matrix" if matrix else "other"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.nn import EmaTeacher, RefinementOutput
+from imadarem.sampling.loop import Step, StoppingReason, refine
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
@@ -27,7 +28,7 @@ from imadarem.sampling.policies import (
     Policy,
     Remask,
 )
-from imadarem.sampling.refine import Step, StoppingReason, refine
+from imadarem.sampling.settings import SamplingSettings
 
 V = 8
 
@@ -53,7 +54,9 @@ def run(
     network: Scripted, canvas: Canvas, policy: Policy, steps: int, **more: object
 ) -> list[Step]:
     seeds = row_seeds(len(canvas), 0)
-    return list(refine(network, canvas, policy=policy, steps=steps, seeds=seeds, **more))  # type: ignore[arg-type]
+    teacher = more.pop("teacher", None)
+    settings = SamplingSettings(policy=policy, steps=steps, **more)  # type: ignore[arg-type]
+    return list(refine(network, canvas, settings, seeds=seeds, teacher=teacher))  # type: ignore[arg-type]
 
 
 def reasons(records: list[Step]) -> list[str]:
@@ -263,10 +266,8 @@ def test_what_always_holds(
     for step in refine(
         Scripted(answer),
         canvas,
-        policy=POLICIES[name](),
-        steps=steps,
+        SamplingSettings(policy=POLICIES[name](), steps=steps, may_end=may_end),
         seeds=row_seeds(len(rows), seed),
-        may_end=may_end,
     ):
         passes = step.forward_passes
         for i, ids, state, reason in zip(

@@ -1,7 +1,7 @@
-"""Rows of a batch that show a network the same: they are run once.
+"""Rows of a batch with identical input: they are run once.
 
-The first pass of a run reads blanks, and as many of them in many rows; copies of a prompt are
-alike too. Where a network rounds a row the same in every batch that changes no bit.
+The first pass of a run reads blanks, the same number of them in many rows; copies of a prompt
+are equal too. Where a network's numbers of a row do not depend on the batch, that changes nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from imadarem.nn import RefinementOutput
 
-__all__ = ["once"]
+__all__ = ["forward_unique_rows"]
 
 
-def once(
+def forward_unique_rows(
     network: Callable[..., RefinementOutput], ids: Tensor, attended: Tensor | None
 ) -> RefinementOutput:
-    """A pass that is told nothing but the canvas; of equal rows one alone goes through it.
+    """A pass whose only input is the canvas; equal rows go through the network once.
 
-    Only a network that says ``rows_alike``, that no row's numbers depend on another row, is
-    spared the others; any other one is called with all of them.
+    Only on a CPU, and only for a network that has ``rows_independent``: no row's numbers depend
+    on another row. Any other one is called with all rows.
 
     Args:
         network: Called as ``network(input_ids, attention_mask, prev_probs=None)``.
@@ -33,10 +33,11 @@ def once(
     Returns:
         Of all ``B`` rows.
     """
-    if len(ids) == 1 or not getattr(network, "rows_alike", False):
+    alike = getattr(network, "rows_independent", False) and ids.device.type == "cpu"
+    if len(ids) == 1 or not alike:
         return network(ids, attended, prev_probs=None)
-    shown = ids if attended is None else 2 * ids + attended
-    _, first, which = np.unique(shown.numpy(), axis=0, return_index=True, return_inverse=True)
+    key = ids if attended is None else 2 * ids + attended
+    _, first, which = np.unique(key.numpy(), axis=0, return_index=True, return_inverse=True)
     if len(first) == len(ids):
         return network(ids, attended, prev_probs=None)
     rows = torch.from_numpy(first)

@@ -7,71 +7,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.nn.gradients import neighbour_sum, turned_heads
+from imadarem.nn.convolution import NeighbourConvolution
 from imadarem.nn.relations import RelationPooling
 
-__all__ = ["Block", "NeighbourConvolution", "SelfAttention"]
-
-Rotation = tuple[Tensor, Tensor]
-
-
-class NeighbourConvolution(nn.Module):
-    """A depthwise convolution over neighbouring tokens, zero at initialisation.
-
-    ``y_i = Σ_j w_j · x_{i+j}``, ``j`` from ``-k`` to ``k``. Padding contributes zeros.
-    """
-
-    def __init__(self, hidden_size: int, taps: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(taps, hidden_size))
-
-    def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
-        """``(B, L, D)`` and the attended positions ``(B, L)`` → ``(B, L, D)``."""
-        if attended is not None:
-            x = x * attended[..., None]
-        return neighbour_sum(x, self.weight)
+__all__ = ["Block", "SelfAttention", "rotate_pairs"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of every position to every attended position."""
+    """Multi-head attention of every position to every attended position.
+
+    The rows of ``qkv`` are the queries, the keys and the values of all heads. Two neighbouring
+    channels of a query or a key form a pair that the rotary embedding turns.
+    """
 
     def __init__(self, config: ImplicitRefinementConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.head_size = config.hidden_size // config.num_heads
         self.dropout = config.dropout
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, attended: Tensor | None, rotation: Rotation | None) -> Tensor:
-        """``(B, L, D)`` → ``(B, L, D)``; ``attended`` is ``(B, L)`` bool or None for all."""
+    def forward(self, x: Tensor, attended: Tensor | None, turns: Tensor | None) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``.
+
+        Args:
+            x: Normalised states.
+            attended: ``(B, L)`` bool, or None for all.
+            turns: ``(L, D)`` complex numbers of length 1, see
+                :func:`~imadarem.nn.embeddings.rotary_turns`; None leaves positions out.
+        """
         batch, length, width = x.shape
-        if rotation is not None and self._learns(x):
-            q, k, v = turned_heads(x, self.qkv.weight, self.num_heads, rotation)
-        else:
-            heads = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_size)
-            heads = heads.permute(2, 0, 3, 1, 4)
-            q, k, v = heads
-            if rotation is not None:
-                q, k = _rotate(heads[:2], rotation)
+        qk, v = self.qkv(x).split([2 * width, width], dim=-1)
+        if turns is not None:
+            qk = rotate_pairs(qk, turns)
+        q, k = qk.view(batch, length, 2, self.num_heads, -1).transpose(1, 3).unbind(2)
         mixed = F.scaled_dot_product_attention(
             q,
             k,
-            v,
+            v.view(batch, length, self.num_heads, -1).transpose(1, 2),
             attn_mask=None if attended is None else attended[:, None, None, :],
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-
-    def _learns(self, x: Tensor) -> bool:
-        """Whether there will be a gradient, in float32, of a layer that is ours alone."""
-        layer, device = self.qkv, x.device.type
-        alone = type(layer) is nn.Linear and "forward" not in vars(layer)
-        alone = alone and not layer._forward_hooks and not layer._forward_pre_hooks
-        plain = x.dtype == layer.weight.dtype == torch.float32
-        plain = plain and not torch.is_autocast_enabled(device)
-        return alone and plain and torch.is_grad_enabled() and layer.weight.requires_grad
 
 
 class Block(nn.Module):
@@ -102,22 +80,32 @@ class Block(nn.Module):
         self,
         x: Tensor,
         attended: Tensor | None,
-        rotation: Rotation | None,
+        turns: Tensor | None,
         members: Tensor | None = None,
     ) -> Tensor:
         """``(B, L, D)`` → ``(B, L, D)``; ``members`` as :class:`RelationPooling` takes them."""
         if self.neighbours is not None:
-            x = x + self.neighbours(x, attended)
+            x = self.neighbours(x, attended)
         if self.relations is not None and self.relations_norm is not None and members is not None:
             x = x + self.dropout(self.relations(self.relations_norm(x), members))
         if self.attention is not None and self.attention_norm is not None:
-            x = x + self.dropout(self.attention(self.attention_norm(x), attended, rotation))
+            x = x + self.dropout(self.attention(self.attention_norm(x), attended, turns))
         hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
         return x + self.dropout(self.contract(hidden))
 
 
-def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn pairs of channels of ``(..., L, D)`` by the angles of their position."""
-    cos, sin = (part.to(x.dtype) for part in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+def rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary embedding (arXiv:2104.09864): turn pairs of channels by their position's angle.
+
+    A pair of neighbouring channels is a complex number, and a turn one complex product. Without a
+    gradient ``x`` is overwritten.
+
+    Args:
+        x: ``(B, L, 2D)``, queries and keys.
+        turns: ``(L, D)`` complex numbers of length 1.
+    """
+    # Half precision has no complex numbers, and angles are better in single precision anyway.
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    turned = pairs * turns if torch.is_grad_enabled() else pairs.mul_(turns)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)

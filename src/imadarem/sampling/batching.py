@@ -2,9 +2,9 @@
 
 What makes a batch changes the speed and no result. Draws belong to rows (see
 :mod:`imadarem.sampling.noise`), which leaves the rounding of the network's kernels. Those of
-torch on a CPU round a row the same in every batch, bit for bit, where the shapes keep to the
-rules of :class:`Widths`; ``tests/test_engine.py`` holds it. The rules were measured, not read
-in a specification: on another kind of processor run that test.
+torch on a CPU round a row the same in every batch where the shapes keep to the rules of
+:class:`Widths`; ``tests/test_batching.py`` holds it. The rules were measured on Intel and AMD
+processors, not read in a specification: on another kind of processor run that test.
 """
 
 from __future__ import annotations
@@ -17,98 +17,60 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
-from imadarem.nn.packed import packed
-from imadarem.nn.sparse import sparse_passes
-from imadarem.sampling.draw import Truncation
-from imadarem.sampling.halting import Halting
-from imadarem.sampling.policies import Policy
-from imadarem.sampling.refine import Step, StoppingReason, refine
-from imadarem.sampling.sparsity import Sparsity
+from imadarem.sampling.loop import Step, StoppingReason, refine
+from imadarem.sampling.settings import SamplingSettings
 
 __all__ = [
     "CHUNK_TOKENS",
     "GROUP",
     "Refined",
-    "SamplingSettings",
     "Widths",
     "batches",
     "refine_all",
 ]
 
-#: Positions that attention sums at a time (a vector of 16 floats).
+#: The widest vector that attention sums at a time, in floats.
 GROUP = 16
+#: Widths are multiples of it: as many as the narrower vectors of other processors hold, or more.
+GRAIN = 8
 #: Positions refined together on a CPU: what fits the cache beats what fills the batch.
 CHUNK_TOKENS = 3072
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingSettings:
-    """How to refine, whatever the canvas.
-
-    Attributes:
-        policy: Decides what is written in each pass.
-        steps: ``K``, the hard cap on refinement steps.
-        temperature: Divides the logits before a token is drawn.
-        stop_threshold: A row without blanks stops once a smaller share of it changed.
-        may_end: Whether an EOS may be written.
-        halting: Further rules by which a row without blanks stops.
-        reinject: Show the network the question in every pass; see :func:`refine`.
-        schedule: ``linear`` or ``cosine``: how many blanks a step leaves.
-        truncation: Cuts the tail of what is drawn from.
-        gate_slope: Of the gate's calibration; see :func:`refine`.
-        sparse: Which positions passes leave out; None leaves none out.
-    """
-
-    policy: Policy
-    steps: int
-    temperature: float
-    stop_threshold: float
-    may_end: bool
-    halting: Halting | None = None
-    reinject: bool = False
-    schedule: str = "linear"
-    truncation: Truncation | None = None
-    gate_slope: float = 0.0
-    sparse: Sparsity | None = None
 
 
 @dataclass(frozen=True)
 class Widths:
     """Canvas widths at which no row's numbers depend on the batch that it is in.
 
-    A matrix product rounds alike from 16 rows on, and attention, which takes 32 positions at a
-    time, where the last of them are not too few. Its sums run over whole groups of 16 positions
-    first and over the rest after them: rows share a batch only if as many groups fit into them,
-    and rows whose end the model writes keep to whole groups.
+    Attention sums whole vectors of positions first and the rest after them; a vector holds 4, 8
+    or 16 floats, by the processor. Widths are multiples of 8, so that rows share a batch wherever
+    as many groups of 16 fit into them; rows whose end the model writes keep to whole groups.
+    Matrix products round a row alike from 16 rows on, and so do the products of attention where
+    the last of its blocks of 32 positions has at least 8.
 
     Attributes:
         room: Positions that the network takes.
-        grain: Widths are multiples of it, or all that the network takes.
     """
 
     room: int
-    grain: int
 
     @classmethod
     def of(cls, config: ImplicitRefinementConfig) -> Widths | None:
         """Those of a network; None where a canvas has a layout that fits its length alone."""
-        if config.relations is not None:
-            return None
-        wide = config.hidden_size // config.num_heads > 32
-        return cls(config.max_seq_len, 8 if wide else 2)
+        return None if config.relations is not None else cls(config.max_seq_len)
 
     def above(self, lengths: Tensor, may_end: bool) -> Tensor:
         """The least of these widths that hold canvases of so many positions."""
-        grain = GROUP if may_end else self.grain
+        grain = GROUP if may_end else GRAIN
         return (-(-lengths // grain) * grain).clamp(min=GROUP).clamp(max=self.room)
 
     def fit(self, canvas: Canvas, may_end: bool) -> Canvas:
         """The canvas on one of these widths, to which it keeps when rows leave."""
         short = canvas.ids.shape[1] < GROUP
         width = int(self.above(torch.tensor(canvas.ids.shape[1]), may_end))
-        return replace(canvas.padded(width), grain=GROUP if short or may_end else self.grain)
+        return replace(canvas.padded(width), grain=GROUP if short or may_end else GRAIN)
 
 
 @dataclass(frozen=True)
@@ -160,8 +122,10 @@ def refine_all(
             batch; None pads none.
         on_step: Called with the row numbers of a batch and each of its records.
         on_rows: Called with the number of rows just finished (a progress bar).
+
+    Raises:
+        NonFiniteError: The network gave NaN for a row.
     """
-    network = packed(network) if settings.sparse is None else sparse_passes(network)
     wanted = canvas.ends()
     if widths is not None:
         wanted = widths.above(wanted, settings.may_end)
@@ -173,28 +137,21 @@ def refine_all(
         steps = refine(
             network,
             part,
-            policy=settings.policy,
-            steps=settings.steps,
+            settings,
             seeds=seeds[chunk],
-            temperature=settings.temperature,
-            stop_threshold=settings.stop_threshold,
-            may_end=settings.may_end,
             teacher=teacher,
-            halting=settings.halting,
-            reinject=settings.reinject,
-            schedule=settings.schedule,
-            truncation=settings.truncation,
-            gate_slope=settings.gate_slope,
-            sparse=settings.sparse,
             memory=None if memory is None else memory.rows(chunk),
         )
         numbers = chunk.tolist()
         results |= _untouched(part, numbers)
-        for step in steps:
-            if on_step is not None:
-                on_step(chunk, step)
-            for row, refined in _finished(step):
-                results[numbers[row]] = refined
+        try:
+            for step in steps:
+                if on_step is not None:
+                    on_step(chunk, step)
+                for row, refined in _finished(step):
+                    results[numbers[row]] = refined
+        except NonFiniteError as error:
+            raise NonFiniteError(numbers[error.row], error.step) from None
         if on_rows is not None:
             on_rows(len(chunk))
     return [results[row] for row in range(len(canvas))]

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError
-from imadarem.nn import RefinementOutput
-from imadarem.nn.packed import Packed
-from imadarem.sampling.alike import once
-from imadarem.sampling.engine import GROUP, Widths, batches
+from imadarem.nn import RefinementNetwork, RefinementOutput
+from imadarem.sampling.batching import GROUP, Widths, batches
 from imadarem.sampling.scripted import ScriptedGate
-from imadarem.sampling.work import counted
+from imadarem.sampling.unique_rows import forward_unique_rows
+from imadarem.sampling.work import count_work
 
 # ---------------------------------------------------------------- the same in every batch
 
@@ -58,7 +57,7 @@ def test_a_run_may_start_anywhere_and_gives_the_same_rows(first, n, size, seed):
 def test_running_equal_rows_once_changes_no_bit(monkeypatch, mode, joint_size):
     refiner = uneven_model(length_mode=mode, joint_size=joint_size, halting=True, carry=True)
     quick = records(refiner, 24, seed=3, policy="gate")
-    monkeypatch.setattr(Packed, "rows_alike", False)
+    monkeypatch.setattr(RefinementNetwork, "rows_independent", False)
     assert records(refiner, 24, seed=3, policy="gate") == quick
 
 
@@ -68,13 +67,13 @@ def test_copies_of_a_prompt_are_run_once_in_whatever_order_they_come(monkeypatch
     prompts = [one, two, blank, one, blank, two, two, one]
 
     def filled():
-        with counted(refiner) as work:
+        with count_work(refiner) as work:
             samples = refiner.infill(prompts, steps=1, policy="ancestral", seed=0)
         return work.row_passes, [row.ids.tolist() for row in samples.rows]
 
     passes, rows = filled()
     assert passes == 3
-    monkeypatch.setattr(Packed, "rows_alike", False)
+    monkeypatch.setattr(RefinementNetwork, "rows_independent", False)
     assert filled() == (8, rows)
 
 
@@ -85,7 +84,7 @@ def test_a_network_of_ones_own_is_shown_every_row():
         seen.append((len(ids), told))
         return RefinementOutput(torch.zeros(*ids.shape, 12), torch.zeros(ids.shape))
 
-    once(network, torch.ones(5, 4, dtype=torch.long), None)
+    forward_unique_rows(network, torch.ones(5, 4, dtype=torch.long), None)
     assert seen == [(5, {"prev_probs": None})]
 
 
@@ -99,12 +98,13 @@ def test_batches_hold_rows_of_as_many_groups_and_no_more_than_they_may():
     assert found == [[2, 3], [1], [0]]
 
 
-# Heads of 32 channels: even widths, 16 at least. An end that the model writes: whole groups.
+# Multiples of 8, 16 at least, or all that the network takes. An end that the model writes: whole
+# groups of 16.
 def test_canvases_are_padded_to_widths_that_round_alike():
     widths = Widths.of(ImplicitRefinementConfig(vocab_size=9, max_seq_len=51))
     assert widths is not None
     lengths = torch.tensor([3, 16, 33, 50, 51])
-    assert widths.above(lengths, may_end=False).tolist() == [16, 16, 34, 50, 51]
+    assert widths.above(lengths, may_end=False).tolist() == [16, 16, 40, 51, 51]
     assert widths.above(lengths, may_end=True).tolist() == [16, 16, 48, 51, 51]
 
 
@@ -126,34 +126,34 @@ def test_every_row_is_in_one_batch(lengths, rows, positions):
 # ---------------------------------------------------------------- counted work
 
 
-# 10 rows of 20 tokens in one batch, 4 steps, no row ends early: a pass a step, all rows in it but
-# in the first, where all are blank and one stands for them: 1 + 3 · 10.
+# 10 rows of 20 tokens, padded to 24, in one batch, 4 steps, no row ends early: a pass a step, all
+# rows in it but in the first, where all are blank and one stands for them: 1 + 3 · 10.
 def test_a_step_is_one_pass_over_the_rows_that_are_left():
     refiner = uneven_model(stop_threshold=0.0)
-    with counted(refiner) as work:
+    with count_work(refiner) as work:
         refiner.sample(10, length=20, steps=4, policy="ancestral")
-    assert (work.forwards, work.row_passes, work.positions) == (4, 31, 620)
+    assert (work.forwards, work.row_passes, work.positions) == (4, 31, 744)
 
 
 def test_waits_do_not_grow_with_the_batch_nor_with_the_length():
     refiner = uneven_model(stop_threshold=0.0)
 
     def waits(n, length, steps):
-        with counted(refiner) as work:
+        with count_work(refiner) as work:
             refiner.sample(n, length=length, steps=steps, policy="ancestral", seed=0)
         return work.host_syncs
 
     assert waits(3, 20, 6) == waits(60, 20, 6) == waits(60, 31, 6)
-    # Two guards of the canvas, the mask of the attention, whether rows are done, which go on
-    # and how wide those are.
-    assert waits(60, 20, 6) - waits(60, 20, 5) == 6
+    # Two guards of the canvas, one against NaN, the mask of the attention, whether rows are done,
+    # which go on and how wide those are.
+    assert waits(60, 20, 6) - waits(60, 20, 5) == 7
 
 
 # Ends 3 to 6 by lot: 4.5 steps in the mean. The mean of 400 lots is within 4 standard errors,
 # 4 · sqrt(1.25 / 400) = 0.22.
 def test_rows_that_are_done_leave_the_batch():
     refiner = uneven_model(stop_threshold=1.0)
-    with counted(refiner) as work:
+    with count_work(refiner) as work:
         samples = refiner.sample(400, length=16, policy=ScriptedGate(), seed=1)
     took = sum(samples.forward_passes)
     assert abs(took / 400 - 4.5) < 0.22
@@ -186,8 +186,8 @@ def test_a_script_that_cannot_be_followed_is_refused(given_):
 def test_what_lies_behind_every_end_is_not_computed():
     refiner = uneven_model(length_mode="eos", max_seq_len=64, length_counts=None)
     with torch.no_grad():
-        refiner.to_logits.bias[2] = 4.0
-    with counted(refiner) as work:
+        refiner.network.backbone.to_logits.bias[2] = 4.0
+    with count_work(refiner) as work:
         refiner.sample(8, steps=8, policy="gate", seed=0)
     assert work.positions < work.row_passes * 64
     assert work.positions % GROUP == 0

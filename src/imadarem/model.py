@@ -1,9 +1,8 @@
-"""The refiner: the network with a tokenizer, a teacher, an objective and a sampler."""
+"""The refiner: a network with a tokenizer, a teacher, an objective and a sampler."""
 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self, TextIO
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from torch import Tensor
+from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_tensors, save_tensors, write_text
@@ -26,14 +25,14 @@ from imadarem.model_folder import (
     read_config,
     read_header,
 )
-from imadarem.nn import EmaTeacher, RefinementTransformer
-from imadarem.sampling.draw import Truncation
-from imadarem.sampling.engine import SamplingSettings, Widths, refine_all
+from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
+from imadarem.nn.conversion import converted
+from imadarem.sampling.batching import Widths, refine_all
+from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
-from imadarem.sampling.policies import Policy, policy_from_name
-from imadarem.sampling.refine import Step
+from imadarem.sampling.policies import Policy
 from imadarem.sampling.samples import Samples
-from imadarem.sampling.sparsity import Sparsity
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
@@ -56,7 +55,7 @@ SHIPPED = {
 
 
 class ImplicitRefinementModel(
-    RefinementTransformer,
+    nn.Module,
     PyTorchModelHubMixin,
     library_name="imadarem",
     tags=["imadarem", "masked-diffusion", "iterative-refinement"],
@@ -76,30 +75,50 @@ class ImplicitRefinementModel(
     """
 
     def __init__(self, config: ImplicitRefinementConfig, tokenizer: Any = None) -> None:
+        super().__init__()
         special = special_ids(config if tokenizer is None else tokenizer, config.vocab_size)
-        super().__init__(
-            replace(
-                config,
-                mask_token_id=special.mask,
-                pad_token_id=special.pad,
-                eos_token_id=special.eos,
-                nothing_token_id=special.nothing,
-            ),
-            special.mask,
+        config = replace(
+            config,
+            mask_token_id=special.mask,
+            pad_token_id=special.pad,
+            eos_token_id=special.eos,
+            nothing_token_id=special.nothing,
         )
         self.special: SpecialIds = special
         self.tokenizer: Any = tokenizer
+        self.network = RefinementNetwork(config, special.mask)
         self.teacher: EmaTeacher | None = None
+
+    @property
+    def config(self) -> ImplicitRefinementConfig:
+        """Settings of the network, of its objective and of sampling."""
+        return self.network.config
+
+    @config.setter
+    def config(self, config: ImplicitRefinementConfig) -> None:
+        self.network.config = config
+        self.network.backbone.config = config
+
+    @property
+    def memory(self) -> nn.Module | None:
+        """The backbone's cross-attention to a memory, where it has one."""
+        return getattr(self.network.backbone, "memory", None)
+
+    @property
+    def rows_independent(self) -> bool:
+        """Whether no row's numbers depend on another row of the batch."""
+        return self.network.rows_independent
+
+    def forward(self, *args: Any, **kwargs: Any) -> RefinementOutput:
+        """One pass; takes what :meth:`imadarem.nn.RefinementNetwork.forward` takes."""
+        output: RefinementOutput = self.network(*args, **kwargs)
+        return output
 
     # Teacher
 
     def init_teacher(self) -> None:
         """Make the EMA teacher, or start it anew, from the present weights."""
-        self.teacher = None
-        student = RefinementTransformer(self.config, self.mask_token_id)
-        student.load_state_dict(self.state_dict())
-        student.to(next(self.parameters()).device)
-        self.teacher = EmaTeacher(student, self.config.ema_decay)
+        self.teacher = EmaTeacher(self.network, self.config.ema_decay)
 
     def update_teacher(self, decay: float | None = None) -> None:
         """Move the teacher towards the present weights: ``θ' ← d·θ' + (1 - d)·θ``.
@@ -123,7 +142,7 @@ class ImplicitRefinementModel(
         if self.teacher is None:
             raise ConfigError("there is no teacher to take weights from; call init_teacher().")
         model = type(self)(self.config, tokenizer=self.tokenizer)
-        model.load_state_dict(self.teacher.network.state_dict())
+        model.network.load_state_dict(self.teacher.network.state_dict())
         return model.to(next(self.parameters()).device).eval()
 
     def with_vocabulary(self, tokenizer: Any) -> Self:
@@ -183,8 +202,9 @@ class ImplicitRefinementModel(
                 )
         model = type(self)(replace(now, **wanted), tokenizer=self.tokenizer)
         weights = {**model.state_dict(), **self.student_weights()}
-        if model.positions is not None:
-            decay, name = weights["positions.decay"], "positions.decay"
+        name = "network.backbone.positions.decay"
+        if name in weights:
+            decay = weights[name]
             further = model.config.max_seq_len - len(decay)
             weights[name] = torch.cat([decay, decay[-1:].expand(further)])
         model.load_state_dict(weights)
@@ -197,7 +217,7 @@ class ImplicitRefinementModel(
 
     def student_parameters(self) -> list[Tensor]:
         """The parameters that training changes: all but the teacher's."""
-        return [p for name, p in self.named_parameters() if not name.startswith("teacher.")]
+        return list(self.network.parameters())
 
     # Training
 
@@ -244,7 +264,6 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool | Sparsity = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -265,13 +284,10 @@ class ImplicitRefinementModel(
             policy: A name in :data:`imadarem.sampling.policies.POLICIES` or an object; default
                 the gate, or the entropy rule where ``use_refine_gate`` is False.
             schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
-            top_k: Draw each token from the so many likeliest alone.
+            top_k: Sample each token from the ``top_k`` most likely tokens.
             top_p: Draw each token from the fewest that have this probability together (the
                 nucleus), after the temperature; see
                 :class:`~imadarem.sampling.draw.Truncation`.
-            sparse: Run in each pass but the first only the positions that changed, those that
-                may be written, and their neighbours: cheaper, and not quite the same (on a CPU
-                in float32). Rules of your own: :class:`~imadarem.sampling.sparsity.Sparsity`.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
@@ -287,9 +303,7 @@ class ImplicitRefinementModel(
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
         seeds = row_seeds(n, _seed(seed, generator), first)
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
-        settings = self.sampling_settings(
-            steps, temperature, policy, schedule, top_k, top_p, sparse
-        )
+        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
@@ -302,7 +316,6 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool | Sparsity = False,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -328,9 +341,7 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self.sampling_settings(
-            steps, temperature, policy, schedule, top_k, top_p, sparse
-        )
+        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
@@ -425,7 +436,8 @@ class ImplicitRefinementModel(
         model = cls(config, tokenizer=tokenizer)
         if any(name.startswith(TEACHER_PREFIX) for name in header):
             model.init_teacher()
-        model.load_state_dict(load_tensors(folder / WEIGHTS), strict=True)
+        weights = converted(load_tensors(folder / WEIGHTS), config.num_heads)
+        model.load_state_dict(weights, strict=True)
         check_finite(folder / WEIGHTS, model.state_dict())
         return model.eval()
 
@@ -438,10 +450,11 @@ class ImplicitRefinementModel(
         """
         config, header = read_config(folder), read_header(folder / WEIGHTS)
 
-        def network(config: ImplicitRefinementConfig) -> RefinementTransformer:
+        def network(config: ImplicitRefinementConfig) -> RefinementNetwork:
             # The mask id changes no weight.
-            return RefinementTransformer(config, mask_token_id=0)
+            return RefinementNetwork(config, mask_token_id=0)
 
+        header = converted(header, config.num_heads)
         check_weights(folder / WEIGHTS, header, config, network)
         return config, header
 
@@ -455,35 +468,16 @@ class ImplicitRefinementModel(
         schedule: str | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        sparse: bool | Sparsity = False,
     ) -> SamplingSettings:
         """What :meth:`sample` makes of these arguments; the model's own settings for None."""
-        ours = self.config
-        # Replacing checks the ranges and names the setting in the error.
-        config = replace(
-            ours,
-            max_refinement_steps=ours.max_refinement_steps if steps is None else steps,
-            sampling_temperature=ours.sampling_temperature if temperature is None else temperature,
-            mask_schedule=ours.mask_schedule if schedule is None else schedule,
-        )
-        if policy is None or isinstance(policy, str):
-            policy = policy_from_name(policy, config)
-        truncation = Truncation(top_k=top_k, top_p=top_p)
-        if config.sampling_temperature == 0 and not truncation.keeps_all:
-            warnings.warn(
-                "temperature 0 takes the likeliest token, so top_k and top_p have no effect.",
-                stacklevel=3,
-            )
-        return SamplingSettings(
+        return SamplingSettings.from_config(
+            self.config,
+            steps=steps,
+            temperature=temperature,
             policy=policy,
-            steps=config.max_refinement_steps,
-            temperature=config.sampling_temperature,
-            stop_threshold=config.stop_threshold,
-            may_end=config.length_mode == "eos",
-            schedule=config.mask_schedule,
-            truncation=None if truncation.keeps_all else truncation,
-            gate_slope=config.gate_progress_slope,
-            sparse=Sparsity.of(sparse),
+            schedule=schedule,
+            top_k=top_k,
+            top_p=top_p,
         )
 
     @torch.no_grad()

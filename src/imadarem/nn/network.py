@@ -1,0 +1,121 @@
+"""The refiner's network: a backbone and the heads that read its states."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor, nn
+
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import ConfigError
+from imadarem.nn.heads import HaltingHead, RefineGate
+from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.memory import Retrieved
+from imadarem.nn.output import BackboneOutput, RefinementOutput
+from imadarem.nn.transformer import RefinementTransformer
+
+__all__ = ["RefinementNetwork"]
+
+
+class RefinementNetwork(nn.Module):
+    """Canvas in, token, gate and halting logits out: no sampling, no loss.
+
+    Args:
+        config: The architecture.
+        mask_token_id: The id of a blank.
+        backbone: Called as ``backbone(input_ids, attention_mask, time=…, prev_probs=…, carry=…,
+            memory=…)``, gives :class:`BackboneOutput`; None builds the project's own.
+    """
+
+    #: No row's numbers depend on another row of the batch: equal rows need one pass only.
+    rows_independent = True
+
+    def __init__(
+        self,
+        config: ImplicitRefinementConfig,
+        mask_token_id: int,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.backbone = backbone or RefinementTransformer(config, mask_token_id)
+        self.gate = RefineGate(width, config.gate_bias_init)
+        self.halt = HaltingHead(width) if config.halting else None
+        self.joint = (
+            JointHead(width, config.vocab_size, config.joint_size, mask_token_id)
+            if config.joint_size
+            else None
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch; returns at once if every part is in evaluation mode already."""
+        if not mode and not any(part.training for part in self.modules()):
+            return self
+        return super().train(mode)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        time: Tensor | None = None,
+        prev_probs: Tensor | None = None,
+        carry: Tensor | None = None,
+        memory: Retrieved | None = None,
+        targets: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> RefinementOutput:
+        """One pass over a canvas.
+
+        Args:
+            input_ids: ``(B, L)`` token ids, blanks as the mask id.
+            attention_mask: ``(B, L)``, nonzero where a token is real; ``None`` means all
+                are. What lies under a zero never influences the rest.
+            time: ``(B,)``, ``t / K`` in [0, 1]; ``None`` reads it off the canvas as the
+                share of real positions that are not blank.
+            prev_probs: ``(B, L, V)``, the previous pass's probabilities, used where the
+                canvas is still blank (a written token must not betray how it was drawn,
+                or the gate judges its odds instead of its fit).
+            carry: ``(B, L, D)``, the ``carry`` of the last step's output; None starts afresh.
+            memory: Earlier canvases to look at; None, or none for a row, changes nothing.
+            targets: ``(B, L)`` the data's tokens, for ``joint_logits``: each position reads
+                those left of it, as they will stand there when its turn comes.
+            rows: ``(R,)`` indices into the batch, to judge a canvas for several targets in one
+                pass: everything returned, and ``targets``, then has ``R`` rows.
+
+        Raises:
+            DataError: The canvas is longer than the backbone takes.
+            ConfigError: A carry, a memory or targets are given to a model built without.
+        """
+        if targets is not None and self.joint is None:
+            raise ConfigError(
+                "this model has no joint head to read targets; build it with joint_size > 0."
+            )
+        read: BackboneOutput = self.backbone(
+            input_ids, attention_mask, time=time, prev_probs=prev_probs, carry=carry, memory=memory
+        )
+        joint_logits = None
+        if self.joint is not None and targets is not None:
+            joint_logits = self.joint(read.states, targets, rows)
+        attended = None if attention_mask is None else attention_mask.bool()
+        states, logits = read
+        gate = self.judge(states)
+        if rows is not None:
+            states, logits, gate = states[rows], logits[rows], gate[rows]
+            attended = None if attended is None else attended[rows]
+        joint = None
+        if self.joint is not None and targets is None:
+            joint = JointLogits(self.joint, logits, states)
+        return RefinementOutput(
+            logits=logits,
+            gate_logits=gate,
+            halt_logits=None if self.halt is None else self.halt(states, attended),
+            carry=states if self.config.carry else None,
+            joint=joint,
+            joint_logits=None if joint_logits is None else logits + joint_logits,
+        )
+
+    def judge(self, states: Tensor) -> Tensor:
+        """``(..., D)`` states → ``(...)`` calibrated logits of the gate."""
+        gate: Tensor = self.gate(states)
+        return gate / self.config.gate_temperature + self.config.gate_offset
