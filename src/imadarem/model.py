@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -113,6 +113,13 @@ class ImplicitRefinementModel(
         """One pass; takes what :meth:`imadarem.nn.RefinementNetwork.forward` takes."""
         output: RefinementOutput = self.network(*args, **kwargs)
         return output
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in torch; weights saved by version 0.1 are converted."""
+        weights = converted(state_dict, self.config.num_heads)
+        return super().load_state_dict(weights, strict=strict, assign=assign)
 
     # Teacher
 
@@ -436,8 +443,7 @@ class ImplicitRefinementModel(
         model = cls(config, tokenizer=tokenizer)
         if any(name.startswith(TEACHER_PREFIX) for name in header):
             model.init_teacher()
-        weights = converted(load_tensors(folder / WEIGHTS), config.num_heads)
-        model.load_state_dict(weights, strict=True)
+        model.load_state_dict(load_tensors(folder / WEIGHTS))
         check_finite(folder / WEIGHTS, model.state_dict())
         return model.eval()
 
