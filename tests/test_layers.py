@@ -18,7 +18,7 @@ LAYERS = (
     ("checks",),
     ("config", "locks", "workers"),
     ("checkpoint",),
-    ("tokenizers", "corruption", "model_folder"),
+    ("tokenizers", "corruption", "model_folder", "pretrained"),
     ("canvas",),
     ("nn", "data"),
     ("viz",),

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from imadarem.checkpoint import load_tensors
 from imadarem.config import FOREIGN_KEYS, MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from imadarem.model import HUB_KEYS, ImplicitRefinementModel
+from imadarem.model import ImplicitRefinementModel
 from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite
 from imadarem.nn.conversion import converted
+from imadarem.pretrained import HUB_KEYS
 from imadarem.sampling.loop import Step
-from imadarem.sampling.policies import Policy
 from imadarem.sampling.samples import Samples
 from imadarem.tokenizers import load_tokenizer, special_ids
 
@@ -207,14 +207,11 @@ class ImadaremForMaskedLM(PreTrainedModel):
         temperature: float | None = None,
         do_sample: bool | None = None,
         length: int | None = None,
-        policy: str | Policy | None = None,
-        schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         streamer: Any = None,
         return_dict_in_generate: bool = False,
+        **sampling: Any,
     ) -> Tensor | ImadaremGenerateOutput:
         """Samples from blank canvases, or prompts with their blanks filled.
 
@@ -229,16 +226,14 @@ class ImadaremForMaskedLM(PreTrainedModel):
             do_sample: False is ``temperature=0``.
             length: Canvas length of free samples; default as in
                 :meth:`imadarem.ImplicitRefinementModel.sample`.
-            policy: See :meth:`imadarem.ImplicitRefinementModel.sample`.
-            schedule: ``linear`` or ``cosine``; default the config's ``mask_schedule``.
-            top_k: Draw each token from the so many likeliest alone.
-            top_p: Draw each token from the nucleus of this probability.
             generator: Draws the seed where ``seed`` is None.
             seed: The same seed gives the same rows.
             streamer: Has ``put`` and ``end``, and may have ``put_draft``, which is shown the
                 canvas of each step; for one row only. Its prompt is empty: what is given
                 stands in the canvas itself.
             return_dict_in_generate: Return counts and reasons beside the ids.
+            sampling: ``policy``, ``schedule``, ``top_k``, ``top_p``: see
+                :class:`~imadarem.sampling.settings.SamplingOptions`.
 
         Returns:
             ``(N, L)`` ids on the model's device, padded on the right, without EOS; or an
@@ -261,10 +256,7 @@ class ImadaremForMaskedLM(PreTrainedModel):
                 max_refinement_steps=max_refinement_steps, max_denoising_steps=max_denoising_steps
             ),
             "temperature": _temperature(temperature, do_sample),
-            "policy": policy,
-            "schedule": schedule,
-            "top_k": top_k,
-            "top_p": top_p,
+            **sampling,
             "seed": seed,
             "generator": generator,
             "on_step": None if streamer is None else _Drafts(streamer),

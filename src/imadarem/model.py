@@ -6,16 +6,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, Unpack
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
+from imadarem.errors import ConfigError, DataError, TokenizerError
 from imadarem.model_folder import (
     CONFIG,
     TEACHER_PREFIX,
@@ -27,12 +27,12 @@ from imadarem.model_folder import (
 )
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
+from imadarem.pretrained import CARD, default_card, find_folder
 from imadarem.sampling.batching import Widths, refine_all
 from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
-from imadarem.sampling.policies import Policy
 from imadarem.sampling.samples import Samples
-from imadarem.sampling.settings import SamplingSettings
+from imadarem.sampling.settings import SamplingOptions, SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
@@ -41,17 +41,8 @@ __all__ = ["ImplicitRefinementModel"]
 
 StepObserver = Callable[[Tensor, Step], None]
 
-CARD = "README.md"
-#: Arguments of from_pretrained that are the hub's.
-HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 #: Nats below the mean token at which one that is new to a model starts.
 RARE = 4.0
-#: Models that come with the package, by the name that from_pretrained takes.
-SHIPPED = {
-    "default": Path(__file__).parent / "shipped" / "molecules",
-    "smiles": Path(__file__).parent / "shipped" / "smiles",
-    "sudoku": Path(__file__).parent / "shipped" / "sudoku",
-}
 
 
 class ImplicitRefinementModel(
@@ -265,18 +256,13 @@ class ImplicitRefinementModel(
         *,
         first: int = 0,
         length: int | Sequence[int] | None = None,
-        steps: int | None = None,
-        temperature: float | None = None,
-        policy: str | Policy | None = None,
-        schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
         batch_size: int = 256,
         on_rows: Callable[[int], None] | None = None,
         on_step: StepObserver | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Samples:
         """Draw ``n`` samples from blank canvases.
 
@@ -286,21 +272,14 @@ class ImplicitRefinementModel(
                 ``sample(8)`` of the same seed.
             length: Canvas length in tokens, one for all or one each. Default: drawn from the
                 training lengths, or ``max_seq_len`` with an EOS deciding where a sample ends.
-            steps: Hard cap on refinement steps; default ``max_refinement_steps``.
-            temperature: Default ``sampling_temperature``; 0 takes the likeliest token.
-            policy: A name in :data:`imadarem.sampling.policies.POLICIES` or an object; default
-                the gate, or the entropy rule where ``use_refine_gate`` is False.
-            schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
-            top_k: Sample each token from the ``top_k`` most likely tokens.
-            top_p: Draw each token from the fewest that have this probability together (the
-                nucleus), after the temperature; see
-                :class:`~imadarem.sampling.draw.Truncation`.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
             batch_size: Rows refined together.
             on_rows: Called with the number of samples just finished.
             on_step: Called with the numbers of a batch's rows and each :class:`Step` of it.
+            sampling: ``steps``, ``temperature``, ``policy``, …: see
+                :class:`~imadarem.sampling.settings.SamplingOptions`.
 
         Raises:
             ConfigError: A setting is out of range, or the policy is unknown.
@@ -310,25 +289,20 @@ class ImplicitRefinementModel(
             raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
         seeds = row_seeds(n, _seed(seed, generator), first)
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
-        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
+        settings = self.sampling_settings(**sampling)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def infill(
         self,
         masked: str | Sequence[str] | Tensor | Sequence[Sequence[int]],
         *,
-        steps: int | None = None,
-        temperature: float | None = None,
-        policy: str | Policy | None = None,
-        schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
         batch_size: int = 256,
         on_rows: Callable[[int], None] | None = None,
         on_step: StepObserver | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Samples:
         """Fill the holes of prompts; a token that is given never changes.
 
@@ -348,7 +322,7 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self.sampling_settings(steps, temperature, policy, schedule, top_k, top_p)
+        settings = self.sampling_settings(**sampling)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
 
     def analyze_refinement_trajectory(
@@ -394,23 +368,12 @@ class ImplicitRefinementModel(
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
         if model_card is not None or not (folder / CARD).exists():
-            write_text(model_card or self.default_card(), folder / CARD)
+            size = sum(p.numel() for p in self.student_parameters())
+            write_text(model_card or default_card(self.config, size), folder / CARD)
         write_text(self.config.to_json(), folder / CONFIG)
         if kwargs.pop("push_to_hub", False):
             return str(self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs))
         return None
-
-    def default_card(self) -> str:
-        """A model card that says what the model is; its trainer says how it came about."""
-        size = sum(p.numel() for p in self.student_parameters())
-        return (
-            "---\nlibrary_name: imadarem\nlicense: mit\ntags: [imadarem, masked-diffusion]\n---\n"
-            f"# A masked-refinement language model\n\n{size:,} parameters, canvases of at most "
-            f"{self.config.max_seq_len} tokens, {self.config.max_refinement_steps} refinement "
-            "steps.\n\n```python\nfrom imadarem import ImplicitRefinementModel\n\n"
-            'model = ImplicitRefinementModel.from_pretrained("PATH OR HUB ID")\n'
-            "print(model.sample(4, seed=0).texts)\n```\n"
-        )
 
     @classmethod
     def from_pretrained(
@@ -433,10 +396,7 @@ class ImplicitRefinementModel(
         Raises:
             CheckpointError: It is no checkpoint, or it is damaged.
         """
-        name = str(pretrained_model_name_or_path)
-        folder = SHIPPED.get(name, Path(name))
-        if not folder.is_dir():
-            folder = _download(name, kwargs)
+        folder = find_folder(str(pretrained_model_name_or_path), kwargs)
         config, header = cls.check_folder(folder)
         if tokenizer is None and (folder / "tokenizer_config.json").is_file():
             tokenizer = load_tokenizer(folder, config.vocab_size)
@@ -466,25 +426,9 @@ class ImplicitRefinementModel(
 
     # Parts
 
-    def sampling_settings(
-        self,
-        steps: int | None = None,
-        temperature: float | None = None,
-        policy: str | Policy | None = None,
-        schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-    ) -> SamplingSettings:
-        """What :meth:`sample` makes of these arguments; the model's own settings for None."""
-        return SamplingSettings.from_config(
-            self.config,
-            steps=steps,
-            temperature=temperature,
-            policy=policy,
-            schedule=schedule,
-            top_k=top_k,
-            top_p=top_p,
-        )
+    def sampling_settings(self, **sampling: Unpack[SamplingOptions]) -> SamplingSettings:
+        """The settings that :meth:`sample` makes of these options and of the model's own."""
+        return SamplingSettings.from_config(self.config, **sampling)
 
     @torch.no_grad()
     def _run(
@@ -600,26 +544,3 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     if seed is not None:
         return seed
     return int(torch.randint(2**62, (), generator=generator))
-
-
-def _download(name: str, kwargs: dict[str, Any]) -> Path:
-    path = Path(name)
-    # "runs/model" could be a name on the hub; where runs/ exists it is a mistyped folder.
-    if (
-        path.is_absolute()
-        or name.startswith((".", "~"))
-        or name.count("/") != 1
-        or (path.parent.is_dir())
-    ):
-        raise CheckpointError(
-            f"there is no folder {name!r}. Name a folder that save_pretrained() or a training "
-            f"run wrote, {' or '.join(map(repr, SHIPPED))} for the models in the package, or "
-            "'user/name' on the hub."
-        )
-    try:
-        return Path(snapshot_download(name, **{k: v for k, v in kwargs.items() if k in HUB_KEYS}))
-    except Exception as error:  # the hub's client raises a dozen kinds
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(
-            f"{name!r} is neither a directory here nor could it be had from the hub: {reason}"
-        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 from imadarem import checks
 from imadarem.config import MASK_SCHEDULES, ImplicitRefinementConfig
@@ -11,7 +12,33 @@ from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy, policy_from_name
 
-__all__ = ["SamplingSettings"]
+__all__ = ["SamplingOptions", "SamplingSettings"]
+
+
+class SamplingOptions(TypedDict, total=False):
+    """What a caller may choose for one call; None, or nothing, leaves it to the model.
+
+    ``model.sample``, ``model.infill``, ``generate`` of the Hugging Face classes, the command
+    line, the server and the studio take these names and no others.
+
+    Attributes:
+        steps: Hard cap on refinement steps; default ``max_refinement_steps``.
+        temperature: Divides the logits before a token is drawn; 0 takes the most likely token.
+            Default ``sampling_temperature``.
+        policy: A name in :data:`~imadarem.sampling.policies.POLICIES` or an object; default
+            the gate, or the entropy rule where ``use_refine_gate`` is False.
+        schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
+        top_k: Sample each token from the ``top_k`` most likely tokens.
+        top_p: Sample each token from the smallest set of tokens that together have this
+            probability, after the temperature; see :class:`~imadarem.sampling.draw.Truncation`.
+    """
+
+    steps: int | None
+    temperature: float | None
+    policy: str | Policy | None
+    schedule: str | None
+    top_k: int | None
+    top_p: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,32 +85,16 @@ class SamplingSettings:
 
     @classmethod
     def from_config(
-        cls,
-        config: ImplicitRefinementConfig,
-        *,
-        steps: int | None = None,
-        temperature: float | None = None,
-        policy: str | Policy | None = None,
-        schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        cls, config: ImplicitRefinementConfig, **options: Unpack[SamplingOptions]
     ) -> SamplingSettings:
-        """The model's own settings, with those given here in their place.
-
-        Args:
-            config: Of the model.
-            steps: Hard cap on refinement steps; default ``max_refinement_steps``.
-            temperature: Default ``sampling_temperature``.
-            policy: A name in :data:`~imadarem.sampling.policies.POLICIES` or an object; default
-                the gate, or the entropy rule where ``use_refine_gate`` is False.
-            schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
-            top_k: Sample each token from the ``top_k`` most likely tokens.
-            top_p: Sample each token from the smallest set of tokens that together have this
-                probability; see :class:`~imadarem.sampling.draw.Truncation`.
+        """The model's own settings, with the options given here in their place.
 
         Raises:
-            ConfigError: A setting is out of range, or no policy has that name.
+            ConfigError: An option is unknown or out of range, or no policy has that name.
         """
+        checks.known_keys(options, SamplingOptions.__annotations__, "option of sampling")
+        steps, temperature = options.get("steps"), options.get("temperature")
+        policy, schedule = options.get("policy"), options.get("schedule")
         # Replacing checks the ranges and names the setting in the error.
         config = replace(
             config,
@@ -95,7 +106,7 @@ class SamplingSettings:
         )
         if policy is None or isinstance(policy, str):
             policy = policy_from_name(policy, config)
-        truncation = Truncation(top_k=top_k, top_p=top_p)
+        truncation = Truncation(top_k=options.get("top_k"), top_p=options.get("top_p"))
         if config.sampling_temperature == 0 and not truncation.keeps_all:
             warnings.warn(
                 "temperature 0 takes the most likely token, so top_k and top_p have no effect.",

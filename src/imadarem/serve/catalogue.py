@@ -149,12 +149,12 @@ class ServedModel:
             )
         edit = EDITS[chosen]() if chosen in EDITS else None
         settings = self.network.sampling_settings(
-            self.steps if steps is None else steps,
-            temperature,
-            chosen if edit is None else edit,
-            schedule,
-            top_k,
-            top_p,
+            steps=self.steps if steps is None else steps,
+            temperature=temperature,
+            policy=chosen if edit is None else edit,
+            schedule=schedule,
+            top_k=top_k,
+            top_p=top_p,
         )
         if self.kind != SUDOKU:
             return settings

@@ -1,0 +1,64 @@
+"""Where a model of a name lies: a folder, the package, or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import CheckpointError
+
+__all__ = ["CARD", "HUB_KEYS", "SHIPPED", "default_card", "find_folder"]
+
+CARD = "README.md"
+#: Arguments of from_pretrained that are the hub's.
+HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+#: Models that come with the package, by the name that from_pretrained takes.
+SHIPPED = {
+    "default": Path(__file__).parent / "shipped" / "molecules",
+    "smiles": Path(__file__).parent / "shipped" / "smiles",
+    "sudoku": Path(__file__).parent / "shipped" / "sudoku",
+}
+
+
+def find_folder(name: str, hub: Mapping[str, Any]) -> Path:
+    """The folder of a model; one that is only on the hub is fetched.
+
+    Args:
+        name: A folder, a model in the package, or ``user/name`` on the hub.
+        hub: Arguments of the hub's client, see :data:`HUB_KEYS`; others are ignored.
+
+    Raises:
+        CheckpointError: There is no such model.
+    """
+    path = SHIPPED.get(name, Path(name))
+    if path.is_dir():
+        return path
+    # "runs/model" could be a name on the hub; where runs/ exists it is a mistyped folder.
+    is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
+    if is_path or path.parent.is_dir():
+        raise CheckpointError(
+            f"there is no folder {name!r}. Name a folder that save_pretrained() or a training "
+            f"run wrote, {' or '.join(map(repr, SHIPPED))} for the models in the package, or "
+            "'user/name' on the hub."
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, **{k: v for k, v in hub.items() if k in HUB_KEYS}))
+    except Exception as error:  # the hub's client raises a dozen kinds
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{name!r} was not found locally or on the hub: {reason}") from None
+
+
+def default_card(config: ImplicitRefinementConfig, parameters: int) -> str:
+    """A model card that says what the model is; its trainer says how it came about."""
+    return (
+        "---\nlibrary_name: imadarem\nlicense: mit\ntags: [imadarem, masked-diffusion]\n---\n"
+        f"# A masked-refinement language model\n\n{parameters:,} parameters, canvases of at most "
+        f"{config.max_seq_len} tokens, {config.max_refinement_steps} refinement "
+        "steps.\n\n```python\nfrom imadarem import ImplicitRefinementModel\n\n"
+        'model = ImplicitRefinementModel.from_pretrained("PATH OR HUB ID")\n'
+        "print(model.sample(4, seed=0).texts)\n```\n"
+    )
