@@ -10,7 +10,7 @@ pytest.importorskip("playwright")
 
 from browser_parts import PHONE, chromium, overflow, page_of
 from cli_parts import SIXTY, WORDS, saved_model
-from serve_parts import running
+from running_server import running
 
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 

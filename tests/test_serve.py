@@ -1,4 +1,4 @@
-"""The interface over HTTP: real requests to a real process."""
+"""The API over HTTP: real requests to a real server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from cli_parts import SIXTY, WORDS, saved_model
-from serve_parts import counted, events, running
+from running_server import metric, server_thread, sse_events
 
 from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
@@ -31,9 +31,8 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(folders):
     names = [folders["tiny"], f"words={folders['words']}", "sudoku"]
-    flags = [flag for name in names for flag in ("--model", name)]
-    with running(*flags, "--body-bytes", 20_000, PYTHONWARNINGS="error") as served:
-        yield served
+    with server_thread(*names, body_bytes=20_000) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,9 @@ def texts(answer: httpx.Response) -> list[str]:
 
 
 def test_samples_are_those_of_the_library(client, tiny):
-    asked = {"count": 5, "seed": 3, "steps": 4, "policy": "margin", "temperature": 0.8}
+    body = {"count": 5, "seed": 3, "steps": 4, "policy": "margin", "temperature": 0.8}
     drawn = tiny.sample(5, seed=3, steps=4, policy="margin", temperature=0.8)
-    assert texts(client.post("/v1/sample", json=asked)) == drawn.texts
+    assert texts(client.post("/v1/sample", json=body)) == drawn.texts
 
 
 def test_fillings_are_those_of_the_library_prompt_by_prompt(client, tiny):
@@ -76,18 +75,18 @@ def test_a_seed_that_the_server_drew_gives_the_answer_again(client):
 
 
 def test_an_answer_does_not_depend_on_what_it_was_batched_with(client):
-    asked = [{"count": 1 + n % 3, "seed": n, "steps": 4} for n in range(24)]
-    alone = [client.post("/v1/sample", json=each).json() for each in asked]
-    batches = counted(client, "imadarem_batch_rows_count")
+    bodies = [{"count": 1 + n % 3, "seed": n, "steps": 4} for n in range(24)]
+    alone = [client.post("/v1/sample", json=each).json() for each in bodies]
+    batches = metric(client, "imadarem_batch_rows_count")
     with ThreadPoolExecutor(24) as pool:
-        together = list(pool.map(lambda each: client.post("/v1/sample", json=each).json(), asked))
-    # The longest canvases of this model have an odd length, where kernels round by the batch.
+        together = list(pool.map(lambda each: client.post("/v1/sample", json=each).json(), bodies))
+    # The longest canvases of this model have an odd length: products round by the batch there.
     for one, other in zip(together, alone, strict=True):
         for sample, same in zip(one["samples"], other["samples"], strict=True):
             assert sample.pop("mean_probability") == pytest.approx(same.pop("mean_probability"))
     assert together == alone
-    # They were indeed joined, or this would show nothing.
-    assert counted(client, "imadarem_batch_rows_count") - batches < 24
+    # The requests did share batches.
+    assert metric(client, "imadarem_batch_rows_count") - batches < 24
 
 
 def test_more_samples_than_a_batch_has_rows_come_in_order(client, tiny):
@@ -99,8 +98,8 @@ def test_more_samples_than_a_batch_has_rows_come_in_order(client, tiny):
 
 
 def test_a_trace_is_the_librarys_trajectory_with_the_text_of_each_step(client, tiny):
-    asked = {"length": 9, "seed": 5, "steps": 3, "stream": False}
-    answer = client.post("/v1/trace", json=asked).json()
+    body = {"length": 9, "seed": 5, "steps": 3, "stream": False}
+    answer = client.post("/v1/trace", json=body).json()
     expected = tiny.analyze_refinement_trajectory(length=9, seed=5, steps=3).to_dict()
     assert answer["schema"] == expected["schema"]
     (row,) = answer["rows"]
@@ -111,23 +110,23 @@ def test_a_trace_is_the_librarys_trajectory_with_the_text_of_each_step(client, t
 
 
 def test_a_stream_is_the_same_trace_one_event_a_step(client):
-    asked = {"text": "[C]<mask><mask><mask>", "seed": 5}
-    whole = client.post("/v1/trace", json={**asked, "stream": False}).json()
-    answer = client.post("/v1/trace", json=asked)
+    body = {"text": "[C]<mask><mask><mask>", "seed": 5}
+    whole = client.post("/v1/trace", json={**body, "stream": False}).json()
+    answer = client.post("/v1/trace", json=body)
     assert answer.headers["content-type"].startswith("text/event-stream")
-    told = events(answer.text)
+    received = sse_events(answer.text)
     (row,) = whole["rows"]
-    assert [name for name, _ in told] == ["start", *["step"] * len(row["steps"]), "end"]
-    assert [json.loads(data) for name, data in told if name == "step"] == row["steps"]
-    start = json.loads(told[0][1])
+    assert [name for name, _ in received] == ["start", *["step"] * len(row["steps"]), "end"]
+    assert [json.loads(data) for name, data in received if name == "step"] == row["steps"]
+    start = json.loads(received[0][1])
     assert (start["start"], start["given"]) == (row["start"], row["given"])
-    assert json.loads(told[-1][1])["text"] == row["text"]
+    assert json.loads(received[-1][1])["text"] == row["text"]
 
 
 def test_a_recorded_step_is_a_canvas_to_run_on_from(client):
     """A token is fixed, another one masked; what is given stays, the blank is filled."""
-    asked = {"length": 8, "seed": 2, "steps": 4, "stream": False}
-    (row,) = client.post("/v1/trace", json=asked).json()["rows"]
+    body = {"length": 8, "seed": 2, "steps": 4, "stream": False}
+    (row,) = client.post("/v1/trace", json=body).json()["rows"]
     tokens = row["steps"][-1]["tokens"]
     tokens[2], tokens[5] = "[C]", "[MASK]"
     given = [place == 2 for place in range(8)]
@@ -140,20 +139,20 @@ def test_a_recorded_step_is_a_canvas_to_run_on_from(client):
 
 def test_an_end_that_was_written_can_be_sent_back(client):
     """Nothing is written behind it; the blank before it may be another end."""
-    asked = {"model": "words", "tokens": ["a", "[MASK]", "[EOS]", "", ""], "stream": False}
-    asked["given"] = [True, False, False, False, False]
+    body = {"model": "words", "tokens": ["a", "[MASK]", "[EOS]", "", ""], "stream": False}
+    body["given"] = [True, False, False, False, False]
     for seed in range(20):
-        (row,) = client.post("/v1/trace", json={**asked, "seed": seed}).json()["rows"]
+        (row,) = client.post("/v1/trace", json={**body, "seed": seed}).json()["rows"]
         assert row["text"][0] == "a" and 1 <= len(row["text"]) <= 2
 
 
 def test_a_canvas_without_a_blank_takes_no_step(client):
-    asked = {"tokens": ["[C]", "[O]"], "stream": False}
-    (row,) = client.post("/v1/trace", json=asked).json()["rows"]
+    body = {"tokens": ["[C]", "[O]"], "stream": False}
+    (row,) = client.post("/v1/trace", json=body).json()["rows"]
     assert (row["steps"], row["text"], row["stopping_reason"]) == ([], "CO", "filled")
 
 
-# --- sudoku, pictures, and what can be asked
+# --- sudoku, drawings, models
 
 
 def test_a_sudoku_is_solved_and_checked(client):
@@ -162,9 +161,9 @@ def test_a_sudoku_is_solved_and_checked(client):
 
 
 def test_two_policies_trace_the_same_sudoku(client):
-    asked = {"model": "sudoku", "text": PUZZLE, "stream": False}
+    body = {"model": "sudoku", "text": PUZZLE, "stream": False}
     for policy in ("replace", "margin"):
-        (row,) = client.post("/v1/trace", json={**asked, "policy": policy}).json()["rows"]
+        (row,) = client.post("/v1/trace", json={**body, "policy": policy}).json()["rows"]
         assert "".join(row["steps"][-1]["tokens"]) == SOLVED
         assert row["stopping_reason"] == "verified"
 
@@ -173,17 +172,17 @@ def test_a_digit_that_is_not_given_may_change_in_a_sudoku(client):
     """The second cell is wrong and the model's own; one blank starts the run."""
     tokens = ["1", "3", *SOLVED[2:15], "[MASK]"]
     given = [place not in (1, 15) for place in range(16)]
-    asked = {"model": "sudoku", "tokens": tokens, "given": given, "stream": False}
-    (row,) = client.post("/v1/trace", json=asked).json()["rows"]
+    body = {"model": "sudoku", "tokens": tokens, "given": given, "stream": False}
+    (row,) = client.post("/v1/trace", json=body).json()["rows"]
     assert "".join(row["steps"][-1]["tokens"]) == SOLVED
 
 
-def test_every_policy_that_is_listed_can_be_asked_for(client):
+def test_every_listed_policy_can_be_used(client):
     for model in client.get("/v1/models").json()["models"]:
         canvas = {"text": PUZZLE} if model["kind"] == "sudoku" else {"length": 4}
         for policy in model["policies"]:
-            asked = {"model": model["id"], "policy": policy["name"], "steps": 2, **canvas}
-            answer = client.post("/v1/trace", json={**asked, "stream": False})
+            body = {"model": model["id"], "policy": policy["name"], "steps": 2, **canvas}
+            answer = client.post("/v1/trace", json={**body, "stream": False})
             assert answer.status_code == 200, (policy, answer.text)
             assert policy["about"].endswith(".")
 
@@ -193,7 +192,7 @@ def test_models_say_what_they_know(client, tiny):
     assert [m["id"] for m in (molecules, words, sudoku)] == ["tiny", "words", "sudoku"]
     assert [m["kind"] for m in (molecules, words, sudoku)] == ["molecules", "text", "sudoku"]
     assert sudoku["vocabulary"] == list("123456789") and sudoku["sizes"] == [4, 6, 9]
-    # Neither padding, blank nor end can be asked for.
+    # Special tokens are not listed.
     assert molecules["vocabulary"] == tiny.tokenizer.tokens[3:]
     assert molecules["default_policy"] == molecules["policies"][0]["name"] == "gate"
     assert sudoku["default_steps"] == 16
@@ -206,11 +205,11 @@ def test_a_molecule_is_drawn_from_smiles_and_from_tokens(client):
     assert client.post("/v1/draw", json={"tokens": tokens}).text == ethanol.text
 
 
-# --- refusals
+# --- errors
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "said"),
+    ("path", "body", "status", "words"),
     [
         ("sample", {"count": 0}, 422, "count"),
         ("sample", {"count": 1001}, 422, "1000"),
@@ -223,34 +222,36 @@ def test_a_molecule_is_drawn_from_smiles_and_from_tokens(client):
         ("sample", {"model": "word"}, 404, 'did you mean "words"'),
         ("sample", {"model": "/etc/passwd"}, 404, "Served: tiny, words, sudoku"),
         ("sample", {"model": "sudoku"}, 422, "/v1/solve"),
+        ("sample", {"cuont": 4, "seeed": 1}, 422, "and 1 more"),
         ("sample", {"model": "\ud800"}, 422, "model"),
         ("sample", [], 422, "the body"),
         ("infill", {"prompts": []}, 422, "prompts"),
         ("infill", {"prompts": ["[C][O]"]}, 422, "has no blank"),
         ("infill", {"prompts": ["[C]<mask>[Xx]"]}, 422, "[Xx]"),
-        ("infill", {"prompts": ["<mask>" * 99]}, 422, "99 tokens"),
+        ("infill", {"prompts": ["[C]" * 99 + "<mask>"]}, 422, "100 tokens"),
+        ("infill", {"prompts": ["<mask>" * 99]}, 422, "594 characters"),
         ("infill", {"prompts": ["[C]<mask>"] * 50, "count": 30}, 422, "1000"),
         ("trace", {"length": 4, "text": "[C]"}, 422, "Choose one"),
         ("trace", {"given": [True]}, 422, "no tokens"),
         ("trace", {"tokens": ["[C]"], "given": []}, 422, "0 flags"),
         ("trace", {"tokens": ["[MASK]"], "given": [True]}, 422, "cannot be given"),
         ("trace", {"tokens": ["[Cc]", "[MASK]"]}, 422, 'did you mean "[C'),
-        ("trace", {"tokens": ["", "[MASK]"]}, 422, "behind an end"),
+        ("trace", {"tokens": ["", "[MASK]"]}, 422, "after the end"),
         ("trace", {"tokens": ["[EOS]", "[MASK]"]}, 422, "[EOS]"),
         ("trace", {"model": "sudoku", "tokens": ["1", "[MASK]"]}, 422, "16, 36, 81"),
         ("solve", {"puzzle": "1" * 15}, 422, "16"),
         ("solve", {"puzzle": "11" + "." * 14}, 422, "row 1 has the digit 1 twice"),
-        ("solve", {"puzzle": PUZZLE, "model": "tiny"}, 422, "none of sudokus"),
+        ("solve", {"puzzle": PUZZLE, "model": "tiny"}, 422, "not a sudoku model"),
         ("draw", {"smiles": "C(("}, 422, "not a molecule"),
         ("draw", {"smiles": "C", "tokens": ["[C]"]}, 422, "either"),
-        ("draw", {"tokens": ["[MASK]"]}, 422, "no molecule"),
+        ("draw", {"tokens": ["[MASK]"]}, 422, "not a molecule"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_the_reason(client, path, body, status, said):
+def test_an_error_says_what_is_wrong(client, path, body, status, words):
     sent = json.dumps(body).encode()
     answer = client.post(f"/v1/{path}", content=sent, headers={"Content-Type": "application/json"})
     error = answer.json()["error"]
-    assert (answer.status_code, said in error["message"]) == (status, True), answer.text
+    assert (answer.status_code, words in error["message"]) == (status, True), answer.text
     assert set(error) == {"code", "message", "hint"} and error["hint"]
 
 
@@ -273,50 +274,73 @@ JSON = {"Content-Type": "application/json"}
         (b"{}", {**JSON, "Host": "evil.example"}, 403, "forbidden"),
     ],
 )
-def test_a_body_that_is_no_request_is_refused(client, content, headers, status, code):
+def test_a_body_that_is_not_a_request_is_an_error(client, content, headers, status, code):
     answer = client.post("/v1/sample", content=content, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
 
 
 def test_unknown_addresses_and_methods_have_the_same_shape_of_error(client):
-    assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    for path in (
+        "/v1/nothing",
+        "/v1/models/",
+        "/static",
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+    ):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
     wrong = client.get("/v1/sample")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert wrong.json()["error"]["code"] == "method_not_allowed"
-    assert client.get("/static/../app.py").status_code == 404
-    assert client.get("/static/%2e%2e/app.py").status_code == 404
 
 
-def test_the_page_may_load_nothing_from_elsewhere(client):
+def test_the_page_loads_nothing_from_other_sites(client):
     page = client.get("/")
     assert page.status_code == 200 and "<title>Imadarem" in page.text
-    assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "http://" not in page.text and "https://" not in page.text
 
 
-# --- a client that leaves
+def test_every_answer_has_the_security_headers(client):
+    answers = [
+        *(client.get(path) for path in ("/", "/healthz", "/v1/models", "/static/base.css", "/no")),
+        client.get("/v1/sample"),
+        client.post("/v1/sample", content=b"{", headers=JSON),
+        client.post("/v1/sample", json={"count": 0}),
+        client.post("/v1/draw", json={"smiles": "C"}),
+        client.get("/", headers={"Host": "evil.example"}),
+        client.get("/", headers={"Long": "x" * 30_000}),
+        client.get("/static/base.css", headers={"Range": "bytes=9-1"}),
+    ]
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [200, 200, 200, 200, 404, 405, 400, 422, 200, 403, 431, 200]
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+# --- a client that disconnects
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_takes_its_work_along(client, server, stream):
-    """Without that, the next client would wait for 1,000 rows or 256 steps."""
-    path, asked = "/v1/sample", {"model": "words", "count": 1000, "steps": 256}
+def test_the_job_of_a_client_that_disconnects_is_dropped(client, server, stream):
+    """Otherwise the next client would wait for 1,000 rows or 256 steps."""
+    path, body = "/v1/sample", {"model": "words", "count": 1000, "steps": 256}
     if stream:
-        path, asked = "/v1/trace", {"model": "words", "steps": 256, "policy": "gate-adaptive"}
-    before = counted(client, "imadarem_cancelled_jobs_total")
+        path, body = "/v1/trace", {"model": "words", "steps": 256, "policy": "gate-adaptive"}
+    before = metric(client, "imadarem_cancelled_jobs_total")
     with server.client() as other:
         with (
-            other.stream("POST", path, json=asked, timeout=60)
+            other.stream("POST", path, json=body, timeout=60)
             if stream
             else pytest.raises(httpx.ReadTimeout) as answer
         ):
             if stream:
                 next(answer.iter_lines())
             else:
-                other.post(path, json=asked, timeout=0.3)
+                other.post(path, json=body, timeout=0.3)
     end = time.monotonic() + 60
-    while counted(client, "imadarem_queue_jobs") or not (
-        counted(client, "imadarem_cancelled_jobs_total") > before
+    while metric(client, "imadarem_queue_jobs") or not (
+        metric(client, "imadarem_cancelled_jobs_total") > before
     ):
         assert time.monotonic() < end, "the job is still here"
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,6 +14,7 @@ from imadarem.errors import MissingExtraError
 __all__ = ["serve"]
 
 Token = Annotated[str | None, Parameter(env_var="IMADAREM_TOKEN")]
+Hosts = Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)]
 Models = Annotated[
     tuple[str, ...],
     Parameter(negative="", consume_multiple=False, show_default="default and sudoku"),
@@ -26,10 +28,12 @@ def serve(
     port: int = 8000,
     token: Token = None,
     without_token: Switch = False,
+    allow_host: Hosts = (),
     device: str | None = None,
     seconds: float = 60.0,
     queue: int = 256,
     body_bytes: int = 262_144,
+    connections: int = 512,
     batch_size: int = 64,
 ) -> None:
     """Serve models over HTTP, with a page to watch them refine.
@@ -43,20 +47,23 @@ def serve(
     curl localhost:8000/v1/sample -H 'Content-Type: application/json' -d '{"count": 4}'
     ```
 
-    Ctrl-C finishes what runs and stops. The interface stands in docs/serve.md.
+    Ctrl-C finishes running requests and stops. docs/serve.md describes the API.
 
     Args:
         model: "default", "sudoku", a folder, or ID=FOLDER; repeat it to serve several. The
             first is the default of requests.
-        host: Address to listen on; by default no other machine reaches it.
+        host: Address to listen on; by default other machines cannot reach it.
         port: 0 takes a free one.
-        token: Ask every request for it. Better given as IMADAREM_TOKEN: others on the
+        token: Required in every request to the API. Set it as IMADAREM_TOKEN: others on the
             machine can read a command line.
-        without_token: Listen beyond this machine and ask nobody for a token.
-        device: cpu or cuda; default is cuda where there is one.
+        without_token: Listen on an address that other machines reach, without a token.
+        allow_host: Host name that requests may use, such as the name of a proxy; repeat it
+            for several, "*" allows all. Addresses and this machine's name are always legal.
+        device: cpu or cuda; default is cuda if available.
         seconds: Longest time for an answer.
         queue: Most requests that wait or run.
         body_bytes: Longest body of a request.
+        connections: Most open connections; one client address may have half of them.
         batch_size: Most rows refined together; changes the speed, never an answer.
     """
     try:
@@ -65,22 +72,27 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from None
-    from imadarem.serve import server
-    from imadarem.serve.gatekeeper import is_loopback
     from imadarem.serve.limits import Limits
+    from imadarem.serve.server import Server, bind, check_exposure, host_names
 
-    limits = Limits(body_bytes=body_bytes, queue_jobs=queue, seconds=seconds, batch_rows=batch_size)
-    server.check_exposure(host, token, without_token=without_token)
-    with server.bind(host, port) as listening:
+    limits = Limits(
+        body_bytes=body_bytes,
+        queue_jobs=queue,
+        seconds=seconds,
+        batch_rows=batch_size,
+        connections=connections,
+    )
+    check_exposure(host, token, without_token=without_token)
+    with bind(host, port) as listening:
         with err().status("loading the models"):
             from imadarem.serve.app import create_app
             from imadarem.serve.catalogue import load_catalogue
 
             catalogue = load_catalogue(model, device_named(device))
-            local = is_loopback(host) and token is None
-            app = create_app(catalogue, limits, token=token, local=local)
+            hosts = host_names(host, allow_host)
+            app = create_app(catalogue, limits, token=token, hosts=hosts)
 
-        def say() -> None:
+        def print_address() -> None:
             name = f"[{host}]" if ":" in host else host
             names = ", ".join(served.id for served in catalogue)
             console = out()
@@ -89,5 +101,8 @@ def serve(
             )
             console.file.flush()
 
-        server.serve(app, listening, limits, say)
+        # The garbage collector need not look through what lives as long as the process.
+        gc.collect()
+        gc.freeze()
+        Server(app, listening, limits, print_address).run_until_signal()
     note("stopped")

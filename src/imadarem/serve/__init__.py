@@ -1,7 +1,8 @@
 """The models over HTTP: ``imadarem serve``.
 
-``app`` has the routes, ``worker`` the one thread that owns the models, ``gatekeeper`` what is
-looked at before a route is. Importing this package loads neither torch nor a web framework.
+``app`` has the routes, ``endpoints`` what they do, ``worker`` the one thread that runs the models,
+``connection`` and ``request_guard`` the checks before a route. Importing this package imports
+neither torch nor a web framework.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From what a request holds to a canvas that the engine can refine, or to a refusal."""
+"""Canvases from the fields of requests, checked; reasons why a request cannot be a canvas.
+
+These functions may take a tenth of a second: call them on a thread, not on the event loop.
+"""
 
 from __future__ import annotations
 
@@ -9,59 +12,80 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.data.sudoku.grid import Grid, parse_grid, size_of
-from imadarem.errors import DataError, nearest
+from imadarem.errors import DataError
 from imadarem.serve.catalogue import SUDOKU, ServedModel
 from imadarem.tokenizers import MASK
+from imadarem.tokenizers.prompts import gap_tokens
 
-__all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stacked", "token_canvas"]
+__all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stack_canvases", "token_canvas"]
 
-#: How the records of a trajectory write a blank, an end, and what lies behind an end.
-BLANK, END, BEHIND = "[MASK]", "[EOS]", ""
+#: How the records of a trajectory write a blank, an end, and a position after the end.
+BLANK, END, AFTER_END = "[MASK]", "[EOS]", ""
 
 
 def blank_canvas(model: ServedModel, seeds: Tensor, length: int | None) -> Canvas:
-    """A row of blanks for each of the row seeds, as a model's ``sample`` begins with.
+    """A row of blanks for each of the row seeds, as ``model.sample`` makes it.
 
     Raises:
-        DataError: The length is more than the model takes, or it is a model of puzzles.
-        ConfigError: The model draws lengths and was given none to draw from.
+        DataError: The length is above the model's limit, or it is a sudoku model.
+        ConfigError: The model draws lengths, and its config has no lengths to draw from.
     """
     if model.kind == SUDOKU:
         raise DataError(
-            f"the model {model.id!r} solves sudokus and writes nothing from nothing. "
-            "Give a puzzle to /v1/solve or /v1/trace."
+            f"the model {model.id!r} solves sudokus and generates no samples. Send a puzzle to "
+            "/v1/solve or /v1/trace."
         )
     network = model.network
     return Canvas.blank(network.canvas_lengths(len(seeds), length, seeds), network.special)
 
 
-def prompt_canvas(model: ServedModel, prompts: Sequence[str]) -> Canvas:
-    """One row for each text with holes, or for each sudoku.
+def prompt_canvas(model: ServedModel, prompts: Sequence[str], count: int = 1) -> Canvas:
+    """``count`` rows for each text with blanks, or for each sudoku; row by row, prompt by prompt.
 
     Raises:
-        DataError: A text cannot be read, has no blank, or is too long.
+        DataError: A text is too long, cannot be read, or has no blank.
     """
     if model.kind == SUDOKU:
-        return puzzle_canvas(model, [parse_grid(prompt) for prompt in prompts])
-    rows = [model.network.encode_prompt(prompt) for prompt in prompts]
-    canvas = Canvas.with_holes(rows, model.network.special)
-    for length in canvas.ends().tolist():
-        _check_length(model, length)
-    return canvas
+        canvas = puzzle_canvas(model, [parse_grid(prompt) for prompt in prompts])
+    else:
+        rows = [_encode(model, prompt) for prompt in prompts]
+        canvas = Canvas.with_holes(rows, model.network.special)
+        _check_length(model, int(canvas.ends().max()))
+    if count == 1:
+        return canvas
+    return canvas.rows(torch.arange(len(prompts)).repeat_interleave(count))
+
+
+def _encode(model: ServedModel, prompt: str) -> list[int]:
+    """The ids of a prompt; its length is checked before anything is computed from it."""
+    most = model.network.config.max_seq_len
+    if model.max_prompt_chars is not None and len(prompt) > model.max_prompt_chars:
+        raise DataError(
+            f"the prompt {prompt[:30]!r}… has {len(prompt)} characters, which is more than the "
+            f"{most} tokens that {model.id!r} accepts. Shorten it."
+        )
+    if gap_tokens(prompt) > most:
+        raise DataError(
+            f"the holes of {prompt[:30]!r}… may have {gap_tokens(prompt)} tokens; {model.id!r} "
+            f"accepts {most} in all."
+        )
+    ids = model.network.encode_prompt(prompt)
+    _check_length(model, len(ids))
+    return ids
 
 
 def puzzle_canvas(model: ServedModel, grids: Sequence[Grid]) -> Canvas:
     """One row for each sudoku.
 
     Raises:
-        DataError: The model does not know sudokus of that size.
+        DataError: The model was not trained on sudokus of that size.
     """
     first, mask = model.ids["1"], model.network.special.mask
     for grid in grids:
         if size_of(grid) not in model.sizes:
             known = " and ".join(f"{size}x{size}" for size in model.sizes)
             size = size_of(grid)
-            raise DataError(f"the puzzle is {size}x{size}, and {model.id!r} knows {known} only.")
+            raise DataError(f"the puzzle is {size}x{size}; {model.id!r} solves {known} only.")
     rows = [[mask if digit == 0 else first + digit - 1 for digit in grid] for grid in grids]
     return Canvas.with_holes(rows, model.network.special)
 
@@ -74,25 +98,28 @@ def token_canvas(
     Args:
         model: Whose tokens they are.
         tokens: A token, a blank (``[MASK]``, ``<mask>`` or the model's own), ``[EOS]``, or an
-            empty string behind an end.
-        given: Which tokens never change; those that are neither given nor blank are the
-            model's own, which it may judge and take back. None gives every token.
+            empty string after the end.
+        given: Which tokens never change. The policy may re-mask every other token. None
+            means all tokens but the blanks.
 
     Raises:
-        DataError: A string is no token, a blank is given, or the lengths differ.
+        DataError: A string is not a token, a blank is given, or the lengths differ.
     """
     if given is None:
         given = [not _is_blank(model, token) for token in tokens]
     if len(given) != len(tokens):
         raise DataError(
-            f"there are {len(tokens)} tokens and {len(given)} flags in given; give one each."
+            f"tokens has {len(tokens)} entries and given has {len(given)} flags; send one flag for "
+            "each token."
         )
     _check_length(model, len(tokens))
     ids: list[int] = []
     states: list[State] = []
-    for place, (token, fixed) in enumerate(zip(tokens, given, strict=True)):
-        ids.append(_id(model, token, place, ended=model.network.special.eos in ids))
-        states.append(_state(model, ids[-1], place, fixed))
+    ended = False
+    for position, (token, fixed) in enumerate(zip(tokens, given, strict=True)):
+        ids.append(_token_id(model, token, position, ended=ended))
+        states.append(_token_state(model, ids[-1], position, fixed))
+        ended = ended or ids[-1] == model.network.special.eos
     canvas = Canvas(
         torch.tensor([ids]), torch.tensor([states], dtype=torch.uint8), model.network.special
     )
@@ -103,58 +130,58 @@ def _is_blank(model: ServedModel, token: str) -> bool:
     return token in (BLANK, MASK, model.mask)
 
 
-def _id(model: ServedModel, token: str, place: int, *, ended: bool) -> int:
+def _token_id(model: ServedModel, token: str, position: int, *, ended: bool) -> int:
     special = model.network.special
-    if ended or token == BEHIND:
-        if not (ended and token == BEHIND):
+    if ended or token == AFTER_END:
+        if not (ended and token == AFTER_END):
             raise DataError(
-                f"tokens[{place}] is {token!r}: behind an end stand empty strings, and they stand "
-                f"nowhere else. Write {BLANK} for a blank."
+                f"tokens[{position}] is {token[:40]!r}: after the end {END} all strings are "
+                f"empty, and before it none is. Write {BLANK} for a blank."
             )
         return special.pad
     if _is_blank(model, token):
         return special.mask
-    if token == END and special.eos is not None and place:
+    if token == END and special.eos is not None and position:
         return special.eos
     if token not in model.ids:
         raise DataError(
-            f"tokens[{place}] is {token[:40]!r}, which is no token that may stand there"
-            f"{nearest(token[:40], model.ids)}. GET /v1/models lists them; {BLANK} is a blank."
+            f"tokens[{position}] is {token[:40]!r}, which is not a token of {model.id!r}"
+            f"{model.nearest_token(token[:40])}. GET /v1/models lists them; {BLANK} is a blank."
         )
     return model.ids[token]
 
 
-def _state(model: ServedModel, number: int, place: int, fixed: bool) -> State:
+def _token_state(model: ServedModel, number: int, position: int, fixed: bool) -> State:
     special = model.network.special
     if number == special.mask:
         if fixed:
-            raise DataError(f"tokens[{place}] is a blank, and a blank cannot be given.")
+            raise DataError(f"tokens[{position}] is a blank, and a blank cannot be given.")
         return State.OPEN
-    # An end and what lies behind it never change; freezing says so.
+    # The end and the positions after it never change; freeze_endings() marks them.
     return State.GIVEN if fixed and number not in (special.eos, special.pad) else State.WRITTEN
 
 
 def _check_length(model: ServedModel, length: int) -> None:
     longest = model.network.config.max_seq_len
     if not 1 <= length <= longest:
-        raise DataError(f"the canvas has {length} tokens; {model.id!r} takes 1 to {longest}.")
+        raise DataError(f"the canvas has {length} tokens; {model.id!r} accepts 1 to {longest}.")
     if model.sizes and length not in [size * size for size in model.sizes]:
         legal = ", ".join(str(size * size) for size in model.sizes)
-        raise DataError(f"the grid has {length} cells; {model.id!r} takes {legal}.")
+        raise DataError(f"the grid has {length} cells; {model.id!r} accepts {legal}.")
 
 
-def stacked(parts: Sequence[Canvas]) -> Canvas:
-    """The rows of all canvases in one, padded behind to the longest."""
-    special = parts[0].special
-    width = max(part.ids.shape[1] for part in parts)
-    ids = torch.full((sum(map(len, parts)), width), special.pad)
+def stack_canvases(canvases: Sequence[Canvas]) -> Canvas:
+    """All rows in one canvas, padded at the end to the longest."""
+    special = canvases[0].special
+    width = max(canvas.ids.shape[1] for canvas in canvases)
+    ids = torch.full((sum(map(len, canvases)), width), special.pad)
     state = torch.full(ids.shape, int(State.PAD), dtype=torch.uint8)
     optional, row = None, 0
-    for part in parts:
-        there = (slice(row, row + len(part)), slice(part.ids.shape[1]))
-        ids[there], state[there] = part.ids, part.state
-        if part.optional is not None:
+    for canvas in canvases:
+        place = (slice(row, row + len(canvas)), slice(canvas.ids.shape[1]))
+        ids[place], state[place] = canvas.ids, canvas.state
+        if canvas.optional is not None:
             optional = torch.zeros(ids.shape, dtype=torch.bool) if optional is None else optional
-            optional[there] = part.optional
-        row += len(part)
+            optional[place] = canvas.optional
+        row += len(canvas)
     return Canvas(ids, state, special, optional=optional)

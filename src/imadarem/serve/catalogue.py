@@ -1,4 +1,4 @@
-"""The models of a server, by the ids that requests name them by."""
+"""The models of a server by their ids, and what ``/v1/models`` says of each."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from imadarem.orchestrator.edits import Patch, Replace
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import POLICIES, Policy
 from imadarem.sampling.settings import SamplingSettings
-from imadarem.serve.refusals import Refusal
-from imadarem.tokenizers import MOLECULE_NOTATIONS, mask_spelling
+from imadarem.serve.api_errors import ApiError
+from imadarem.tokenizers import MOLECULE_NOTATIONS, CorpusTokenizer, mask_spelling
 
 __all__ = ["Catalogue", "LegalGrid", "ServedModel", "load_catalogue"]
 
 MOLECULES, SUDOKU, TEXT = "molecules", "sudoku", "text"
-#: Longest vocabulary that is sent; a text model's may have 100,000 tokens.
-SENT_TOKENS = 4_096
+#: Longest vocabulary that is sent and searched for similar tokens; some have 100,000 tokens.
+MAX_LISTED_TOKENS = 4_096
 SUDOKU_STEPS = 16
-#: Settings that are kept, as most requests ask with few.
-KEPT_SETTINGS = 256
-#: How a network that was unrolled is asked: the question in every pass, with what it wrote.
+CACHED_SETTINGS = 256
+LONGEST_GAP_CHARS = len("<gap:10000-10000>")
+#: Policies for networks trained by unrolling: each pass sees the question and the last answer.
 EDITS: dict[str, type[Policy]] = {"replace": Replace, "patch": Patch}
 
 
 @dataclass(frozen=True)
 class LegalGrid:
-    """A sudoku's stopping rule: the grid is complete and legal.
+    """Stopping rule for sudokus: the grid is complete and legal.
 
-    The givens need no look, since a canvas never changes them; and a canvas may start with
-    digits that the model is free to change, which are no givens.
+    It does not compare with the givens: a canvas never changes them, and a canvas may start
+    with digits that the model may change, which are not givens.
     """
 
     verifier: SudokuVerifier
@@ -49,10 +49,10 @@ class LegalGrid:
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A model and what a server says of it.
+    """A model and what the server needs to know of it.
 
     Attributes:
-        id: How requests name it.
+        id: Its name in requests.
         network: In evaluation mode.
     """
 
@@ -61,7 +61,7 @@ class ServedModel:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """The sudokus that it solves; none for a model of something else."""
+        """Sizes of the sudokus that it solves; empty for other models."""
         return model_sizes(self.network.config, self.network.tokenizer)
 
     @cached_property
@@ -74,7 +74,7 @@ class ServedModel:
 
     @property
     def policies(self) -> dict[str, type[Policy]]:
-        """The policies that may be asked for, the default one first."""
+        """The legal policies, the default one first."""
         config = self.network.config
         own = "gate" if config.use_refine_gate else "entropy"
         named: dict[str, type[Policy]] = {own: POLICIES[own], **POLICIES}
@@ -82,42 +82,56 @@ class ServedModel:
 
     @property
     def steps(self) -> int:
-        """Most refinement steps where a request names no number."""
+        """Most refinement steps of a request without ``steps``."""
         own = self.network.config.max_refinement_steps
         return SUDOKU_STEPS if self.kind == SUDOKU else own
 
     @cached_property
     def mask(self) -> str:
-        """How a blank is written in a text; ``<mask>`` is one too."""
+        """The text of a blank in a prompt; ``<mask>`` is always one too."""
         return mask_spelling(self.network.tokenizer)
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """The tokens that may be written, by their strings."""
+        """Ids of the tokens that a canvas may hold, by their strings; no special tokens."""
         special = self.network.special
-        kept = [
+        numbers = [
             number
             for number in range(self.network.config.vocab_size)
             if number not in special.banned and number != special.eos
         ]
-        # Of several tokens with one string, the first.
-        pairs = zip(self._strings(kept), kept, strict=True)
+        # Of several tokens with one string, the first one counts.
+        pairs = zip(self._strings(numbers), numbers, strict=True)
         return dict(sorted(pairs, key=lambda pair: pair[1], reverse=True))
 
-    def describe(self) -> dict[str, Any]:
-        """What ``/v1/models`` says of it."""
+    @cached_property
+    def max_prompt_chars(self) -> int | None:
+        """No longer prompt fits on a canvas; None where a token has no longest string."""
+        if not isinstance(self.network.tokenizer, CorpusTokenizer):
+            return None
+        longest = max(LONGEST_GAP_CHARS, *map(len, self.network.tokenizer.tokens))
+        return self.network.config.max_seq_len * longest
+
+    def nearest_token(self, given: str) -> str:
+        """``' (did you mean "x"?)'``; empty if nothing is similar or the vocabulary is long."""
+        return nearest(given, self.ids) if len(self.ids) <= MAX_LISTED_TOKENS else ""
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """Its entry in ``/v1/models``."""
         config = self.network.config
         words = sorted(self.ids, key=self.ids.__getitem__)
         return {
             "id": self.id,
             "kind": self.kind,
-            "vocabulary": words if len(words) <= SENT_TOKENS else None,
+            "vocabulary": words if len(words) <= MAX_LISTED_TOKENS else None,
             "vocab_size": config.vocab_size,
             "mask": self.mask,
             "max_length": config.max_seq_len,
             "sizes": list(self.sizes),
             "policies": [
-                {"name": name, "about": about(policy)} for name, policy in self.policies.items()
+                {"name": name, "about": first_sentence(policy)}
+                for name, policy in self.policies.items()
             ],
             "default_policy": next(iter(self.policies)),
             "default_steps": self.steps,
@@ -125,7 +139,7 @@ class ServedModel:
             "parameters": sum(p.numel() for p in self.network.student_parameters()),
         }
 
-    @lru_cache(KEPT_SETTINGS)  # noqa: B019 (the models live as long as the process)
+    @lru_cache(CACHED_SETTINGS)  # noqa: B019 (models live as long as the process)
     def settings(
         self,
         *,
@@ -136,7 +150,7 @@ class ServedModel:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> SamplingSettings:
-        """How to refine; two requests with equal settings can share a batch.
+        """Sampling settings of a request; requests with equal settings can share a batch.
 
         Raises:
             ConfigError: A setting is out of range, or the policy is unknown.
@@ -164,13 +178,13 @@ class ServedModel:
 
     @cached_property
     def legal(self) -> LegalGrid:
-        """Says of sudokus whether they are solved."""
+        """Whether sudokus are solved."""
         special = self.network.special
         first = self.network.tokenizer.encode("1")[0]
         return LegalGrid(SudokuVerifier(first, special.mask, special.pad))
 
     def text(self, ids: Sequence[int]) -> str | None:
-        """The decoded text of ``ids``, blanks left out; None where there is no decoder."""
+        """The decoded text of ``ids`` without blanks; None if the tokenizer does not decode."""
         decode = getattr(self.network.tokenizer, "decode", None)
         return None if decode is None else str(decode(list(ids), skip_special_tokens=True))
 
@@ -181,7 +195,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The models in the order they were named; the first is the default.
+    """The models in the order of the command line; the first is the default.
 
     Raises:
         ConfigError: There is no model, or two have one id.
@@ -191,54 +205,56 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         if not self.models:
-            raise ConfigError('there is no model to serve. Name one, such as "default".')
+            raise ConfigError("there is no model to serve. Give one, such as --model default.")
         ids = [model.id for model in self.models]
         for name in ids:
             if ids.count(name) > 1:
                 raise ConfigError(
-                    f"two models have the id {name!r}. Give one another: --model OTHER=FOLDER."
+                    f"two models have the id {name!r}. Rename one of them: --model OTHER=FOLDER."
                 )
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self.models)
 
     def find(self, name: str | None, kind: str | None = None) -> ServedModel:
-        """The model of that id; for None the first one, of that kind where a kind is given.
+        """The model with this id; for None the first one of this kind.
 
         Raises:
-            Refusal: 404, no such model is served.
+            ApiError: 404, there is no such model.
         """
         fitting = [model for model in self if kind in (None, model.kind)]
         if name is None and fitting:
             return fitting[0]
         if name is None:
-            raise Refusal(404, f"no model of the kind {kind} is served.", code="unknown_model")
+            raise ApiError(
+                404, f"this server has no model of the kind {kind}.", code="unknown_model"
+            )
         for model in self:
             if model.id == name:
                 return model
         known = [model.id for model in self]
-        raise Refusal(
+        raise ApiError(
             404,
             f"no model has the id {name!r}{nearest(name, known)}. Served: {', '.join(known)}.",
             code="unknown_model",
         )
 
 
-def about(policy: type) -> str:
+def first_sentence(policy: type) -> str:
     """The first sentence of a policy's docstring, as plain text."""
     first = (inspect.getdoc(policy) or "").split("\n\n")[0]
     return " ".join(first.replace("``", "").split())
 
 
-def load_catalogue(named: Iterable[str], device: str) -> Catalogue:
-    """Load models named as on the command line: ``default``, ``FOLDER`` or ``ID=FOLDER``.
+def load_catalogue(names: Iterable[str], device: str) -> Catalogue:
+    """Load models: ``default``, ``sudoku``, ``FOLDER`` or ``ID=FOLDER`` for each.
 
     Raises:
-        CheckpointError: A folder is no model.
+        CheckpointError: A folder is not a model.
         ConfigError: Two models have one id.
     """
     served = []
-    for entry in named:
+    for entry in names:
         name, _, source = entry.rpartition("=")
         network = ImplicitRefinementModel.from_pretrained(source).to(device).eval()
         served.append(ServedModel(name or _id_of(source), network))
@@ -246,7 +262,7 @@ def load_catalogue(named: Iterable[str], device: str) -> Catalogue:
 
 
 def _id_of(source: str) -> str:
-    """``mine`` of ``runs/mine/model``, which a training run wrote."""
+    """``runs/mine/model``, as a training run writes it → ``mine``."""
     path = Path(source)
     parts = [part for part in path.parts if part != path.anchor]
     return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1] if parts else source

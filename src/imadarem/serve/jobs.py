@@ -1,4 +1,4 @@
-"""One request's rows on their way through the engine, and what comes back of them."""
+"""One request's rows on their way to the worker, and its events on their way back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imadarem.sampling.batching import Refined
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.serve.catalogue import ServedModel
 
-__all__ = ["Job", "Row"]
+__all__ = ["Job", "JobEvent", "Row"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Row:
     """One finished row.
 
     Attributes:
-        refined: What the engine says of it.
+        refined: The result of the refinement loop.
         text: Decoded, where the tokenizer decodes.
     """
 
@@ -40,21 +40,25 @@ class Row:
         }
 
 
+JobEvent = str | list[Row]
+"""Of a traced job the start and every step, each as the text of a JSON object; then all rows."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Job:
-    """Rows to refine, asked for on the event loop and refined on the worker's thread.
+    """Rows to refine: created and awaited on the event loop, refined on the worker's thread.
 
-    Made on the event loop. The worker calls :meth:`take`, :meth:`finish`, :meth:`fail` and
-    :meth:`tell`; everybody else the other methods.
+    The worker calls :meth:`take`, :meth:`finish`, :meth:`fail` and :meth:`publish`, the event
+    loop everything else.
 
     Attributes:
-        model: Refines them.
-        canvas: ``(n, L)``, n above 0.
+        model: Refines the rows.
+        canvas: ``(n, L)``, n at least 1.
         seeds: ``(n,)`` int64.
         settings: How to refine.
-        traced: Whether every step is told as it is made; then there is one row.
-        cancelled: Nobody waits any more.
-        taken: Rows that the engine was given.
+        traced: Whether every step is published; such a job has one row.
+        cancelled: Nobody waits for the rows any more.
+        taken: How many rows the worker has taken.
     """
 
     model: ServedModel
@@ -66,57 +70,57 @@ class Job:
     taken: int = 0
     _rows: dict[int, Row] = field(default_factory=dict)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _told: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
+    _events: asyncio.Queue[JobEvent | Exception] = field(default_factory=asyncio.Queue)
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Jobs of one key can share a batch."""
+        """Jobs with equal keys can share a batch."""
         return self.model.id, self.settings, self.traced
 
     @property
-    def left(self) -> int:
-        """Rows that the engine has not been given."""
+    def rows_left(self) -> int:
+        """Rows that the worker has not taken."""
         return len(self.canvas) - self.taken
 
     # On the worker's thread
 
     def take(self, count: int) -> range:
-        """The numbers of the next ``count`` rows, now the engine's."""
+        """Take the next ``count`` rows; their numbers."""
         first, self.taken = self.taken, self.taken + count
         return range(first, self.taken)
 
     def finish(self, number: int, row: Row) -> None:
-        """Take in a finished row; the last one ends the waiting."""
+        """Store a finished row; the last one publishes all of them."""
         self._rows[number] = row
         if len(self._rows) == len(self.canvas):
-            self.tell([self._rows[n] for n in range(len(self.canvas))])
+            self.publish([self._rows[n] for n in range(len(self.canvas))])
 
     def fail(self, error: Exception) -> None:
-        """End the waiting with an error."""
-        self.tell(error)
+        """Raise ``error`` where the job is awaited."""
+        self.publish(error)
 
-    def tell(self, news: Any) -> None:
-        """Hand a step's record, all rows (a list) or an error to who waits."""
+    def publish(self, event: JobEvent | Exception) -> None:
+        """Hand an event to the event loop."""
         try:
-            self._loop.call_soon_threadsafe(self._told.put_nowait, news)
-        except RuntimeError:  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the event loop is closed: nobody waits
             self.cancelled = True
 
     # On the event loop
 
-    async def news(self, seconds: float) -> AsyncIterator[Any]:
-        """Records of steps as they are made, then the list of all rows.
+    async def events(self, seconds: float) -> AsyncIterator[JobEvent]:
+        """The events as they are published; the last one is the list of all rows.
 
         Raises:
-            TimeoutError: That was not all within so many seconds.
-            Exception: What the engine raised.
+            TimeoutError: The last event did not come within ``seconds``.
+            Exception: What the worker raised.
         """
-        end = self._loop.time() + seconds
+        deadline = self._loop.time() + seconds
         while True:
-            async with asyncio.timeout_at(end):
-                news = await self._told.get()
-            if isinstance(news, Exception):
-                raise news
-            yield news
-            if isinstance(news, list):
+            async with asyncio.timeout_at(deadline):
+                event = await self._events.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+            if isinstance(event, list):
                 return

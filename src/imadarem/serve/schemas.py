@@ -1,21 +1,22 @@
-"""What requests hold and answers look like: the OpenAPI description is made of this."""
+"""The fields of requests and answers, as pydantic models: the OpenAPI description."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from imadarem.errors import nearest
 from imadarem.sampling.trajectory import RowStep
 from imadarem.serve.limits import (
-    BIGGEST_SEED,
-    LONGEST_CANVAS,
-    LONGEST_SMILES,
-    LONGEST_TEXT,
-    MOST_PROMPTS,
-    MOST_SAMPLES,
-    MOST_STEPS,
+    MAX_CANVAS_TOKENS,
+    MAX_PROMPTS,
+    MAX_SAMPLES,
+    MAX_SEED,
+    MAX_SMILES_CHARS,
+    MAX_STEPS,
+    MAX_TEXT_CHARS,
 )
 
 __all__ = [
@@ -35,64 +36,82 @@ __all__ = [
 ]
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
 Token = Annotated[str, Field(max_length=200)]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 
 
 class Request(BaseModel):
-    """Nothing is converted: a number is no text, a text no number."""
+    """Types are not converted: the text "4" is not a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def check_names(cls, data: Any) -> Any:
+        """One error for all unknown fields: thousands of them would take long to list."""
+        fields = data if isinstance(data, dict) else {}
+        unknown = [name for name in fields if name not in cls.model_fields]
+        if unknown:
+            name = str(unknown[0])[:40]
+            others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise ValueError(
+                f"there is no field {name!r}{others}{nearest(name, cls.model_fields)}. Legal: "
+                f"{', '.join(cls.model_fields)}"
+            )
+        return data
+
 
 class Sampling(Request):
-    """How to refine; what is left out is the model's own setting."""
+    """How to sample; the model's own settings are the defaults."""
 
-    model: Name | None = Field(None, description="An id of /v1/models; default is the first.")
+    model: Name | None = Field(None, description="An id from /v1/models; default is the first.")
     policy: Name | None = Field(None, description="A policy of the model, see /v1/models.")
     steps: Steps | None = Field(None, description="Most refinement steps.")
     temperature: float | None = Field(
-        None, ge=0, le=100, description="Divides the logits; 0 takes the likeliest token."
+        None, ge=0, le=100, description="Divides the logits; 0 takes the most likely token."
     )
     schedule: Literal["linear", "cosine"] | None = Field(
-        None, description="How many blanks a step fills."
+        None, description="How many blanks each step fills."
     )
     top_k: int | None = Field(
-        None, ge=1, le=1_000_000, description="Draw each token from so many likeliest alone."
+        None, ge=1, le=1_000_000, description="Sample from the k most likely tokens."
     )
     top_p: float | None = Field(
-        None, gt=0, le=1, description="Draw each token from the fewest of this probability."
+        None,
+        gt=0,
+        le=1,
+        description="Sample from the fewest tokens whose probabilities sum to this.",
     )
     seed: int | None = Field(
         None,
         ge=0,
-        le=BIGGEST_SEED,
-        description="The same seed gives the same answer; without one the server draws it.",
+        le=MAX_SEED,
+        description="The same seed gives the same answer; default is drawn by the server.",
     )
 
     def settings(self) -> dict[str, Any]:
-        """What decides how to refine, and not what."""
+        """The sampling settings among the fields."""
         names = ("policy", "steps", "temperature", "schedule", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}
 
 
 class SampleRequest(Sampling):
-    """Samples from blank canvases."""
+    """How many samples to draw from blank canvases, and how."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"count": 4, "seed": 7}, {"count": 1, "length": 20, "policy": "margin"}]
         }
     )
-    count: int = Field(1, ge=1, le=MOST_SAMPLES, description="How many samples.")
+    count: int = Field(1, ge=1, le=MAX_SAMPLES, description="How many samples.")
     length: int | None = Field(
-        None, ge=1, le=LONGEST_CANVAS, description="Tokens of each canvas; default is drawn."
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of each canvas; default is drawn."
     )
 
 
 class InfillRequest(Sampling):
-    """Texts with holes; what is given never changes."""
+    """Texts with blanks; all other tokens stay as they are."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -101,14 +120,14 @@ class InfillRequest(Sampling):
     )
     prompts: list[Text] = Field(
         min_length=1,
-        max_length=MOST_PROMPTS,
+        max_length=MAX_PROMPTS,
         description="In the model's notation, with <mask> or the model's own mask for each blank.",
     )
-    count: int = Field(1, ge=1, le=MOST_SAMPLES, description="Fillings of each prompt.")
+    count: int = Field(1, ge=1, le=MAX_SAMPLES, description="Samples of each prompt.")
 
 
 class TraceRequest(Sampling):
-    """One canvas, every step: a text, or token by token, or blanks where neither is given."""
+    """One canvas: a text, tokens, or blanks where neither is sent."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -128,28 +147,25 @@ class TraceRequest(Sampling):
     tokens: list[Token] | None = Field(
         None,
         min_length=1,
-        max_length=LONGEST_CANVAS,
-        description="As the records of steps spell them: [MASK] for a blank, [EOS] for an end.",
+        max_length=MAX_CANVAS_TOKENS,
+        description="As in the records of steps: [MASK] for a blank, [EOS] for an end.",
     )
     given: list[bool] | None = Field(
         None,
-        max_length=LONGEST_CANVAS,
-        description="Which of the tokens never change; default is all of them. Those that are "
-        "neither given nor blank are the model's own, to judge and to take back.",
+        max_length=MAX_CANVAS_TOKENS,
+        description="Which tokens never change; default is all. The policy may re-mask the others.",
     )
     length: int | None = Field(
-        None, ge=1, le=LONGEST_CANVAS, description="Of a canvas of blanks; default is drawn."
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Number of blanks; default is drawn."
     )
-    stream: bool = Field(
-        True, description="Server-sent events as the steps are made, or one JSON answer."
-    )
+    stream: bool = Field(True, description="Server-sent events step by step, or one JSON answer.")
 
 
 class SolveRequest(Request):
     """A sudoku of 4x4, 6x6 or 9x9 cells."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"puzzle": "1...4..2..3..4.."}]})
-    model: Name | None = Field(None, description="Default is the first model of sudokus.")
+    model: Name | None = Field(None, description="Default is the first sudoku model.")
     puzzle: str = Field(
         min_length=16,
         max_length=1_000,
@@ -159,23 +175,23 @@ class SolveRequest(Request):
 
 
 class DrawRequest(Request):
-    """A molecule to draw: a SMILES, or tokens of a model."""
+    """A molecule to draw, as SMILES or as tokens of a model."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"smiles": "CC(=O)Oc1ccccc1C(=O)O"}, {"tokens": ["[C]", "[=O]"]}]
         }
     )
-    smiles: str | None = Field(None, min_length=1, max_length=LONGEST_SMILES)
-    tokens: list[Token] | None = Field(None, min_length=1, max_length=LONGEST_CANVAS)
-    model: Name | None = Field(None, description="Whose tokens; default is the first.")
+    smiles: str | None = Field(None, min_length=1, max_length=MAX_SMILES_CHARS)
+    tokens: list[Token] | None = Field(None, min_length=1, max_length=MAX_CANVAS_TOKENS)
+    model: Name | None = Field(None, description="The model of the tokens; default is the first.")
 
 
 # --- answers
 
 
 class ErrorBody(BaseModel):
-    """What is wrong."""
+    """The error."""
 
     code: str = Field(description="For programs.")
     message: str = Field(description="What was given and what is legal.")
@@ -183,7 +199,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Every answer that is not 200."""
+    """The answer to every request that fails."""
 
     error: ErrorBody
 
@@ -207,13 +223,13 @@ class SampleAnswer(BaseModel):
 
 
 class Filling(Sample):
-    """One filling of a prompt."""
+    """One sample of a prompt."""
 
     prompt: int = Field(description="Which of the prompts, from 0.")
 
 
 class InfillAnswer(BaseModel):
-    """All fillings of the first prompt, then those of the next."""
+    """All samples of the first prompt, then those of the next."""
 
     model: str
     seed: int
@@ -225,7 +241,7 @@ TraceStep = create_model(
     "TraceStep",
     __doc__="One refinement step; lists have one entry per position.",
     **{each.name: (_HINTS[each.name], ...) for each in fields(RowStep)},  # type: ignore[call-overload]
-    text=(str | None, Field(description="Decoded, blanks left out.")),
+    text=(str | None, Field(description="Decoded, without blanks.")),
 )
 
 
@@ -241,7 +257,7 @@ class TraceRow(BaseModel):
 
 
 class TraceAnswer(BaseModel):
-    """A trajectory, and how to have it again."""
+    """A trajectory, with what is needed to repeat it."""
 
     schema_: str = Field(alias="schema")
     model: str
@@ -263,13 +279,13 @@ EVENT: dict[str, Any] = {
 
 
 class SolveAnswer(BaseModel):
-    """An answer and whether it is right."""
+    """The answer to a sudoku, verified."""
 
     model: str
     size: int
     puzzle: str
     answer: str
-    verified: bool = Field(description="Complete, legal, and the givens are as they were.")
+    verified: bool = Field(description="Complete and legal; the givens never change.")
     broken: list[int] = Field(description="Cells that break a rule, from 0.")
     steps: int
     forward_passes: int
@@ -279,22 +295,24 @@ class SolveAnswer(BaseModel):
 
 
 class PolicyEntry(BaseModel):
-    """A policy by name."""
+    """A policy."""
 
     name: str
     about: str
 
 
 class ModelEntry(BaseModel):
-    """A model and what may be asked of it."""
+    """A model."""
 
     id: str
     kind: Literal["molecules", "sudoku", "text"]
-    vocabulary: list[str] | None = Field(description="Tokens; null where there are too many.")
+    vocabulary: list[str] | None = Field(
+        description="Its tokens; null where there are more than 4,096."
+    )
     vocab_size: int
-    mask: str = Field(description="A blank in a text. In tokens it is [MASK].")
+    mask: str = Field(description="The text of a blank in prompts. In tokens it is [MASK].")
     max_length: int
-    sizes: list[int] = Field(description="Of sudokus.")
+    sizes: list[int] = Field(description="Sizes of sudokus.")
     policies: list[PolicyEntry]
     default_policy: str
     default_steps: int
@@ -309,7 +327,7 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether requests are taken."""
+    """The state of the server."""
 
     status: Literal["ok"]
     version: str

@@ -1,7 +1,8 @@
-"""The one thread that owns the models: it joins waiting requests into batches for the engine."""
+"""The one thread that runs the models: it joins waiting jobs into batches."""
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -15,56 +16,56 @@ from imadarem.canvas import Canvas
 from imadarem.sampling.batching import Widths, refine_all
 from imadarem.sampling.loop import Step
 from imadarem.sampling.trajectory import RowStep, TrajectoryRecorder
-from imadarem.serve.canvases import stacked
+from imadarem.serve.api_errors import ApiError
+from imadarem.serve.batching_delay import BatchingDelay
+from imadarem.serve.canvases import stack_canvases
 from imadarem.serve.jobs import Job, Row
 from imadarem.serve.limits import Limits
-from imadarem.serve.meter import Meter
-from imadarem.serve.refusals import Refusal
-from imadarem.serve.rhythm import Rhythm
+from imadarem.serve.metrics import Metrics
 
 __all__ = ["Worker"]
 
 log = logging.getLogger("imadarem.serve")
 
-#: Rows that one job may have in a batch that others wait for: the long ones take turns.
-TURN = 16
-#: Tokens times passes of a batch, so that no batch keeps the others waiting for long.
-BATCH_WORK = 65_536
+#: Most rows of one job in a batch that other jobs wait for too.
+ROWS_PER_TURN = 16
+#: Most tokens times passes of a batch: about a second of work, so that no job waits for long.
+MAX_BATCH_WORK = 65_536
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part of a batch that belongs to a job: rows of the job, in order."""
+class BatchPart:
+    """The rows of one job in a batch, in order."""
 
     job: Job
     numbers: range
 
 
 class Worker:
-    """Refines jobs in the order they came, those of one key together.
+    """Refines jobs in the order they arrived, those with one key together.
 
-    A row's result follows from its own seed, canvas and settings, never from its batch.
+    A row's result depends on its own seed, canvas and settings, never on its batch.
 
     Args:
-        limits: How many jobs may be here, how many rows go into a batch.
-        meter: Told what is done.
+        limits: How many jobs may wait or run, how many rows go into a batch.
+        metrics: Counts what is done.
     """
 
-    def __init__(self, limits: Limits, meter: Meter) -> None:
-        self._limits, self._meter = limits, meter
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
         self._waiting: list[Job] = []
         self._running = 0
-        self._rhythm = Rhythm()
+        self._delay = BatchingDelay()
         self._change = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="imadarem-worker", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Take no more jobs, finish those that are here, and end; wait at most so long."""
+        """Accept no more jobs, finish the accepted ones; wait at most ``seconds`` for that."""
         with self._change:
             self._stopping = True
             self._change.notify()
@@ -72,7 +73,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are taken."""
+        """Whether jobs are accepted."""
         return self._thread.is_alive() and not self._stopping
 
     @property
@@ -80,34 +81,38 @@ class Worker:
         """Jobs that wait or run."""
         return len(self._waiting) + self._running
 
-    def submit(self, job: Job) -> None:
-        """Put a job at the end of the queue.
+    def check_queue(self) -> None:
+        """Check that a job would be accepted now.
 
         Raises:
-            Refusal: 429 where the queue is full, 503 where the server is stopping.
+            ApiError: 429 where the queue is full, 503 where the server is stopping.
         """
+        if not self.alive:
+            raise ApiError(503, "the server is stopping.", headers={"Retry-After": "10"})
+        if self.jobs >= self._limits.queue_jobs:
+            raise ApiError(
+                429,
+                f"{self.jobs} requests wait or run, the most that are accepted at once.",
+                headers={"Retry-After": "1"},
+            )
+
+    def submit(self, job: Job) -> None:
+        """Put a job at the end of the queue; errors as in :meth:`check_queue`."""
         with self._change:
-            if not self.alive:
-                raise Refusal(503, "the server is stopping.", headers={"Retry-After": "10"})
-            if self.jobs >= self._limits.queue_jobs:
-                raise Refusal(
-                    429,
-                    f"{self.jobs} requests wait or run, the most that are taken at once.",
-                    headers={"Retry-After": "1"},
-                )
+            self.check_queue()
             self._waiting.append(job)
-            self._rhythm.came(time.perf_counter())
-            self._meter.waiting.set(self.jobs)
+            self._delay.job_arrived(time.perf_counter())
+            self._metrics.queue_jobs.set(self.jobs)
             self._change.notify()
 
     def cancel(self, job: Job) -> None:
-        """Drop a job that nobody waits for; rows in the engine end with their batch."""
+        """Drop a job that nobody waits for; rows that are being refined end with their batch."""
         with self._change:
             job.cancelled = True
             if job in self._waiting:
                 self._waiting.remove(job)
-            self._meter.waiting.set(self.jobs)
-        self._meter.cancelled.inc()
+            self._metrics.queue_jobs.set(self.jobs)
+        self._metrics.cancelled.inc()
 
     # On the thread
 
@@ -118,31 +123,31 @@ class Worker:
                 if not self._waiting:
                     return
                 batch = self._next_batch()
-                self._running = sum(not share.job.left for share in batch)
-            begun = time.perf_counter()
-            found: list[Row] | Exception
+                self._running = sum(not part.job.rows_left for part in batch)
+            began = time.perf_counter()
+            result: list[Row] | Exception
             try:
-                found = self._refine(batch)
-            except _Deserted:
-                found = []
+                result = self._refine(batch)
+            except _AllCancelled:
+                result = []
             except Exception as error:
-                log.exception("a batch of %d rows failed", sum(len(s.numbers) for s in batch))
-                found = error
+                log.exception("a batch of %d rows failed", sum(len(p.numbers) for p in batch))
+                result = error
             with self._change:
-                # Before anybody is answered: who is may ask again at once.
-                self._rhythm.ended(batch[0].job.key, self._running, begun, time.perf_counter())
+                # Before the clients are answered: they may send the next request at once.
+                self._delay.batch_ended(batch[0].job.key, self._running, began, time.perf_counter())
                 self._running = 0
-                self._meter.waiting.set(self.jobs)
-            self._answer(batch, found)
+                self._metrics.queue_jobs.set(self.jobs)
+            self._answer(batch, result)
 
-    def _answer(self, batch: list[Share], found: list[Row] | Exception) -> None:
-        """Hand the rows of a batch to their jobs, or the error; no rows where nobody waits."""
-        if isinstance(found, Exception):
-            for share in batch:
-                self._drop(share.job, found)
-        elif found:
-            owners = ((share.job, number) for share in batch for number in share.numbers)
-            for (job, number), row in zip(owners, found, strict=True):
+    def _answer(self, batch: list[BatchPart], result: list[Row] | Exception) -> None:
+        """Hand the rows of a batch or its error to the jobs; no rows if all were cancelled."""
+        if isinstance(result, Exception):
+            for part in batch:
+                self._drop(part.job, result)
+        elif result:
+            owners = ((part.job, number) for part in batch for number in part.numbers)
+            for (job, number), row in zip(owners, result, strict=True):
                 if not job.cancelled:
                     job.finish(number, row)
 
@@ -152,15 +157,15 @@ class Worker:
             if not self._waiting:
                 self._change.wait()
                 continue
-            mates = self._mates()
-            full = sum(job.left for job in mates) >= self._capacity(mates)
-            seconds = self._rhythm.wait(mates[0].key, time.perf_counter())
+            jobs = self._jobs_of_next_batch()
+            full = sum(job.rows_left for job in jobs) >= self._capacity(jobs)
+            seconds = self._delay.seconds_to_wait(jobs[0].key, time.perf_counter())
             if full or seconds == 0:
                 return
             self._change.wait(seconds)
 
-    def _mates(self) -> list[Job]:
-        """The first job and those that can share its batch."""
+    def _jobs_of_next_batch(self) -> list[Job]:
+        """The first waiting job and those with the same key."""
         return [job for job in self._waiting if job.key == self._waiting[0].key]
 
     def _drop(self, job: Job, error: Exception) -> None:
@@ -169,36 +174,37 @@ class Worker:
                 self._waiting.remove(job)
         job.fail(error)
 
-    def _next_batch(self) -> list[Share]:
-        """Shares for the first job and those of its key; who has rows left goes to the end."""
-        mates = self._mates()
-        free = self._capacity(mates)
+    def _next_batch(self) -> list[BatchPart]:
+        """Rows of the first job and those with its key; jobs with rows left go to the end."""
+        jobs = self._jobs_of_next_batch()
+        free = self._capacity(jobs)
         counts: dict[int, int] = {}
-        for most in (TURN, free):
-            for job in mates:
-                given = min(job.left - counts.get(id(job), 0), most, free)
-                counts[id(job)] = counts.get(id(job), 0) + given
-                free -= given
-        batch = [Share(job, job.take(counts[id(job)])) for job in mates if counts[id(job)]]
-        served = [share.job for share in batch]
+        for most in (ROWS_PER_TURN, free):
+            for job in jobs:
+                count = min(job.rows_left - counts.get(id(job), 0), most, free)
+                counts[id(job)] = counts.get(id(job), 0) + count
+                free -= count
+        batch = [BatchPart(job, job.take(counts[id(job)])) for job in jobs if counts[id(job)]]
+        served = [part.job for part in batch]
         others = [job for job in self._waiting if job not in served]
-        self._waiting = others + [job for job in served if job.left]
+        self._waiting = others + [job for job in served if job.rows_left]
         return batch
 
-    def _capacity(self, mates: list[Job]) -> int:
-        longest = max(job.canvas.ids.shape[1] for job in mates)
-        affordable = BATCH_WORK // (longest * mates[0].settings.steps)
+    def _capacity(self, jobs: list[Job]) -> int:
+        """Most rows of a batch, at least 1: fewer for long canvases and many steps."""
+        longest = max(job.canvas.ids.shape[1] for job in jobs)
+        affordable = MAX_BATCH_WORK // (longest * jobs[0].settings.steps)
         return max(1, min(self._limits.batch_rows, affordable))
 
-    def _refine(self, batch: list[Share]) -> list[Row]:
+    def _refine(self, batch: list[BatchPart]) -> list[Row]:
         model, settings = batch[0].job.model, batch[0].job.settings
-        canvas = stacked([_rows(share.job.canvas, share.numbers) for share in batch])
+        canvas = stack_canvases([_rows(part.job.canvas, part.numbers) for part in batch])
         seeds = torch.cat(
-            [share.job.seeds[share.numbers.start : share.numbers.stop] for share in batch]
+            [part.job.seeds[part.numbers.start : part.numbers.stop] for part in batch]
         )
-        owners = [(share.job, number) for share in batch for number in share.numbers]
+        owners = [(part.job, number) for part in batch for number in part.numbers]
         device = next(model.network.parameters()).device
-        begun = time.perf_counter()
+        began = time.perf_counter()
         rows = refine_all(
             model.network,
             canvas.to(device),
@@ -209,35 +215,36 @@ class Worker:
             widths=Widths.of(model.network.config),
             on_step=self._observer(batch, canvas, owners),
         )
-        self._meter.batch_seconds.observe(time.perf_counter() - begun)
-        self._meter.batch_rows.observe(len(rows))
-        self._meter.rows.labels(model.id).inc(len(rows))
-        self._meter.passes.labels(model.id).inc(sum(row.forward_passes for row in rows))
+        self._metrics.batch_seconds.observe(time.perf_counter() - began)
+        self._metrics.batch_rows.observe(len(rows))
+        self._metrics.rows.labels(model.id).inc(len(rows))
+        self._metrics.passes.labels(model.id).inc(sum(row.forward_passes for row in rows))
         return [Row(refined, model.text(refined.ids.tolist())) for refined in rows]
 
     def _observer(
-        self, batch: list[Share], canvas: Canvas, owners: list[tuple[Job, int]]
+        self, batch: list[BatchPart], canvas: Canvas, owners: list[tuple[Job, int]]
     ) -> Callable[[Tensor, Step], None]:
-        """Ends a batch that nobody waits for; tells the steps of those that are traced."""
-        told = None
-        if batch[0].job.traced:
-            told = _Telling(canvas, owners)
+        """Ends a batch that nobody waits for; publishes the steps of traced jobs."""
+        publisher = _StepPublisher(canvas, owners) if batch[0].job.traced else None
 
         def observe(numbers: Tensor, step: Step) -> None:
-            if all(share.job.cancelled for share in batch):
-                raise _Deserted
-            if told is not None:
-                told(numbers, step)
+            if all(part.job.cancelled for part in batch):
+                raise _AllCancelled
+            if publisher is not None:
+                publisher(numbers, step)
 
         return observe
 
 
-class _Deserted(Exception):
+class _AllCancelled(Exception):
     """Nobody waits for this batch."""
 
 
-class _Telling(TrajectoryRecorder):
-    """A recorder that hands on each record as it is made, with the text so far."""
+class _StepPublisher(TrajectoryRecorder):
+    """A recorder that publishes each record with the text so far, as JSON.
+
+    The records become JSON here and not on the event loop, which long ones would block.
+    """
 
     def __init__(self, canvas: Canvas, owners: list[tuple[Job, int]]) -> None:
         first = owners[0][0]
@@ -245,13 +252,14 @@ class _Telling(TrajectoryRecorder):
         super().__init__(canvas, first.model.network.tokenizer, judge)
         self._owners, self._model = owners, first.model
         for (job, _), row in zip(owners, self._rows, strict=True):
-            job.tell({"start": row.start, "given": row.given, "judge": row.judge})
+            job.publish(json.dumps({"start": row.start, "given": row.given, "judge": row.judge}))
 
     def __call__(self, numbers: Tensor, step: Step) -> None:
         super().__call__(numbers, step)
         for number in numbers[step.rows].tolist():
             record = self._rows[number].steps[-1]
-            self._owners[number][0].tell({**vars(record), "text": self._text(record)})
+            fields = {**vars(record), "text": self._text(record)}
+            self._owners[number][0].publish(json.dumps(fields, allow_nan=False))
 
     def _text(self, record: RowStep) -> str | None:
         live = zip(record.ids, record.states, strict=True)

@@ -9,7 +9,7 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers.contract import SpecialIds
 from imadarem.tokenizers.corpus import MASK, CorpusTokenizer
 
-__all__ = ["LONGEST_GAP", "encode_prompt", "mask_spelling"]
+__all__ = ["LONGEST_GAP", "encode_prompt", "gap_tokens", "mask_spelling"]
 
 #: Tokens at most in a hole of unknown length that names no bounds.
 LONGEST_GAP = 16
@@ -70,6 +70,15 @@ def _encode(tokenizer: Any, special: SpecialIds, text: str) -> list[int]:
     return first + [token for part in others for token in (special.mask, *part)]
 
 
+def gap_tokens(text: str) -> int:
+    """Most tokens that the holes of unknown length in a text may have together.
+
+    Raises:
+        DataError: A hole has no legal bounds.
+    """
+    return sum(_bounds(gap)[1] for gap in GAP.finditer(text))
+
+
 def _hole(gap: re.Match[str], special: SpecialIds) -> list[int]:
     if special.nothing is None:
         raise DataError(
@@ -77,13 +86,18 @@ def _hole(gap: re.Match[str], special: SpecialIds) -> list[int]:
             "holes. Write one blank for each token that is missing, or take a model that knows "
             "them, such as 'smiles'."
         )
-    least, most = 0, LONGEST_GAP
-    if gap[1] is not None:
-        bounds = BOUNDS.fullmatch(gap[1])
-        if bounds is None or not 0 <= int(bounds[1]) <= int(bounds[2]) or not int(bounds[2]):
-            raise DataError(
-                f"{gap[0]} has no legal bounds. Write <gap:3-8> for 3 to 8 tokens, or <gap> for "
-                f"at most {LONGEST_GAP}."
-            )
-        least, most = int(bounds[1]), int(bounds[2])
+    least, most = _bounds(gap)
     return [special.mask] * least + [special.nothing] * (most - least)
+
+
+def _bounds(gap: re.Match[str]) -> tuple[int, int]:
+    """Fewest and most tokens of a hole."""
+    if gap[1] is None:
+        return 0, LONGEST_GAP
+    bounds = BOUNDS.fullmatch(gap[1])
+    if bounds is None or not 0 <= int(bounds[1]) <= int(bounds[2]) or not int(bounds[2]):
+        raise DataError(
+            f"{gap[0]} has no legal bounds. Write <gap:3-8> for 3 to 8 tokens, or <gap> for at "
+            f"most {LONGEST_GAP}."
+        )
+    return int(bounds[1]), int(bounds[2])
