@@ -44,7 +44,7 @@ class Endpoints:
         self._client.check_queue()
         model, seed = self._catalogue.find(body.model), _seed(body.seed)
         seeds = row_seeds(body.count, seed)
-        canvas = await asyncio.to_thread(blank_canvas, model, seeds, body.length)
+        canvas = blank_canvas(model, seeds, body.length)
         rows = await self._client.rows(request, _job(model, canvas, seeds, body))
         samples = [row.to_dict() for row in rows]
         return JSONResponse({"model": model.id, "seed": seed, "samples": samples})
