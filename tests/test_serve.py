@@ -229,7 +229,7 @@ def test_a_molecule_is_drawn_from_smiles_and_from_tokens(client):
         ("infill", {"prompts": ["[C][O]"]}, 422, "has no blank"),
         ("infill", {"prompts": ["[C]<mask>[Xx]"]}, 422, "[Xx]"),
         ("infill", {"prompts": ["[C]" * 99 + "<mask>"]}, 422, "100 tokens"),
-        ("infill", {"prompts": ["<mask>" * 99]}, 422, "594 characters"),
+        ("infill", {"prompts": ["<mask>" * 200]}, 422, "1200 characters"),
         ("infill", {"prompts": ["[C]<mask>"] * 50, "count": 30}, 422, "1000"),
         ("trace", {"length": 4, "text": "[C]"}, 422, "Choose one"),
         ("trace", {"given": [True]}, 422, "no tokens"),
