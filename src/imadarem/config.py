@@ -63,6 +63,8 @@ class ImplicitRefinementConfig:
         carry: Hand the last state on to the next refinement step: a latent of ``(B, L, D)``
             beside the tokens (arXiv:2510.19304, arXiv:2510.04871).
         halting: Give the network a head that says whether its answer is entirely right.
+        judge: Give the network a judge of finished rows: a block of its own and three outputs,
+            which tokens are wrong, where some are missing, and whether a row is right.
         memory: Let the network look at earlier canvases through gated cross-attention.
         joint_size: Hidden units of a recurrent head that draws the blanks of one pass from
             left to right, each given the tokens now left of it, so that they fit each other;
@@ -125,6 +127,7 @@ class ImplicitRefinementConfig:
     inner_steps: int = 1
     carry: bool = False
     halting: bool = False
+    judge: bool = False
     memory: bool = False
     joint_size: int = 0
     self_conditioning: bool = True

@@ -16,6 +16,7 @@ from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, DataError, TokenizerError
+from imadarem.evaluation.judgement import Judgement, judge_rows
 from imadarem.model_folder import (
     CONFIG,
     TEACHER_PREFIX,
@@ -208,6 +209,15 @@ class ImplicitRefinementModel(
         model.load_state_dict(weights)
         return model
 
+    def with_judge(self) -> Self:
+        """A model with these weights and an untrained judge; the teacher is left behind.
+
+        It is trained by ``scripts/train_judge.py``.
+        """
+        model = type(self)(replace(self.config, judge=True), tokenizer=self.tokenizer)
+        model.load_state_dict({**model.state_dict(), **self.student_weights()})
+        return model
+
     def student_weights(self) -> dict[str, Tensor]:
         """The state without that of the teacher: what a fresh model of this shape loads."""
         state = self.state_dict()
@@ -324,6 +334,20 @@ class ImplicitRefinementModel(
         seeds = row_seeds(len(rows), _seed(seed, generator))
         settings = self.sampling_settings(**sampling)
         return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
+
+    def judge(
+        self, rows: str | Sequence[str] | Sequence[Sequence[int]], *, batch_size: int = 256
+    ) -> list[Judgement]:
+        """Which tokens of finished rows look wrong, where some are missing, whether a row is right.
+
+        Args:
+            rows: Texts, or token ids without special tokens.
+            batch_size: Rows in one pass; no row's result depends on it.
+
+        Raises:
+            DataError: A row is empty, too long, cannot be read, or holds a special token.
+        """
+        return judge_rows(self, [rows] if isinstance(rows, str) else rows, batch_size)
 
     def analyze_refinement_trajectory(
         self, masked: Any = None, *, n: int = 1, **settings: Any

@@ -10,6 +10,7 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
 from imadarem.nn.heads import HaltingHead, RefineGate
 from imadarem.nn.joint import JointHead, JointLogits
+from imadarem.nn.judge import JudgeHead, JudgeLogits
 from imadarem.nn.memory import Retrieved
 from imadarem.nn.output import BackboneOutput, RefinementOutput
 from imadarem.nn.transformer import RefinementTransformer
@@ -41,6 +42,7 @@ class RefinementNetwork(nn.Module):
         width = config.hidden_size
         self.backbone = backbone or RefinementTransformer(config, mask_token_id)
         self.gate = RefineGate(width, config.gate_bias_init)
+        self.judge = JudgeHead(config) if config.judge else None
         self.halt = HaltingHead(width) if config.halting else None
         self.joint = (
             JointHead(width, config.vocab_size, config.joint_size, mask_token_id)
@@ -99,7 +101,7 @@ class RefinementNetwork(nn.Module):
             joint_logits = self.joint(read.states, targets, rows)
         attended = None if attention_mask is None else attention_mask.bool()
         states, logits = read
-        gate = self.judge(states)
+        gate = self._gate_logits(states)
         if rows is not None:
             states, logits, gate = states[rows], logits[rows], gate[rows]
             attended = None if attended is None else attended[rows]
@@ -115,7 +117,22 @@ class RefinementNetwork(nn.Module):
             joint_logits=None if joint_logits is None else logits + joint_logits,
         )
 
-    def judge(self, states: Tensor) -> Tensor:
+    def judged(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[JudgeLogits, Tensor]:
+        """One pass over rows as they stand: what the judge says, and the gate, ``(B, L)``.
+
+        Raises:
+            ConfigError: The model has no judge.
+        """
+        if self.judge is None:
+            raise ConfigError("this model has no judge; with_judge() gives it an untrained one.")
+        states, logits = self.backbone(input_ids, attention_mask)
+        attended = None if attention_mask is None else attention_mask.bool()
+        own = logits if self.joint is None else logits + self.joint(states, input_ids)
+        return self.judge(states, own, input_ids, attended), self._gate_logits(states)
+
+    def _gate_logits(self, states: Tensor) -> Tensor:
         """``(..., D)`` states → ``(...)`` calibrated logits of the gate."""
         gate: Tensor = self.gate(states)
         return gate / self.config.gate_temperature + self.config.gate_offset

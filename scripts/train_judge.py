@@ -1,0 +1,166 @@
+"""Train the judge of a molecule model: which tokens are wrong, what is missing, is a row right.
+
+    python scripts/train_judge.py --model runs/smiles/model --steps 800 --out runs/judge
+
+The network stays as it is; the judge gets a block of its own on its states. At the end each of
+its three outputs is calibrated on held-out rows, and the model is saved with its judge in
+``--out``. Figures are of other held-out rows: AUROC and expected calibration error of each
+output by kind of row, and the share of clean rows in which nothing is flagged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imadarem import ImplicitRefinementModel
+from imadarem.data.prepare import prepare
+from imadarem.evaluation.calibration import area_under_roc, expected_calibration_error
+from imadarem.nn.judge import JudgeLogits, Platt
+from imadarem.training.judging import (
+    CLEAN,
+    DRAFTS,
+    KINDS,
+    REFILLED,
+    JudgeData,
+    JudgedRows,
+    judge_loss,
+)
+from imadarem.training.optim import learning_rate_factor
+
+LOG_EVERY, FIGURES_EVERY = 20, 200
+Pair = tuple[Tensor, Tensor]
+Pairs = dict[str, Pair]
+
+
+def judged(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> tuple[Pairs, Tensor]:
+    """Logits and labels by output and kind, and which clean rows have nothing flagged."""
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    unflagged = []
+    with torch.no_grad():
+        for _ in range(batches):
+            rows = data.batch(250)
+            said, gate = model.network.judged(rows.ids, rows.inside)
+            for name, pair in pairs_of(said, gate, rows):
+                parts.setdefault(name, []).append(pair)
+            flagged = ((said.wrong > 0) & rows.judged).any(1) | (
+                (said.missing > 0) & rows.gaps
+            ).any(1)
+            whole = (rows.judged == rows.inside).all(dim=1)
+            unflagged.append(~flagged[(rows.kinds == CLEAN) & whole])
+    joined = {
+        name: tuple(map(torch.cat, zip(*found, strict=True))) for name, found in parts.items()
+    }
+    return joined, torch.cat(unflagged)  # type: ignore[return-value]
+
+
+def pairs_of(said: JudgeLogits, gate: Tensor, rows: JudgedRows) -> list[tuple[str, Pair]]:
+    """Logits and labels of one batch, by output and kind."""
+    found = []
+    for number, kind in enumerate(KINDS[:DRAFTS]):
+        of_kind = (rows.kinds == number)[:, None]
+        tokens, gaps = rows.judged & of_kind, rows.gaps & of_kind
+        found.append((f"wrong, {kind}", (said.wrong[tokens], rows.wrong[tokens])))
+        found.append((f"gate, {kind}", (gate[tokens], rows.wrong[tokens])))
+        found.append((f"missing, {kind}", (said.missing[gaps], rows.missing[gaps])))
+    clean = rows.kinds == CLEAN
+    for number in (REFILLED, DRAFTS):
+        both = clean | (rows.kinds == number)
+        found.append((f"right, {KINDS[number]}", (said.right[both], clean[both])))
+    return found
+
+
+def figures(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> dict[str, Any]:
+    """AUROC and ECE of each output, by kind."""
+    pairs, unflagged = judged(model, data, batches)
+    found: dict[str, Any] = {"clean rows unflagged": unflagged.float().mean().item()}
+    for name, (logits, labels) in pairs.items():
+        probabilities = logits.sigmoid()
+        mixed = bool(labels.any()) and not bool(labels.all())
+        auroc = round(area_under_roc(probabilities, labels), 4) if mixed else None
+        found[name] = [auroc, round(expected_calibration_error(probabilities, labels), 4)]
+    return found
+
+
+def calibrate(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> None:
+    """Fit each output on all kinds together."""
+    pairs, _ = judged(model, data, batches)
+    fits = []
+    for output in ("wrong", "missing", "right", "gate"):
+        found = [pair for name, pair in pairs.items() if name.startswith(output)]
+        logits, labels = map(torch.cat, zip(*found, strict=True))
+        fits.append(Platt.fitted(logits, labels))
+    judge, config = model.network.judge, model.config
+    assert judge is not None
+    judge.calibrate(*fits[:3])
+    slope, offset = fits[3]
+    config.gate_temperature /= slope
+    config.gate_offset = slope * config.gate_offset + offset
+    config.gate_progress_slope = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default="smiles")
+    parser.add_argument("--data", default="moses")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--own", type=int, default=20_000, help="rows of each kind of its own")
+    parser.add_argument("--data-seed", type=int, default=2, help="of the held-out rows")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+
+    torch.manual_seed(options.seed)
+    model = ImplicitRefinementModel.from_pretrained(options.model)
+    if not model.config.judge:
+        model = model.with_judge()
+    model.eval()
+    for part in (model.network.backbone, model.network.joint):
+        if part is not None:
+            part.requires_grad_(False)
+    prepared = prepare(options.data, tokenizer=model.tokenizer, extend=True, seed=options.data_seed)
+    train = JudgeData(model, prepared.train, options.own, options.seed)
+    half = len(prepared.valid) // 2
+    fitted, held = (
+        JudgeData(model, prepared.valid.subset(part), half, options.seed + 1 + number)
+        for number, part in enumerate((range(half), range(half, 2 * half)))  # type: ignore[arg-type]
+    )
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learned, lr=options.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
+    )
+    for step in range(1, options.steps + 1):
+        factor = learning_rate_factor(step - 1, options.steps, 30, "cosine")
+        optimizer.param_groups[0]["lr"] = options.learning_rate * factor
+        rows = train.batch(options.batch_size)
+        loss = judge_loss(*model.network.judged(rows.ids, rows.inside), rows)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % LOG_EVERY == 0:
+            terms = {
+                name: round(float(getattr(loss, name).detach()), 4)
+                for name in ("wrong", "missing", "right")
+            }
+            print(
+                json.dumps({"step": step, "cpu_s": round(time.process_time()), **terms}), flush=True
+            )
+        if step % FIGURES_EVERY == 0 and step < options.steps:
+            print(json.dumps(figures(model, held, 4)), flush=True)
+            model.save_pretrained(options.out)
+    calibrate(model, fitted, 20)
+    model.save_pretrained(options.out)
+    print(json.dumps(figures(model, held, 40), indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
