@@ -108,7 +108,14 @@ def _command(tokens: Sequence[str]) -> str:
     """The command that was meant, with a space behind it, where there is one of that name."""
     if list(with_task(tokens)[:1]) == [COMMAND]:
         return "train --task sudoku "
-    return f"{tokens[0]} " if tokens and tokens[0] in app else ""
+    words: list[str] = []
+    group = app
+    for token in tokens:
+        if token.startswith("-") or token not in group:
+            break
+        words.append(token)
+        group = group[token]
+    return "".join(f"{word} " for word in words)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, note, out, stages
 from imadarem.cli.models import Switch
+from imadarem.cli.numbers import Processes
 from imadarem.errors import ConfigError, nearest
 
 __all__ = ["inspect", "moses"]
@@ -21,7 +22,7 @@ def moses(
     *,
     wheel: Path | None = None,
     tokens: str = "selfies",
-    processes: int | None = None,
+    processes: Processes | None = None,
     json: Switch = False,
 ) -> None:
     """Fetch the MOSES benchmark (52 MB), verify it, and prepare it for training.

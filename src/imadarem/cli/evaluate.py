@@ -15,7 +15,8 @@ from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, out, progress_bar, stages
 from imadarem.cli.held_out import HELD_OUT, HeldOutFlags, evaluate_held_out
-from imadarem.cli.models import Count, Switch, is_molecular
+from imadarem.cli.models import Switch, is_molecular
+from imadarem.cli.numbers import Count, Processes, Seed, Steps, Temperature
 from imadarem.cli.results import share
 from imadarem.errors import ConfigError, DataError
 
@@ -75,7 +76,7 @@ class ComparisonFlags:
     train: str = "moses-sample"
     reference: str | None = None
     fcd: Switch = False
-    processes: int | None = None
+    processes: Processes | None = None
 
 
 COMPARISON = ComparisonFlags()
@@ -88,10 +89,10 @@ def evaluate(
     column: str | None = None,
     model: str | None = None,
     count: Count | None = None,
-    steps: int | None = None,
-    temperature: float | None = None,
+    steps: Steps | None = None,
+    temperature: Temperature | None = None,
     policy: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: str | None = None,
     json: Switch = False,
     comparison: ComparisonFlags = COMPARISON,

@@ -15,6 +15,7 @@ from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import grid, heading, json_line, note, out, progress_bar
+from imadarem.cli.numbers import Positive
 from imadarem.cli.results import LISTED, OutputFlags, write_grid
 from imadarem.errors import ConfigError, TrainingError
 
@@ -45,10 +46,10 @@ class FragmentFlags:
     motif: list[str] | None = None
     scaffold: list[str] | None = None
     superstructure: list[str] | None = None
-    min_blanks: int | None = None
-    max_blanks: int | None = None
+    min_blanks: Positive | None = None
+    max_blanks: Positive | None = None
     score: str | None = None
-    top: int | None = None
+    top: Positive | None = None
 
     def tasks(self) -> list[FragmentTask]:
         """Everything that was asked for, read and checked.
@@ -59,10 +60,6 @@ class FragmentFlags:
         """
         from imadarem.design.completion import FragmentTask
 
-        for name in ("min_blanks", "max_blanks", "top"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}; give at least 1.")
         if (self.min_blanks or 1) > (self.max_blanks or math.inf):
             raise ConfigError(
                 f"--min-blanks {self.min_blanks} is more than --max-blanks {self.max_blanks}."

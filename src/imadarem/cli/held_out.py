@@ -13,6 +13,7 @@ from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, note, out, progress_bar
 from imadarem.cli.models import Switch, is_molecular, load_model
+from imadarem.cli.numbers import Positive
 from imadarem.cli.results import share
 from imadarem.errors import ConfigError, MissingExtraError
 
@@ -54,8 +55,8 @@ class HeldOutFlags:
     likelihood: Switch = False
     order: str | None = None
     data: str | None = None
-    rows: int | None = None
-    canvases: int | None = None
+    rows: Positive | None = None
+    canvases: Positive | None = None
     plot: Path | None = None
 
     @property
@@ -80,8 +81,6 @@ class HeldOutFlags:
             raise ConfigError("--plot draws the gate's calibration; add --calibration.")
         if self.plot is not None and self.plot.suffix != ".png":
             raise ConfigError(f"--plot {self.plot} must end in .png.")
-        if self.rows is not None and self.rows < 1:
-            raise ConfigError(f"--rows is {self.rows}; give at least 1.")
 
 
 HELD_OUT = HeldOutFlags()

@@ -6,14 +6,12 @@ import time
 
 from imadarem.cli.console import progress_bar
 from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
-from imadarem.cli.models import SAMPLING, Count, SamplingFlags, is_molecular, load_model
+from imadarem.cli.models import SAMPLING, SamplingFlags, is_molecular, load_model
+from imadarem.cli.numbers import Count
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge
 from imadarem.errors import ConfigError
 
 __all__ = ["infill"]
-
-#: Most fillings of a prompt, or molecules of a fragment: they are held in memory.
-MOST = 1_000_000
 
 
 def infill(
@@ -46,8 +44,6 @@ def infill(
         count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
             [default: 16].
     """
-    if count is not None and not 1 <= count <= MOST:
-        raise ConfigError(f"--count is {count:,}; ask for 1 to {MOST:,}.")
     if fragments.given == bool(prompts):
         raise ConfigError(
             "give at least one prompt with <mask>, or else a fragment by --linker, --motif, "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from imadarem.cli.console import err
+from imadarem.cli.numbers import Positive, Seed, Steps, Temperature, whole
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SAMPLING",
-    "Count",
     "SamplingFlags",
     "Switch",
     "device_named",
@@ -23,7 +23,7 @@ __all__ = [
     "load_model",
 ]
 
-Count = Annotated[int, Parameter(name=["--count", "-n"])]
+TopK = Annotated[int, whole(1, 2**31 - 1)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
@@ -49,24 +49,18 @@ class SamplingFlags:
     """
 
     model: str = "default"
-    steps: int | None = None
-    temperature: float | None = None
+    steps: Steps | None = None
+    temperature: Temperature | None = None
     policy: str | None = None
     schedule: str | None = None
-    top_k: int | None = None
+    top_k: TopK | None = None
     top_p: float | None = None
-    seed: int = 0
+    seed: Seed = 0
     device: str | None = None
-    batch_size: int = 256
+    batch_size: Positive = 256
 
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments of ``sample`` and ``infill``.
-
-        Raises:
-            ConfigError: The batch size is below 1.
-        """
-        if self.batch_size < 1:
-            raise ConfigError(f"--batch-size is {self.batch_size}; give at least 1.")
+        """The keyword arguments of ``sample`` and ``infill``."""
         elsewhere = ("model", "device")
         return {name: value for name, value in vars(self).items() if name not in elsewhere}
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from imadarem.cli.console import grid, json_line, note, out, progress_bar
 from imadarem.cli.fragments import described
 from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
+from imadarem.cli.numbers import Positive, real
 from imadarem.cli.results import write_grid
 from imadarem.errors import ConfigError
 
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["optimize"]
 
 SHOWN = 10
+#: NaN is not a score that a run could reach.
+Target = Annotated[float, real(-math.inf, math.inf)]
 
 
 def optimize(
     *,
     score: str,
-    budget: int = 2000,
-    population: int = 100,
-    children: int = 64,
-    until: float | None = None,
+    budget: Positive = 2000,
+    population: Positive = 100,
+    children: Positive = 64,
+    until: Target | None = None,
     start: str | None = None,
     column: str | None = None,
     scaffold: str | None = None,
@@ -38,7 +41,7 @@ def optimize(
     least_similarity: float | None = None,
     out_file: Annotated[Path | None, Parameter(name="--out")] = None,
     resume: Switch = False,
-    top: int = SHOWN,
+    top: Positive = SHOWN,
     grid_file: Annotated[Path | None, Parameter(name="--grid")] = None,
     json: Switch = False,
     sampling: SamplingFlags = SAMPLING,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from imadarem.cli.console import note, progress_bar
 from imadarem.cli.models import (
     SAMPLING,
-    Count,
     SamplingFlags,
     Switch,
     is_molecular,
     load_model,
 )
+from imadarem.cli.numbers import Positive, whole
 from imadarem.cli.results import (
     OUTPUT,
     Outcome,
@@ -35,14 +35,15 @@ __all__ = ["sample"]
 #: Most rows drawn at a time for --only-valid, and rows for each molecule after which it gives up.
 BLOCK, MOST_ROWS = 256, 20
 
-#: Most samples that are shown, and that a file holds.
-MOST_IN_MEMORY, MOST_IN_FILE = 1_000_000, 10**12
+#: Most samples that are held in memory; a file may hold more.
+MOST_IN_MEMORY = 1_000_000
+ManyRows = Annotated[int, whole(1, 10**12, name=("--count", "-n"))]
 
 
 def sample(
     *,
-    count: Count = 16,
-    length: int | None = None,
+    count: ManyRows = 16,
+    length: Positive | None = None,
     resume: Switch = False,
     only_valid: Switch = False,
     sampling: SamplingFlags = SAMPLING,
@@ -72,10 +73,11 @@ def sample(
         only_valid: Draw on until there are so many valid molecules, none twice, and say how
             many rows that took; at most 10,000.
     """
-    most = MOST_IN_MEMORY if output.out is None else MOST_IN_FILE
-    if count > most:
-        to_file = " More go to a file: --out FILE --resume." if output.out is None else ""
-        raise ConfigError(f"--count is {count:,}; ask for at most {most:,}.{to_file}")
+    if output.out is None and count > MOST_IN_MEMORY:
+        raise ConfigError(
+            f"--count is {count:,}: at most {MOST_IN_MEMORY:,} samples are held in memory. Add "
+            "--out FILE, which is written as they are drawn."
+        )
     if resume and output.out is None:
         raise ConfigError("--resume continues a file; name it with --out.")
     if only_valid and (resume or count > STREAMED):

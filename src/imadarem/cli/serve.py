@@ -9,12 +9,18 @@ from cyclopts import Parameter
 
 from imadarem.cli.console import err, note, out
 from imadarem.cli.models import Switch, device_named
+from imadarem.cli.numbers import Positive, real, whole
 from imadarem.errors import MissingExtraError
 
 __all__ = ["serve"]
 
 Token = Annotated[str | None, Parameter(env_var="IMADAREM_TOKEN")]
 Hosts = Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)]
+Port = Annotated[int, whole(0, 65_535)]
+Seconds = Annotated[float, real(0.001, 86_400)]
+Queue = Annotated[int, whole(1, 1_000_000)]
+Connections = Annotated[int, whole(1, 65_536)]
+BodyBytes = Annotated[int, whole(1, 2**30)]
 Models = Annotated[
     tuple[str, ...],
     Parameter(negative="", consume_multiple=False, show_default="default and sudoku"),
@@ -25,16 +31,16 @@ def serve(
     *,
     model: Models = ("default", "sudoku"),
     host: str = "127.0.0.1",
-    port: int = 8000,
+    port: Port = 8000,
     token: Token = None,
     without_token: Switch = False,
     allow_host: Hosts = (),
     device: str | None = None,
-    seconds: float = 60.0,
-    queue: int = 256,
-    body_bytes: int = 262_144,
-    connections: int = 512,
-    batch_size: int = 64,
+    seconds: Seconds = 60.0,
+    queue: Queue = 256,
+    body_bytes: BodyBytes = 262_144,
+    connections: Connections = 512,
+    batch_size: Positive = 64,
 ) -> None:
     """Serve models over HTTP, with a page to watch them refine.
 

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.text import Text
 
 from imadarem.cli.console import json_line, note, out, progress_bar
 from imadarem.cli.models import Switch, load_model
+from imadarem.cli.numbers import Positive, Seed, Steps, whole
 from imadarem.cli.solve_view import (
     NO_DIGIT,
     Answer,
@@ -44,20 +45,21 @@ STDIN = "/dev/stdin"
 #: What a puzzle written on the command line may be made of.
 LEGAL = set("123456789" + BLANKS + "|-+, \t\r\n")
 TASK = "sudoku"
+Votes = Annotated[int, whole(1, 10_000)]
 
 
 def solve(
     *puzzles: str,
     model: str = "sudoku",
-    steps: int = 16,
-    votes: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
+    steps: Steps = 16,
+    votes: Votes = 1,
+    seed: Seed = 0,
+    limit: Positive | None = None,
     check: bool = True,
     quiet: Switch = False,
     json: Switch = False,
     device: str | None = None,
-    batch_size: int = 64,
+    batch_size: Positive = 64,
 ) -> int:
     """Solve sudokus of 4x4, 6x6 and 9x9 cells, and show how the model gets there.
 
@@ -93,7 +95,8 @@ def solve(
         device: cpu or cuda; default is cuda where there is one.
         batch_size: Puzzles refined together; changes the speed, never an answer.
     """
-    _check_flags(steps, votes, limit, batch_size, quiet and json)
+    if quiet and json:
+        raise ConfigError("--quiet and --json were both given, and each is a form. Choose one.")
     asked = _questions(puzzles, limit)
     refused = _refused(asked, check)
     single = len(asked) == 1
@@ -125,18 +128,6 @@ def solve(
 
 
 # --- what is asked
-
-
-def _check_flags(
-    steps: int, votes: int, limit: int | None, batch_size: int, both_forms: bool
-) -> None:
-    for flag, value in (("steps", steps), ("votes", votes), ("batch-size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"--{flag} is {value}; give at least 1.")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit is {limit}; give at least 1.")
-    if both_forms:
-        raise ConfigError("--quiet and --json were both given, and each is a form. Choose one.")
 
 
 def _questions(puzzles: tuple[str, ...], limit: int | None) -> list[Question]:

@@ -12,7 +12,6 @@ from rich.text import Text
 from imadarem.cli.console import json_line, note, out, progress_bar
 from imadarem.cli.models import SamplingFlags
 from imadarem.cli.results import PICTURED, OutputFlags, judge_by, parser, share, write_grid
-from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
@@ -46,8 +45,6 @@ def stream(
 
     path, given = output.out, sampling.settings()
     assert path is not None
-    if count < 1:
-        raise ConfigError(f"--count is {count}; ask for at least 1.")
     parse = parser(model.tokenizer)
     made_with = _made_with(model, length, given, parsed=parse is not None)
     pictured: list[str] = []

@@ -10,12 +10,12 @@ from rich.text import Text
 from imadarem.cli.console import json_line, note, out
 from imadarem.cli.models import (
     SAMPLING,
-    Count,
     SamplingFlags,
     Switch,
     is_molecular,
     load_model,
 )
+from imadarem.cli.numbers import Count, Positive
 from imadarem.errors import ConfigError
 from imadarem.viz.text import coloured_text
 
@@ -29,7 +29,7 @@ __all__ = ["trace"]
 def trace(
     *prompts: str,
     count: Count = 1,
-    length: int | None = None,
+    length: Positive | None = None,
     out: Path | None = None,
     html: Path | None = None,
     svg: Path | None = None,
@@ -57,7 +57,7 @@ def trace(
         svg: Also write it as a figure.
         json: Print the records (schema imadarem.trajectory/1) instead of the picture.
     """
-    _check(prompts, count, length, {"out": out, "html": html, "svg": svg})
+    _check(prompts, length, {"out": out, "html": html, "svg": svg})
     model = load_model(sampling.model, sampling.device)
     if prompts:
         repeated = [prompt for prompt in prompts for _ in range(count)]
@@ -117,11 +117,7 @@ def _figure(trajectory: Trajectory, model: ImplicitRefinementModel) -> str:
     return trajectory_svg(trajectory.rows, drawings_of(texts))
 
 
-def _check(
-    prompts: tuple[str, ...], count: int, length: int | None, targets: dict[str, Path | None]
-) -> None:
-    if count < 1:
-        raise ConfigError(f"--count is {count}; ask for at least 1.")
+def _check(prompts: tuple[str, ...], length: int | None, targets: dict[str, Path | None]) -> None:
     if prompts and length is not None:
         raise ConfigError("--length is of blank canvases; a prompt has its own length.")
     legal = {"out": (".json", ".txt"), "html": (".html",), "svg": (".svg",)}
