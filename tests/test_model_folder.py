@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import tiny_model
+from fakes import grid_model, tiny_model
 from safetensors.torch import load_file, save_file
 
 from imadarem import CharTokenizer, ImplicitRefinementModel
 from imadarem.errors import CheckpointError
 from imadarem.tokenizers import load_tokenizer
 
+BIAS, EXPAND = "network.backbone.to_logits.bias", "network.backbone.blocks.1.expand.weight"
 Damage = Callable[[Path], object]
 
 
@@ -50,11 +51,11 @@ def text(name: str, content: str) -> Damage:
     return lambda folder: (folder / name).write_text(content)
 
 
-def with_value(value: float, name: str = "blocks.1.expand.weight") -> Damage:
+def with_value(value: float, name: str = EXPAND) -> Damage:
     return weights(lambda w: w[name].view(-1)[-1:].fill_(value))
 
 
-def cast(dtype: torch.dtype, name: str = "to_logits.bias") -> Damage:
+def cast(dtype: torch.dtype, name: str = BIAS) -> Damage:
     return weights(lambda w: w.update({name: torch.zeros(w[name].shape).to(dtype)}))
 
 
@@ -115,17 +116,17 @@ WRONG = {
     "NaN": (with_value(float("nan")), "blocks.1.expand.weight .*NaN or infinite"),
     "infinity": (with_value(float("-inf")), "blocks.1.expand.weight .*NaN or infinite"),
     "too large for float32": (
-        weights(lambda w: w.update({"to_logits.bias": w["to_logits.bias"].double() + 1e300})),
+        weights(lambda w: w.update({BIAS: w[BIAS].double() + 1e300})),
         "to_logits.bias .*NaN or infinite",
     ),
-    "missing weight": (weights(lambda w: w.pop("to_logits.bias")), "to_logits.bias is missing"),
+    "missing weight": (weights(lambda w: w.pop(BIAS)), "to_logits.bias is missing"),
     "left-over weight": (weights(lambda w: w.update(stray=torch.zeros(1))), "stray is left over"),
     "other shape": (
-        weights(lambda w: w.update({"to_logits.bias": torch.zeros(3)})),
+        weights(lambda w: w.update({BIAS: torch.zeros(3)})),
         r"to_logits.bias is of another shape, \(3,\) for \(\d+,\)",
     ),
     "half a teacher": (
-        weights(lambda w: w.update({"teacher.network.to_logits.bias": torch.zeros(3)})),
+        weights(lambda w: w.update({"teacher.network.backbone.to_logits.bias": torch.zeros(3)})),
         "teacher.network.*missing .and",
     ),
     "no settings": (text("config.json", "[]"), "holds no settings"),
@@ -187,6 +188,15 @@ def test_a_tokenizer_of_no_model_is_not_read_past_its_largest_size(folder: Path)
         load_tokenizer(folder)
 
 
+def test_a_model_of_relations_is_held_against_its_weights(tmp_path: Path) -> None:
+    grid_model().save_pretrained(tmp_path)
+    assert ImplicitRefinementModel.from_pretrained(tmp_path).config.relations is not None
+    relations = json.loads((tmp_path / "config.json").read_text())["relations"]
+    settings(relations=[[*relations[0], relations[0][0]]])(tmp_path)
+    with pytest.raises(CheckpointError, match=r"of another shape, \(3, 16, 16\) for \(4, 16, 16\)"):
+        ImplicitRefinementModel.from_pretrained(tmp_path)
+
+
 REFUSE_ALL = """
 import resource, sys, time
 from pathlib import Path
@@ -195,6 +205,8 @@ from imadarem.errors import CheckpointError
 sound, *hostile = map(Path, sys.argv[1:])
 # What the first load costs, everybody pays: modules that torch imports late.
 ImplicitRefinementModel.from_pretrained(sound)
+if "sympy" in sys.modules:
+    print("loading a model has loaded torch's compiler")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for folder in hostile:
     start = time.process_time()

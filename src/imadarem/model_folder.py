@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from imadarem.checkpoint import load_json
 from imadarem.config import ImplicitRefinementConfig
@@ -43,6 +45,7 @@ WEIGHT_DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
+FILLING = ("normal_", "uniform_", "fill_", "zero_")
 #: Largest legal values of the sizes that no weight shows.
 LIMITS = {"max_seq_len": 1 << 20, "inner_steps": 1000, "max_refinement_steps": 100_000}
 #: Largest number of entries in the tables of groups that ``relations`` are made into.
@@ -141,6 +144,9 @@ def check_weights(
         size = getattr(config, name) or 0
         if size > largest:
             raise _no_fit(path, f"{name}={size}, and no weight has more than {largest} rows")
+    if config.relations is not None:
+        # How many partitions there are shapes a weight, and which positions they join does not.
+        config = replace(config, relations=[[[0]] * len(config.relations[0])])
     one, two = (len(_skeleton(build, replace(config, num_layers=n))) for n in (1, 2))
     # A few missing weights are named below; a skeleton must not be out of all proportion.
     if one + (two - one) * (config.num_layers - 1) > 2 * len(header):
@@ -178,8 +184,22 @@ def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
 def _skeleton(
     build: Callable[[ImplicitRefinementConfig], nn.Module], config: ImplicitRefinementConfig
 ) -> dict[str, Tensor]:
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         return dict(build(config).state_dict())
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out what fills a tensor: for tensors without memory torch would load its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return kwargs.get("tensor", args[0] if args else None)
+        if args and isinstance(args[0], Tensor) and func.__name__ in FILLING:
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def _no_fit(path: Path, reason: str) -> CheckpointError:

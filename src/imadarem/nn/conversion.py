@@ -43,10 +43,11 @@ def converted(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor
 def _neighbouring_pairs(qkv: Tensor, num_heads: int) -> Tensor:
     """``(3D, D)`` rows such that the halves of each head's queries and keys alternate.
 
-    A weight of another shape is left for others to refuse.
+    A weight of another shape is left for others to refuse, and one without memory as it is:
+    its shape stays the same, and torch would load its compiler to join it.
     """
     width = qkv.shape[-1]
-    if qkv.shape != (3 * width, width) or width % (2 * num_heads):
+    if qkv.is_meta or qkv.shape != (3 * width, width) or width % (2 * num_heads):
         return qkv
     halves = qkv[: 2 * width].view(2 * num_heads, 2, -1, width).transpose(1, 2)
     return torch.cat([halves.reshape(2 * width, width), qkv[2 * width :]])

@@ -50,13 +50,9 @@ class Layouts:
 
     def __init__(self, relations: list[list[list[int]]]) -> None:
         self.known = sorted(len(layout[0]) for layout in relations)
-        groups = max(1 + max(numbers) for layout in relations for numbers in layout)
-        self._members = {
-            len(layout[0]): torch.stack(
-                [F.one_hot(torch.tensor(numbers), groups).T.float() for numbers in layout]
-            )
-            for layout in relations
-        }
+        self._groups = max(1 + max(numbers) for layout in relations for numbers in layout)
+        self._relations = {len(layout[0]): layout for layout in relations}
+        self._members: dict[int, Tensor] = {}
 
     def members(self, length: int, attended: Tensor | None, like: Tensor) -> Tensor:
         """``(B or 1, R, G, L)``: 1 where a position ``L`` is in a group ``G``.
@@ -83,11 +79,14 @@ class Layouts:
         return members
 
     def _one(self, attended: int, length: int, like: Tensor) -> Tensor:
-        if attended not in self._members:
+        if attended not in self._relations:
             raise DataError(
                 f"this canvas has {attended} positions, and the model knows the relations of "
                 f"canvases of {', '.join(map(str, self.known))} only. Give one of these."
             )
+        if attended not in self._members:
+            numbers = torch.tensor(self._relations[attended])
+            self._members[attended] = F.one_hot(numbers, self._groups).transpose(1, 2).float()
         members = self._members[attended].to(like)
         self._members[attended] = members
         return F.pad(members, (0, length - attended))
