@@ -108,6 +108,7 @@ def calibrate(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="smiles")
+    parser.add_argument("--judge-from", help="start from the judge of this model")
     parser.add_argument("--data", default="moses")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch-size", type=int, default=256)
@@ -122,6 +123,11 @@ def main() -> None:
     model = ImplicitRefinementModel.from_pretrained(options.model)
     if not model.config.judge:
         model = model.with_judge()
+    if options.judge_from is not None:
+        other = ImplicitRefinementModel.from_pretrained(options.judge_from).network
+        assert model.network.judge is not None and other.judge is not None
+        model.network.judge.load_state_dict(other.judge.state_dict())
+        model.network.gate.load_state_dict(other.gate.state_dict())
     model.eval()
     for part in (model.network.backbone, model.network.joint):
         if part is not None:
