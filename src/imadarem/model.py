@@ -189,17 +189,16 @@ class ImplicitRefinementModel(
             ConfigError: A number is lower than the present one.
         """
         now = self.config
-        wanted = {
-            "num_layers": now.num_layers if num_layers is None else num_layers,
-            "max_seq_len": now.max_seq_len if max_seq_len is None else max_seq_len,
-        }
-        for name, number in wanted.items():
+        layers = now.num_layers if num_layers is None else num_layers
+        length = now.max_seq_len if max_seq_len is None else max_seq_len
+        for name, number in (("num_layers", layers), ("max_seq_len", length)):
             if number < getattr(now, name):
                 raise ConfigError(
                     f"{name}={number} is less than the {getattr(now, name)} of this model, and a "
                     "model can only be enlarged. Train a new one."
                 )
-        model = type(self)(replace(now, **wanted), tokenizer=self.tokenizer)
+        config = replace(now, num_layers=layers, max_seq_len=length)
+        model = type(self)(config, tokenizer=self.tokenizer)
         weights = {**model.state_dict(), **self.student_weights()}
         name = "network.backbone.positions.decay"
         if name in weights:

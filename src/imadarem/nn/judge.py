@@ -113,9 +113,9 @@ class Platt(NamedTuple):
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = F.binary_cross_entropy_with_logits(logits * fit[0] + fit[1], labels.float())
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
         slope, offset = fit.tolist()
         return cls(slope, offset)

@@ -53,7 +53,7 @@ BLANK_SHARE = 0.2
 #: Largest share of a row that is refilled.
 REFILL_LIMIT = 0.6
 CLEAN, EDITS, PLAUSIBLE, REFILLED, DRAFTS = range(len(KINDS))
-Row = Sequence[int]
+Row = Sequence[int] | np.ndarray
 
 
 class JudgedRows(NamedTuple):
