@@ -229,7 +229,15 @@ def test_a_prompt_without_a_blank_is_refused(prompt) -> None:
 @pytest.mark.parametrize(
     ("ask", "error", "says"),
     [
-        (lambda: MODEL.sample(0), ConfigError, "at least 1"),
+        (lambda: MODEL.sample(0), ConfigError, "n=0 must be a whole number from 1"),
+        (lambda: MODEL.sample(10**30), ConfigError, "from 1 to 1000000000"),
+        (lambda: MODEL.sample(1.5), ConfigError, "n=1.5 must be a whole number"),
+        (lambda: MODEL.sample(1, first=-1), ConfigError, "first=-1 must be"),
+        (lambda: MODEL.sample(1, seed=1.5), ConfigError, "seed=1.5 must be a whole number"),
+        (lambda: MODEL.sample(1, batch_size=0), ConfigError, "batch_size=0 must be"),
+        (lambda: MODEL.sample(1, length=10**30), DataError, "max_seq_len=12"),
+        (lambda: MODEL.sample(1, length=[3, 4]), DataError, "2 lengths for n=1"),
+        (lambda: MODEL.sample(1, policy=3), ConfigError, "neither a name nor a policy"),
         (lambda: MODEL.sample(1, steps=0), ConfigError, "max_refinement_steps=0"),
         (lambda: MODEL.sample(1, temperature=-1.0), ConfigError, "sampling_temperature"),
         (lambda: MODEL.sample(1, schedule="cosin"), ConfigError, 'did you mean "cosine"'),

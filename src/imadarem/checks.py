@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["above_zero", "at_least", "known_keys", "one_of", "share", "whole"]
+__all__ = ["above_zero", "at_least", "integer", "known_keys", "one_of", "share", "whole"]
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -18,6 +19,22 @@ def whole(name: str, value: Any, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """The value as an ``int``; NumPy's and torch's whole numbers are taken too.
+
+    Raises:
+        ConfigError: It is no whole number, or is outside the bounds.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}={value!r} must be a whole number.") from None
+    if not (least is None or least <= number) or not (most is None or number <= most):
+        legal = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name}={number} must be a whole number {legal}.")
+    return number
 
 
 def at_least(least: float, **settings: float) -> None:

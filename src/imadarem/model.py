@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO, Unpack
@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from imadarem import checks
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
@@ -44,6 +45,8 @@ StepObserver = Callable[[Tensor, Step], None]
 
 #: Nats below the mean token at which one that is new to a model starts.
 RARE = 4.0
+#: Rows of a run have numbers below this one.
+MOST_ROWS = 10**12
 
 
 class ImplicitRefinementModel(
@@ -294,8 +297,8 @@ class ImplicitRefinementModel(
             ConfigError: A setting is out of range, or the policy is unknown.
             DataError: A length is below 1 or above ``max_seq_len``.
         """
-        if n < 1:
-            raise ConfigError(f"n={n} samples cannot be drawn; ask for at least 1.")
+        n = checks.integer("n", n, 1, 10**9)
+        first = checks.integer("first", first, 0, MOST_ROWS)
         seeds = row_seeds(n, _seed(seed, generator), first)
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
         settings = self.sampling_settings(**sampling)
@@ -464,6 +467,7 @@ class ImplicitRefinementModel(
         on_rows: Callable[[int], None] | None,
         on_step: StepObserver | None,
     ) -> Samples:
+        checks.integer("batch_size", batch_size, 1)
         device = next(self.parameters()).device
         judge = "entropy" if settings.policy.uses_teacher else "gate"
         recorder = TrajectoryRecorder(canvas, self.tokenizer, judge) if return_trajectory else None
@@ -492,7 +496,7 @@ class ImplicitRefinementModel(
             DataError: A length is above ``max_seq_len``.
         """
         if length is not None:
-            lengths = torch.as_tensor(length).expand(n)
+            return self._given_lengths(n, length)
         elif self.config.length_mode == "drawn" and self.config.length_counts is not None:
             counts = torch.tensor(self.config.length_counts, dtype=torch.float64)
             counts[0] = 0.0
@@ -508,6 +512,14 @@ class ImplicitRefinementModel(
             lengths = torch.tensor(self.config.max_seq_len).expand(n)
         self._check_length(int(lengths.max()))
         return lengths
+
+    def _given_lengths(self, n: int, length: int | Sequence[int]) -> Tensor:
+        one = not isinstance(length, Iterable)
+        each = [checks.integer("length", value) for value in ([length] if one else length)]
+        if not one and len(each) != n:
+            raise DataError(f"there are {len(each)} lengths for n={n} samples; give one each.")
+        self._check_length(max(each))
+        return torch.tensor(each).expand(n)
 
     def _check_length(self, length: int) -> None:
         if length > self.config.max_seq_len:
@@ -565,5 +577,5 @@ def _each_of(*observers: StepObserver | None) -> StepObserver:
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     if seed is not None:
-        return seed
+        return checks.integer("seed", seed)
     return int(torch.randint(2**62, (), generator=generator))

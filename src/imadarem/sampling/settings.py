@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 
 from imadarem import checks
 from imadarem.config import MASK_SCHEDULES, ImplicitRefinementConfig
+from imadarem.errors import ConfigError
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import Policy, policy_from_name
@@ -106,6 +107,8 @@ class SamplingSettings:
         )
         if policy is None or isinstance(policy, str):
             policy = policy_from_name(policy, config)
+        if not callable(policy):
+            raise ConfigError(f"policy={policy!r} is neither a name nor a policy.")
         truncation = Truncation(top_k=options.get("top_k"), top_p=options.get("top_p"))
         if config.sampling_temperature == 0 and not truncation.keeps_all:
             warnings.warn(
