@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imadarem.data.molecules import RejectedLine, canonical, iter_smiles, parse, read_smiles, split
+from imadarem.data.molecule_files import RejectedLine, iter_smiles, read_smiles
+from imadarem.data.molecules import canonical, parse, split
 from imadarem.data.text import iter_lines, read_lines
 from imadarem.errors import ConfigError, DataError
 
@@ -124,18 +125,16 @@ def test_walking_a_file_keeps_its_order_and_needs_the_memory_of_a_line(tmp_path)
     [
         ("empty.smi", b"", "is empty"),
         ("empty.smi.gz", gzip.compress(b""), "is empty"),
-        ("blank.smi", b"\n \n", "holds no molecule"),
+        ("blank.smi", b"\n \n", "only blank lines"),
         ("blank.csv", b"\n\n", "only blank lines"),
         ("header.csv", b"smiles\n", "holds no molecule"),
         ("binary.smi", b"CCO\0\x01\x02\n", "binary file"),
-        ("latin.smi", b"CCO caf\xe9\n", "not UTF-8"),
-        ("wide.csv", "smiles\nCCO\n".encode("utf-16"), "UTF-16"),
         ("cut.smi.gz", gzip.compress(b"CCO\n" * 9999)[:-20], "damaged gzip"),
         ("all_bad.smi", b"hello\nworld\n", "Line 1: 'hello'"),
         ("one_line.txt", b"C" * 1_000_002, "longer than 1,000,000"),
         ("quote.csv", b'smiles,name\nCCO,"ethanol\nCCN,x\n', "quotation mark"),
         ("twice.csv", b"smiles,SMILES\nCCO,CCN\n", "2 columns called 'smiles'"),
-        ("a.sdf", b"CCO\n", "Legal endings"),
+        ("a.pdf", b"CCO\n", "Legal endings"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -165,10 +164,10 @@ def test_a_missing_column_names_the_columns_and_the_nearest(tmp_path, column, sa
 
 
 def test_without_a_known_column_name_the_choice_is_left_to_the_user(tmp_path):
-    path = write(tmp_path, "a.csv", "id,structure\n1,CCO\n")
-    with pytest.raises(DataError, match="Its columns are: id, structure"):
+    path = write(tmp_path, "a.csv", "id,thing\n1,CCO\n")
+    with pytest.raises(DataError, match="Its columns are: id, thing"):
         read_smiles(path)
-    with pytest.raises(DataError, match="no columns to choose"):
+    with pytest.raises(DataError, match="has no column 'structure'"):
         read_smiles(write(tmp_path, "a.smi", "CCO\n"), column="structure")
 
 
@@ -241,6 +240,9 @@ def test_text_refuses_what_is_no_text(tmp_path):
         read_lines(write(tmp_path, "b.bin", "\0\0\0"))
     with pytest.raises(DataError, match="only blank"):
         read_lines(write(tmp_path, "b.txt", "\n\n"))
+    (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
+    with pytest.raises(DataError, match="not utf-8 text: byte 0xe9 near line"):
+        read_lines(tmp_path / "latin.txt")
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]))))
@@ -270,8 +272,8 @@ def test_a_part_of_a_file_is_drawn_fairly_in_its_order_and_without_holding_the_r
 
 
 def test_a_file_that_would_not_fit_is_refused_with_a_count(tmp_path, monkeypatch):
-    monkeypatch.setattr("imadarem.data.molecules.MOST_IN_MEMORY", 3)
-    monkeypatch.setattr("imadarem.data.molecules.MOST_REJECTED", 2)
+    monkeypatch.setattr("imadarem.data.molecule_files.MOST_IN_MEMORY", 3)
+    monkeypatch.setattr("imadarem.data.molecule_files.MOST_REJECTED", 2)
     path = tmp_path / "large.smi"
     path.write_text("C\nCC\nCCC\nCCCC\n")
     with pytest.raises(DataError, match=r"more than 3 molecules.*rows"):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.data.holes import Holes
-from imadarem.data.sides import held_out, number_of
+from imadarem.data.splits import held_out, stable_hash
 from imadarem.data.text_task import text_task
 from imadarem.errors import ConfigError, DataError, TokenizerError
 from imadarem.tokenizers import CharTokenizer, SpecialIds
@@ -47,9 +47,9 @@ def test_some_keys_are_held_out_and_some_are_not_in_any_order(keys, fraction, se
 
 
 def test_a_key_has_one_number_per_seed():
-    numbers = {number_of("a"), number_of("b"), number_of("a", 1), number_of("a", -1)}
+    numbers = {stable_hash("a"), stable_hash("b"), stable_hash("a", 1), stable_hash("a", -1)}
     assert len(numbers) == 4 and all(0 <= number < 2**63 for number in numbers)
-    assert number_of("a") == number_of(b"a")
+    assert stable_hash("a") == stable_hash(b"a")
 
 
 def test_one_key_cannot_be_split():

@@ -78,11 +78,12 @@ def inspect(file: Path, /, *, column: str | None = None, json: bool = False) -> 
     ```
 
     Args:
-        file: .smi, .csv, .tsv or .txt, each also with .gz.
-        column: The column of a table that holds SMILES; default is one of that name.
+        file: SMILES as .smi, .csv, .tsv or .txt, or .sdf, each also with .gz, or .parquet.
+        column: Name or number of the column with SMILES; default is one with a usual name.
         json: Print every rejected line and the figures as JSON Lines.
     """
-    from imadarem.data.molecules import canonical, read_smiles
+    from imadarem.data.molecule_files import read_smiles
+    from imadarem.data.molecules import canonical
 
     with err().status(f"reading {file}"):
         found = read_smiles(file, column=column)

@@ -112,8 +112,8 @@ def evaluate(
     ```
 
     Args:
-        file: .smi, .csv, .tsv or .txt, each also with .gz; a line that is no molecule
-            counts as an invalid sample.
+        file: .smi, .csv, .tsv, .txt or .sdf, each also with .gz, or .parquet; a line that is no
+            molecule counts as an invalid sample.
         column: The column of a table that holds SMILES.
         model: Sample from this model instead of reading a file.
         count: Samples to draw from the model; default 1000.
@@ -234,7 +234,7 @@ def _last_mean_gate(trajectory: Trajectory) -> float | None:
 
 def _read(file: Path, column: str | None) -> list[str | None]:
     """Every sample of a file; a line that is no molecule becomes None."""
-    from imadarem.data.molecules import iter_smiles
+    from imadarem.data.molecule_files import iter_smiles
 
     with err().status(f"reading {file}"):
         items = list(iter_smiles(file, column))
@@ -285,7 +285,7 @@ def _reference(
 
 def _molecules(source: str, split: str) -> tuple[list[str], bool]:
     """Molecules of a named set or a file, and whether they are canonical as they stand."""
-    from imadarem.data.molecules import read_smiles
+    from imadarem.data.molecule_files import read_smiles
     from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
 
     if source == "moses-sample":

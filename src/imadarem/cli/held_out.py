@@ -189,7 +189,7 @@ def _rows(
 
 def _texts(source: str, molecules: bool, column: str | None) -> tuple[list[str], int]:
     """Texts of a named set or a file, and how many lines were no molecule."""
-    from imadarem.data.molecules import read_smiles
+    from imadarem.data.molecule_files import read_smiles
     from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
     from imadarem.data.text import read_lines
 

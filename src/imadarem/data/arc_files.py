@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from imadarem.data.sides import number_of
+from imadarem.data.splits import stable_hash
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 
 __all__ = [
@@ -54,7 +54,7 @@ class ArcProblem:
         """The task id of its episodes: the name as a hexadecimal number, or else its hash."""
         if re.fullmatch("[0-9a-f]{8}", self.name):
             return int(self.name, 16)
-        return number_of(self.name)
+        return stable_hash(self.name)
 
     @property
     def longest_side(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from imadarem.data.sides import number_of
+from imadarem.data.splits import stable_hash
 from imadarem.data.tasks import Episodes
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import SpecialIds
@@ -85,10 +85,10 @@ class Holes:
         numbers = np.empty((len(rows), self.versions), dtype=np.int64)
         for index, row in enumerate(rows):
             ids = np.asarray(row, dtype=np.int64)
-            numbers[index] = number_of(ids.tobytes())
+            numbers[index] = stable_hash(ids.tobytes())
             labels[index, :, : len(ids)] = ids
             for version in range(self.versions):
-                rng = np.random.default_rng([number_of(ids.tobytes(), self.seed), version])
+                rng = np.random.default_rng([stable_hash(ids.tobytes(), self.seed), version])
                 holes = self.draw(len(ids), rng)
                 inputs[index, version, : len(ids)] = np.where(holes, special.mask, ids)
         return Episodes(

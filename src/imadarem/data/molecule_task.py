@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from imadarem.data.holes import Holes
-from imadarem.data.molecules import parse, read_smiles
+from imadarem.data.molecule_files import read_smiles
+from imadarem.data.molecules import parse
 from imadarem.data.moses import fetch_moses, load_moses_sample, load_split
-from imadarem.data.sides import held_out, number_of
+from imadarem.data.splits import held_out, stable_hash
 from imadarem.data.tasks import Task
 from imadarem.errors import ConfigError, DataError, nearest
 from imadarem.tokenizers import (
@@ -75,7 +76,7 @@ def molecule_task(
 
     Args:
         source: ``moses-sample`` (shipped, 15,000 molecules), ``moses`` (downloaded), or a
-            file; see :func:`~imadarem.data.molecules.read_smiles`.
+            file; see :func:`~imadarem.data.molecule_files.read_smiles`.
         tokenizer: ``selfies``, ``smiles`` or ``safe``, learned from the molecules, or a
             tokenizer of one of these notations.
         column: The column of a table that holds the SMILES.
@@ -173,7 +174,7 @@ def _molecules(
     if rows is None or rows >= len(smiles):
         return smiles, unread
     # The lowest hashes: the same molecules whatever the order of the file.
-    return sorted(smiles, key=lambda text: (number_of(text, seed), text))[:rows], unread
+    return sorted(smiles, key=lambda text: (stable_hash(text, seed), text))[:rows], unread
 
 
 def _learned(kind: type[CorpusTokenizer], notations: Sequence[str]) -> CorpusTokenizer:

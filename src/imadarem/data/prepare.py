@@ -21,7 +21,8 @@ from typing import Any
 from imadarem.checkpoint import load_json, save_json
 from imadarem.data import moses
 from imadarem.data.corpus import TokenCorpus
-from imadarem.data.molecules import RejectedLine, canonical, read_smiles
+from imadarem.data.molecule_files import RejectedLine, read_smiles
+from imadarem.data.molecules import canonical
 from imadarem.data.molecules import split as split_molecules
 from imadarem.data.text import iter_lines
 from imadarem.errors import DataError

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from imadarem import checks
 from imadarem.data.holes import Holes
-from imadarem.data.sides import held_out
+from imadarem.data.splits import held_out
 from imadarem.data.tasks import Task
 from imadarem.data.text import read_lines
 from imadarem.errors import ConfigError, DataError

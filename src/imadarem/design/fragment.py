@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imadarem.data.molecules import parse, why_refused
+from imadarem.data.molecules import parse, parse_error
 from imadarem.errors import DataError
 
 __all__ = ["Fragment", "read_fragment", "read_fragments"]
@@ -124,7 +124,7 @@ def _check_attachment(dummy: Any, text: str) -> None:
 
 def _advice(text: str) -> str:
     """RDKit's reason, and what to write instead where that can be found."""
-    reason = why_refused(text)
+    reason = parse_error(text)
     if "kekulize" in reason.lower():
         instead = _with_hydrogen(text)
         hint = f" Did you mean {instead}?" if instead else ""

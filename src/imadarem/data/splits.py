@@ -7,10 +7,10 @@ from hashlib import blake2b
 
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["held_out", "number_of"]
+__all__ = ["held_out", "stable_hash"]
 
 
-def number_of(key: str | bytes, seed: int = 0) -> int:
+def stable_hash(key: str | bytes, seed: int = 0) -> int:
     """A whole number below 2**63 that depends on nothing but the key and the seed."""
     text = key.encode() if isinstance(key, str) else key
     digest = blake2b(text, digest_size=8, key=seed.to_bytes(16, "big", signed=True)).digest()
@@ -32,7 +32,7 @@ def held_out(keys: Iterable[str | bytes], fraction: float, seed: int) -> set[str
             f"valid_fraction={fraction} must lie between 0 and 1, both exclusive: 0.1 holds "
             "out a tenth."
         )
-    ranked = sorted(set(keys), key=lambda key: (number_of(key, seed), key))
+    ranked = sorted(set(keys), key=lambda key: (stable_hash(key, seed), key))
     if len(ranked) < 2:
         raise DataError(
             f"{len(ranked)} different entries cannot be split into a part to train on and a "
