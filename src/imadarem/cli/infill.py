@@ -40,7 +40,8 @@ def infill(
 
     Args:
         prompts: One `<mask>` for each blank token, or the tokenizer's own mask, such as
-            `[MASK]`; molecules in the model's notation, such as SELFIES.
+            `[MASK]`; `<gap>` for a hole of 0 to 16 tokens, `<gap:3-8>` for one of 3 to 8, with
+            a model that knows such holes; molecules in the model's notation, such as SELFIES.
         count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
             [default: 16].
     """

@@ -121,7 +121,8 @@ class InfillRequest(Sampling):
     prompts: list[Text] = Field(
         min_length=1,
         max_length=MAX_PROMPTS,
-        description="In the model's notation, with <mask> or the model's own mask for each blank.",
+        description="In the model's notation, with <mask> or the model's own mask for each blank, "
+        "and <gap> or <gap:3-8> for a hole of unknown length.",
     )
     count: int = Field(1, ge=1, le=MAX_SAMPLES, description="Samples of each prompt.")
 
