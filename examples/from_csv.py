@@ -14,7 +14,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from imadarem import ImplicitRefinementModel, Trainer, TrainingConfig
+from imadarem import ImplicitRefinementModel, MaskedTraining, Trainer, TrainingConfig
 from imadarem.data.molecules import canonical
 from imadarem.data.prepare import prepare
 from imadarem.design.scores import score_named
@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         eval_every=max(1, args.steps // 4),
     )
     run = args.folder / "run"
-    trainer = Trainer(model, data.train, data.valid, training, run, on_event=show)
+    objective = MaskedTraining(model, data.train, data.valid)
+    trainer = Trainer(objective, training, run, on_event=show)
     trained = ImplicitRefinementModel.from_pretrained(trainer.run().model_dir)
 
     # 3. Sample, and keep what is new.

@@ -11,7 +11,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel, Trainer, TrainingConfig
+from imadarem import (
+    ImplicitRefinementConfig,
+    ImplicitRefinementModel,
+    MaskedTraining,
+    Trainer,
+    TrainingConfig,
+)
 from imadarem.data.prepare import prepare
 from imadarem.training.trainer import Evaluated, Progress
 
@@ -40,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     model = ImplicitRefinementModel(config, data.tokenizer)
     training = TrainingConfig(steps=args.steps, eval_every=max(1, args.steps // 4))
-    trainer = Trainer(model, data.train, data.valid, training, args.run_dir, on_event=show)
+    objective = MaskedTraining(model, data.train, data.valid)
+    trainer = Trainer(objective, training, args.run_dir, on_event=show)
     if args.resume:
         trainer.resume()
     result = trainer.run()

@@ -9,8 +9,6 @@ The run folder's model/ is what src/imadarem/shipped/sudoku holds; its card says
 from __future__ import annotations
 
 import argparse
-import os
-from dataclasses import asdict
 
 import torch
 
@@ -18,7 +16,8 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.data.sudoku import sudoku_task
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.orchestrator.trainer import TaskTrainer, TaskTrainingConfig
+from imadarem.training.trainer import Trainer, TrainingConfig
+from imadarem.training.unrolled import UnrolledTraining
 
 
 def main() -> None:
@@ -38,8 +37,6 @@ def main() -> None:
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    if "RANK" in os.environ:
-        torch.distributed.init_process_group("gloo")
     # A step on a grid of 4x4 teaches little after the first few hundred.
     counts = given.puzzles or {4: 2_500, 6: 20_000, 9: 40_000}
     task = sudoku_task(sizes=given.sizes, n=counts, seed=0, processes=2)
@@ -71,21 +68,25 @@ def main() -> None:
         max_steps_infer=6,
         seed=given.seed,
     )
-    training = TaskTrainingConfig(
+    training = TrainingConfig(
         steps=given.steps,
         batch_size=given.batch_size,
         learning_rate=given.learning_rate,
         optimizer="muon",
+        schedule="wsd",
+        warmup_steps=50,
+        gate_lr_scale=1.0,
         eval_every=given.eval_every,
+        save_every=250,
+        valid_rows=300,
         seed=given.seed,
     )
     orchestrator = UnifiedRefinerOrchestrator(model, task.tokenizer, None, orchestration)
-    trainer = TaskTrainer(
-        orchestrator,
-        task,
+    trainer = Trainer(
+        UnrolledTraining(orchestrator, task),
         training,
         given.run_dir,
-        on_event=lambda event: print(asdict(event), flush=True),
+        on_event=lambda event: print(event, flush=True),
     )
     if given.resume:
         trainer.resume()

@@ -1,4 +1,4 @@
-"""``imadarem train --task``: which command is meant, its settings, and the runs it leaves."""
+"""``imadarem train --task``: its settings, and the runs it leaves."""
 
 from __future__ import annotations
 
@@ -15,22 +15,14 @@ from pathlib import Path
 import pytest
 from cli_parts import records
 
-from imadarem.cli.settings import given
-from imadarem.cli.task_settings import (
-    DECIDED_BY_TASK,
-    RECIPES,
-    OrchestrationFlags,
-    TaskModelFlags,
-    TaskTrainingFlags,
-    parse_settings,
-    read_task_settings,
-)
-from imadarem.cli.train_task import COMMAND, with_task
+from imadarem.cli.flags import NO_FLAG, ModelFlags, OrchestrationFlags, TrainingFlags, given
+from imadarem.cli.recipes import RECIPES
+from imadarem.cli.settings import parse_settings, read_settings
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.task_registry import TASKS
 from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.config import OrchestrationConfig
-from imadarem.orchestrator.training_settings import TaskTrainingConfig
+from imadarem.training.settings import TrainingConfig
 
 SOURCE = Path(__file__).parent.parent / "src"
 TINY = (
@@ -42,55 +34,44 @@ MODULAR = ("train", "--task", "modular", "--set", "p=5", *TINY)
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
-# --- which command
-
-
-def test_a_task_is_named_by_a_flag_a_file_or_a_run():
-    Path("task.toml").write_text('task = "modular"\n')
-    Path("data.toml").write_text('data = "moses-sample"\n')
-    Path("run").mkdir()
-    Path("run/settings.toml").write_text('task = "modular"\n')
-
-    def command(line):
-        return with_task(line.split())[0]
-
-    assert command("train --task sudoku") == COMMAND
-    assert command("train --steps 3 --task=sudoku") == COMMAND
-    assert command("train --config task.toml") == COMMAND
-    assert command("train --resume --out run") == COMMAND
-    assert command("train --out run") == "train"
-    assert command("train --config data.toml") == "train"
-    assert command("train --config none.toml") == "train"
-    assert command("train --data moses-sample") == "train"
-    assert command("sample --task sudoku") == "sample"
-    assert with_task([]) == []
-
-
 # --- settings
 
 
 def test_every_setting_has_a_flag_and_an_explanation(said):
-    code, out, _ = said("train", "--task", "sudoku", "--help")
+    code, out, _ = said("train", "--help")
     assert code == 0
-    assert out.count("imadarem train --task") >= 3
-    assert COMMAND not in out
-    for flags, settings, without in (
-        (TaskModelFlags, ImplicitRefinementConfig, DECIDED_BY_TASK),
-        (OrchestrationFlags, OrchestrationConfig, ("seed",)),
-        (TaskTrainingFlags, TaskTrainingConfig, ()),
+    assert out.count("imadarem train --") >= 5
+    for flags, settings in (
+        (ModelFlags, ImplicitRefinementConfig),
+        (OrchestrationFlags, OrchestrationConfig),
+        (TrainingFlags, TrainingConfig),
     ):
-        known = {field.name for field in dataclasses.fields(settings)} - set(without)
+        known = {field.name for field in dataclasses.fields(settings)} - set(NO_FLAG[settings])
         assert {field.name for field in dataclasses.fields(flags)} == known
         for field in dataclasses.fields(flags):
             assert f"--{field.name.replace('_', '-')}" in out
             assert field.type.__metadata__[0].help.endswith(".")
 
 
+def test_the_help_begins_with_the_flags_that_most_runs_need(said):
+    _, out, _ = said("train", "--help")
+    first, sign, advanced = out.partition("Advanced:")
+    assert sign
+    # A line that begins with a flag is one parameter, whatever its other names.
+    count = {
+        part: len(re.findall(r"^│ --[a-z]", text, re.M))
+        for part, text in (("first", first), ("advanced", advanced))
+    }
+    assert 20 <= count["first"] <= 30 < count["advanced"]
+    # What is fitted after training is nobody's to choose.
+    assert "--gate-temperature" not in out and "--gate-offset" not in out
+
+
 @pytest.mark.slow
 def test_its_help_loads_nothing_heavy():
     code = (
         "import sys; from imadarem.cli import run; "
-        "assert run(['train', '--task', 'sudoku', '--help']) == 0; "
+        "assert run(['train', '--help']) == 0; "
         "assert run(['solve', '--help']) == 0; "
         "print('\\nheavy:', {'torch', 'numpy', 'rdkit', 'huggingface_hub'} & set(sys.modules))"
     )
@@ -99,11 +80,6 @@ def test_its_help_loads_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert done.stdout.endswith("\nheavy: set()\n")
-
-
-def test_the_help_of_train_tells_of_tasks(said):
-    _, out, _ = said("train", "--help")
-    assert "imadarem train --task sudoku --help" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +106,7 @@ def test_printed_settings_read_back_as_the_same_settings(said):
     code, out, _ = said(*line, *more, "--inner-steps", 3, "--print-config")
     assert code == 0
     Path("s.toml").write_text(out)
-    read = read_task_settings("s.toml")
+    read = read_settings("s.toml")
     assert (read.task, read.settings) == ("sudoku", {"givens": {4: 8}, "sizes": [4, 6]})
     assert read.orchestration["max_steps_train"] == 12
     assert read.orchestration["backprop_truncate_steps"] == 3
@@ -168,9 +144,17 @@ def test_every_task_has_settings_that_go_together(said, task):
         ("--task modular --window 0", "backprop_truncate_steps=0"),
         ("--task modular --unroll-mode windows", "unroll_mode='windows'"),
         ("--task modular --num-heads 3", "num_heads=3"),
-        ("--task modular --stepz 3", "Did you mean --steps? See: imadarem train --task"),
-        ("--task modular --resume --out {plain}", "names none"),
-        ("--task modular --resume --out none", "is missing"),
+        ("--task modular --stepz 3", "Did you mean --steps? See: imadarem train --help"),
+        ("--task modular --resume --out {plain}", "task = 'modular' was given"),
+        ("--task modular --resume --out none", "has no settings.toml"),
+        ("--task modular --max-seq-len 9", "max_seq_len is decided by the task modular"),
+        ("--task modular --rows 9", "--rows is for rows of data, and a task was given"),
+        ("--task modular --surplus 9", "surplus is a setting of training on rows of data"),
+        ("--data moses-sample --window 2", "backprop_truncate_steps is a setting of a task"),
+        ("--data moses-sample --set p=5", "p is a setting of a task"),
+        ("--data moses-sample --halting", "halting=True needs a task"),
+        ("--data moses-sample --carry", "carry=True needs a task"),
+        ("--config {memory}", "memory=True needs a task"),
         ("--config {wrong}", "unknown setting 'taks'"),
         ("--config {table}", "[training] steps = 'many' must be of type int"),
         ("--config {unknown}", 'did you mean "unroll_mode"?'),
@@ -183,6 +167,7 @@ def test_wrong_use_is_one_line_on_stderr_and_exit_code_2(said, tmp_path, line, r
     contents = {
         "wrong": 'task = "modular"\ntaks = 1\n',
         "table": 'task = "modular"\n[training]\nsteps = "many"\n',
+        "memory": 'data = "moses-sample"\n[model]\nmemory = true\n',
         "unknown": 'task = "modular"\n[orchestration]\nunrol_mode = "full"\n',
     }
     for name, content in contents.items():
@@ -194,6 +179,20 @@ def test_wrong_use_is_one_line_on_stderr_and_exit_code_2(said, tmp_path, line, r
     assert re.fullmatch(r"error: .+\n", err)
     assert reason in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_files_of_version_0_1_are_read(said):
+    Path("task.toml").write_text(
+        'task = "modular"\n[model]\ngate_temperature = 1.0\n[orchestration]\n'
+        'gradient_clip_threshold = 0.5\nmixed_precision = "no"\nhalting_loss = "exact"\n'
+        "ponder_prior = 0.2\n[training]\nsteps = 3\n"
+    )
+    read = read_settings("task.toml")
+    assert read.orchestration == {}
+    assert read.training == {"steps": 3, "gradient_clip": 0.5, "mixed_precision": "no"}
+    assert read.resolved().orchestration_config().gradient_clip_threshold == 0.5
+    code, out, _ = said("train", "--config", "task.toml", "--print-config")
+    assert code == 0 and "gradient_clip = 0.5\n" in out
 
 
 def test_flags_that_were_not_given_are_none():
@@ -230,7 +229,7 @@ def test_a_run_leaves_a_model_and_goes_on_where_it_was(said):
     assert [event["step"] for event in events if event["kind"] == "train"] == [5, 6]
     assert (result["kind"], result["step"]) == ("result", 6)
     assert set(result["exact"]["5"]) == {"1", "2", "4", "6", "8"}
-    assert read_task_settings("a/settings.toml").training["steps"] == 6
+    assert read_settings("a/settings.toml").training["steps"] == 6
 
 
 @pytest.mark.slow
@@ -240,7 +239,7 @@ def test_text_has_no_right_answer_and_trains_with_relative_paths(said, tmp_path,
     code, out, err = said(*line, "--steps", 2, "--out", "t", "--augmentation-strategies", "masking")
     assert code == 0
     assert "imadarem infill --model t/model" in out
-    saved = read_task_settings("t/settings.toml")
+    saved = read_settings("t/settings.toml")
     assert saved.settings["source"] == str(tmp_path / "novel.txt")
     assert saved.model["halting"] is False
     monkeypatch.chdir(tmp_path.parent)

@@ -145,6 +145,7 @@ def make_model(seed: int):
 
 def make_trainer(model, run_dir: Path):
     from imadarem.data.corpus import TokenCorpus
+    from imadarem.training.masked import MaskedTraining
     from imadarem.training.trainer import Trainer, TrainingConfig
 
     rows = [model.tokenizer.encode(text) for text in TEXTS]
@@ -159,14 +160,14 @@ def make_trainer(model, run_dir: Path):
         save_every=STEPS,
         sample_count=2,
     )
-    return Trainer(model, corpus, corpus, config, run_dir, device="cpu")
+    return Trainer(MaskedTraining(model, corpus, corpus), config, run_dir, device="cpu")
 
 
 def report(result, model) -> dict:
     return {
         "step": result.step,
         "finished": result.finished,
-        "loss": [result.first.loss, result.last.loss],
+        "loss": [figures.loss for figures in (result.first, result.last) if figures],
         "weights": fingerprint(model),
     }
 

@@ -11,7 +11,7 @@ from imadarem.cli.app import app, run
 from imadarem.cli.numbers import _Bounds
 
 #: Their settings are checked where the run's configuration is.
-CHECKED_ELSEWHERE = ("train", "train-task")
+CHECKED_ELSEWHERE = ("train",)
 REQUIRED = {("optimize",): ("--score", "qed")}
 
 

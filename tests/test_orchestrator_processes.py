@@ -210,13 +210,14 @@ def stopped(rank: int, folder: Path) -> int:
     """The step at which a trainer ends whose second process alone is asked to stop."""
     from orchestrator_parts import copy_task, model, orchestrator
 
-    from imadarem.orchestrator.trainer import TaskTrainer, TaskTrainingConfig
+    from imadarem.training.trainer import Trainer, TrainingConfig
+    from imadarem.training.unrolled import UnrolledTraining
 
-    config = TaskTrainingConfig(
+    config = TrainingConfig(
         steps=8, batch_size=8, log_every=1, eval_every=50, save_every=50, valid_rows=4
     )
     over = orchestrator(model(), unroll_mode="carry")
-    trainer = TaskTrainer(over, copy_task(16, 4), config, folder)
+    trainer = Trainer(UnrolledTraining(over, copy_task(16, 4)), config, folder, device="cpu")
     if rank == 1:
         over.model.register_forward_hook(
             lambda *_: trainer.request_stop() if trainer.step == 2 else None

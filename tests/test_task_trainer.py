@@ -28,28 +28,27 @@ from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.orchestrator.trainer import (
-    TaskEvaluated,
-    TaskProgress,
-    TaskTrainer,
-    TaskTrainingConfig,
-    by_length,
-)
+from imadarem.training.trainer import Evaluated, Progress, Trainer, TrainingConfig
+from imadarem.training.unrolled import UnrolledTraining, by_length
 
 
-def settings(**given: Any) -> TaskTrainingConfig:
+def settings(**given: Any) -> TrainingConfig:
     base = {
         "steps": 6, "batch_size": 8, "warmup_steps": 2, "log_every": 2, "eval_every": 3,
-        "save_every": 3, "valid_rows": 6,
+        "save_every": 3, "valid_rows": 6, "learning_rate": 2e-3, "schedule": "wsd",
     }  # fmt: skip
-    return TaskTrainingConfig(**{**base, **given})
+    return TrainingConfig(**{**base, **given})
 
 
-def trainer(
-    run: Path, config: TaskTrainingConfig | None = None, seed: int = 0, **more: Any
-) -> TaskTrainer:
+def trainer(run: Path, config: TrainingConfig | None = None, seed: int = 0, **more: Any) -> Trainer:
     over = orchestrator(model(seed, memory=True), bank(size=16), **more)
-    return TaskTrainer(over, copy_task(), config or settings(), run)
+    return Trainer(UnrolledTraining(over, copy_task()), config or settings(), run, device="cpu")
+
+
+def of(made: Trainer) -> UnifiedRefinerOrchestrator:
+    """The orchestrator that a trainer trains."""
+    assert isinstance(made.objective, UnrolledTraining)
+    return made.objective.orchestrator
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -75,19 +74,21 @@ def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> Non
             canvas_edit_strategies=["replace"],
         ),
     )
-    config = TaskTrainingConfig(
+    config = TrainingConfig(
         steps=LEARNING_STEPS,
         batch_size=32,
         learning_rate=4e-3,
         optimizer="muon",
+        schedule="wsd",
+        gate_lr_scale=1.0,
         warmup_steps=10,
         eval_every=10_000,
         save_every=10_000,
         valid_rows=100,
     )
-    made = TaskTrainer(over, task, config, tmp_path / "run")
+    made = Trainer(UnrolledTraining(over, task), config, tmp_path / "run", device="cpu")
     before = record_steps(over, task.valid, 8, "sudoku").exact([8])[8]
-    found = made.run()
+    found = made.run().last
     assert before < 0.05
     assert found.exact[16][8] > 0.8
     # What is printed is what the saved model does, and few steps do nearly as well as many.
@@ -140,7 +141,7 @@ def test_a_run_folder_tells_what_was_done(tmp_path: Path) -> None:
     events: list[Any] = []
     made = trainer(tmp_path)
     made.on_event = events.append
-    last = made.run()
+    last = made.run().last
     assert {path.name for path in tmp_path.iterdir()} >= {
         "run.json", "metrics.jsonl", "checkpoints", "model",
     }  # fmt: skip
@@ -149,16 +150,16 @@ def test_a_run_folder_tells_what_was_done(tmp_path: Path) -> None:
     assert run["training"]["steps"] == 6 and run["orchestration"]["max_steps_train"] == 8
     assert run["model"]["hidden_size"] == 16 and run["processes"] == 1
     assert run["versions"]["torch"] == torch.__version__
-    student = made.orchestrator.model.student_parameters()
+    student = made.model.student_parameters()
     assert run["parameters"] == sum(parameter.numel() for parameter in student)
 
     assert [record["step"] for record in records(tmp_path, "train")] == [2, 4, 6]
     valid = records(tmp_path, "valid")
     assert [record["step"] for record in valid] == [3, 6]
     assert [type(event) for event in events] == [
-        TaskProgress, TaskEvaluated, TaskProgress, TaskProgress, TaskEvaluated,
+        Progress, Evaluated, Progress, Progress, Evaluated,
     ]  # fmt: skip
-    assert last == events[-1] and last.step == 6
+    assert last == events[-1].figures and events[-1].step == 6
     # Rows of eight positions, at the usual numbers of steps up to the eight of the training.
     assert list(last.exact) == [LENGTH] and list(last.exact[LENGTH]) == [1, 2, 4, 6, 8]
     for step, share in last.exact[LENGTH].items():
@@ -171,9 +172,9 @@ def test_the_saved_model_has_the_averaged_weights(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     made.run()
     saved = ImplicitRefinementModel.from_pretrained(tmp_path / "model")
-    averaged = made.orchestrator.model.averaged().state_dict()
+    averaged = made.model.averaged().state_dict()
     assert_same(saved.state_dict(), averaged)
-    student = made.orchestrator.model.state_dict()
+    student = made.model.state_dict()
     assert any(not torch.equal(student[name], averaged[name]) for name in averaged)
 
 
@@ -204,9 +205,23 @@ def test_a_run_that_was_asked_to_stop_ends_as_a_straight_one(tmp_path: Path, mod
     assert resumed.resume() == 4
     last = resumed.run()
     assert last.step == 6
-    ends = [learned(made.orchestrator, made.optimizer) for made in (straight, resumed)]
+    ends = [learned(of(made), made.optimizer) for made in (straight, resumed)]
     assert_same(*ends)
-    assert last.exact == straight.evaluate().exact
+    assert last.last.exact == straight.objective.validate()[0].exact  # type: ignore[attr-defined]
+
+
+def test_a_run_that_was_asked_to_stop_is_not_validated(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    made.on_event = lambda event: made.request_stop() if event.step == 4 else None
+    result = made.run()
+    assert (result.finished, result.last) == (False, None)
+    assert [record["step"] for record in records(tmp_path, "valid")] == [3]
+
+
+def test_a_setting_that_the_orchestrator_has_itself_warns(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="gradient_clip=0.5 has no effect.*threshold=1.0 counts"):
+        trainer(tmp_path, settings(gradient_clip=0.5))
+    trainer(tmp_path, settings(gradient_clip=0.5), gradient_clip_threshold=0.5)
 
 
 def test_a_stop_before_the_first_step_saves_the_start(tmp_path: Path) -> None:
@@ -219,13 +234,13 @@ def test_a_stop_before_the_first_step_saves_the_start(tmp_path: Path) -> None:
 def test_a_validation_changes_nothing_that_training_follows_from(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     batch = episodes(8)
-    made.orchestrator.train_step(batch, made.optimizer, "copy")
-    before = frozen(learned(made.orchestrator, made.optimizer))
-    made.evaluate()
-    assert_same(before, learned(made.orchestrator, made.optimizer))
+    of(made).train_step(batch, made.optimizer, "copy")
+    before = frozen(learned(of(made), made.optimizer))
+    made.objective.validate()
+    assert_same(before, learned(of(made), made.optimizer))
     # The bandit learns on: eight steps, eight rewards.
-    made.orchestrator.train_step(batch, made.optimizer, "copy")
-    told = made.orchestrator.edit_performance["copy"]
+    of(made).train_step(batch, made.optimizer, "copy")
+    told = of(made).edit_performance["copy"]
     assert sum(arm["pulls"] for arms in told.values() for arm in arms.values()) == 16
 
 
@@ -243,7 +258,7 @@ def test_a_run_may_go_on_for_longer_but_not_otherwise(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="training setting batch_size=8.*this run has 4"):
         trainer(tmp_path, settings(batch_size=4)).resume()
     other = trainer(tmp_path)
-    other.orchestrator.model.config.dropout = 0.5
+    other.model.config.dropout = 0.5
     with pytest.raises(CheckpointError, match="model setting dropout=0.1.*this run has 0.5"):
         other.resume()
 
@@ -275,4 +290,4 @@ def test_settings_out_of_range_are_refused(setting: dict[str, Any]) -> None:
 
 def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match='did you mean "batch_size"'):
-        TaskTrainingConfig.from_dict({"batch_sise": 3})
+        TrainingConfig.from_dict({"batch_sise": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from fakes import MOLECULES, tiny_model
 
 from imadarem.checkpoint import load_state
 from imadarem.data.corpus import TokenCorpus
-from imadarem.errors import CheckpointError, ConfigError, DataError, TrainingError
+from imadarem.errors import BusyError, CheckpointError, ConfigError, DataError, TrainingError
 from imadarem.model import ImplicitRefinementModel
+from imadarem.training.masked import MaskedTraining
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
-from imadarem.training.run_folder import latest_checkpoint
+from imadarem.training.run_folder import latest_checkpoint, remove_leftovers
 from imadarem.training.trainer import (
     Evaluated,
     Progress,
@@ -46,9 +48,27 @@ def settings(**given: object) -> TrainingConfig:
 
 def trainer(run: Path, config: TrainingConfig | None = None, **more: object) -> Trainer:
     model = tiny_model(length_mode="drawn", length_counts=corpus().length_counts(), dropout=0.1)
-    return Trainer(
-        model, corpus(), corpus(1), config or settings(), run, device="cpu", **more  # type: ignore[arg-type]
-    )  # fmt: skip
+    return over(model, run, config, **more)
+
+
+def over(
+    model: ImplicitRefinementModel,
+    run: Path,
+    config: TrainingConfig | None = None,
+    rows: tuple[TokenCorpus, TokenCorpus] | None = None,
+    **more: object,
+) -> Trainer:
+    """A trainer over a model and the corpus, or other rows."""
+    objective = MaskedTraining(model, *(rows or (corpus(), corpus(1))))
+    return Trainer(objective, config or settings(), run, device="cpu", **more)  # type: ignore[arg-type]
+
+
+def records(run: Path) -> list[dict[str, object]]:
+    """The lines of ``metrics.jsonl`` without what differs from run to run."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "tokens_per_second")} for line in lines
+    ]
 
 
 def weights(t: Trainer) -> dict[str, torch.Tensor]:
@@ -61,19 +81,119 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-def test_a_run_that_was_stopped_has_saved_before_it_looks_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_asked_to_stop_saves_and_does_nothing_more(tmp_path: Path) -> None:
+    events: list[object] = []
+    stopped = trainer(tmp_path, settings(save_every=1_000), on_event=events.append)
+
+    def stop(event: Progress | Evaluated) -> None:
+        events.append(event)
+        if event.step == 2:
+            stopped.request_stop()
+
+    stopped.on_event = stop
+    result = stopped.run()
+    assert (result.step, result.finished, result.last) == (2, False, None)
+    assert [type(event) for event in events] == [Evaluated, Progress]
+    assert trainer(tmp_path).resume() == 2
+
+
+@pytest.mark.parametrize(
+    ("which", "steps"), [("validate", 0), ("calibrate", 8)], ids=["first validation", "calibration"]
+)
+def test_a_stop_does_not_wait_for_a_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, steps: int
 ) -> None:
-    stopped = trainer(tmp_path, settings(save_every=1_000))
-    stopped.on_event = lambda e: stopped.request_stop() if e.step == 4 else None
+    straight = trainer(tmp_path / "straight")
+    straight.run()
+    stopped = trainer(tmp_path / "parts")
+    work = getattr(stopped.objective, which)
 
-    def killed() -> None:
-        raise KeyboardInterrupt
+    def cut_off() -> None:
+        work()
+        stopped.request_stop()  # as a signal handler does
+        raise AssertionError("the stop did not end this")
 
-    monkeypatch.setattr(stopped, "_calibrate", killed)
+    with monkeypatch.context() as patch:
+        patch.setattr(stopped.objective, which, cut_off)
+        result = stopped.run()
+    assert (result.step, result.finished) == (steps, False)
+    resumed = trainer(tmp_path / "parts")
+    assert resumed.resume() == steps and not resumed.finished
+    result = resumed.run()
+    assert result.finished and result.last is not None
+    # What a stop cut off is made up for: the run ends as one that was never stopped.
+    assert_same(weights(straight), weights(resumed))
+    assert records(tmp_path / "parts") == records(tmp_path / "straight")
+    models = [tmp_path / run / "model" for run in ("straight", "parts")]
+    assert len({(model / "config.json").read_text() for model in models}) == 1
+
+
+def killed_at(step: int, running: Trainer) -> None:
+    """Run until the first record of a step, and stop there without saving."""
+
+    def kill(event: Progress | Evaluated) -> None:
+        if event.step == step:
+            raise KeyboardInterrupt
+
+    running.on_event = kill
     with pytest.raises(KeyboardInterrupt):
-        stopped.run()
-    assert trainer(tmp_path, settings()).resume() == 4
+        running.run()
+
+
+def test_a_killed_run_leaves_no_record_twice_and_no_temporary_file(tmp_path: Path) -> None:
+    straight = trainer(tmp_path / "straight", settings(log_every=1))
+    straight.run()
+    run = tmp_path / "parts"
+    killed_at(5, trainer(run, settings(log_every=1, save_every=3)))
+    for left in (".run.json.abc.tmp", "model/.config.json.abc.tmp", "checkpoints/.step-00000005/x"):
+        (run / left).parent.mkdir(parents=True, exist_ok=True)
+        (run / left).touch()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tr')
+    resumed = trainer(run, settings(log_every=1))
+    assert resumed.resume() == 3
+    resumed.run()
+    assert records(run) == records(tmp_path / "straight")
+    assert [path.name for path in run.rglob(".*")] == []
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_afresh(tmp_path: Path) -> None:
+    killed_at(2, trainer(tmp_path))
+    trainer(tmp_path).run()
+    assert [line["step"] for line in records(tmp_path) if line["kind"] == "train"] == [2, 4, 6, 8]
+
+
+def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    newest = tmp_path / "checkpoints" / "step-00000008"
+    newest.rename(newest.with_name("step-00000008.before"))
+    assert trainer(tmp_path).resume() == 8
+    remove_leftovers(tmp_path)
+    assert (newest / "trainer.json").is_file()
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_two_trainers_cannot_write_to_one_folder(tmp_path: Path) -> None:
+    first, second = trainer(tmp_path), trainer(tmp_path)
+    refused: list[BusyError] = []
+
+    def meanwhile(event: Progress | Evaluated) -> None:
+        if event.step == 4 and not refused:
+            with pytest.raises(BusyError, match=f"process {os.getpid()}") as caught:
+                second.run()
+            refused.append(caught.value)
+
+    first.on_event = meanwhile
+    assert first.run().finished and refused
+    assert second.step == 0
+    # The lock ends with the run.
+    trainer(tmp_path).run()
+
+
+@pytest.mark.parametrize("part", ["carry", "halting", "memory"])
+def test_a_part_that_rows_alone_do_not_train_is_refused(part: str) -> None:
+    with pytest.raises(ConfigError, match=f"{part}=True needs a task"):
+        MaskedTraining(tiny_model(**{part: True}), corpus(), corpus(1))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "ranger21"])
@@ -145,13 +265,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(tmp_path: Path
     t = trainer(tmp_path, settings(steps=5, save_every=1))
     poison(t, {3})
     before: list[dict[str, torch.Tensor]] = []
-    original = t._skip
+    original = t.objective.training.skip
 
     def watched() -> None:
         before.append(weights(t))
         original()
 
-    t._skip = watched  # type: ignore[method-assign]
+    t.objective.training.skip = watched  # type: ignore[method-assign]
     result = t.run()
     assert result.skipped == 1
     after = ImplicitRefinementModel.from_pretrained(tmp_path / "checkpoints" / "step-00000004")
@@ -188,13 +308,10 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint(
 
 
 def test_resuming_nothing_or_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
         trainer(tmp_path).resume()
     trainer(tmp_path, settings(steps=1)).run()
-    other = Trainer(
-        tiny_model(hidden_size=32, length_mode="drawn"),
-        corpus(), corpus(1), settings(), tmp_path, device="cpu",
-    )  # fmt: skip
+    other = over(tiny_model(hidden_size=32, length_mode="drawn"), tmp_path)
     with pytest.raises(CheckpointError, match="does not fit"):
         other.resume()
 
@@ -202,11 +319,11 @@ def test_resuming_nothing_or_another_model_is_refused(tmp_path: Path) -> None:
 def test_rows_that_are_too_long_are_left_out_or_refused(tmp_path: Path) -> None:
     rows = TokenCorpus.from_rows([[5] * 40] * 3, 256)
     with pytest.raises(DataError, match="longer than max_seq_len=12"):
-        Trainer(tiny_model(length_mode="drawn"), rows, rows, settings(), tmp_path, device="cpu")
+        over(tiny_model(length_mode="drawn"), tmp_path, rows=(rows, rows))
     # A canvas that ends by EOS needs room for it: 12 tokens do not fit into 12.
     rows = TokenCorpus.from_rows([[5] * 12, [5] * 11], 256)
-    t = Trainer(tiny_model(length_mode="eos"), rows, rows, settings(), tmp_path, device="cpu")
-    assert t.train.lengths.tolist() == [11]
+    objective = MaskedTraining(tiny_model(length_mode="eos"), rows, rows)
+    assert objective.train.lengths.tolist() == [11]
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
@@ -252,14 +369,14 @@ def test_settings_out_of_range_are_refused(setting: dict[str, object]) -> None:
 
 def test_validation_rows_are_capped(tmp_path: Path) -> None:
     t = trainer(tmp_path, settings(valid_rows=5))
-    assert len(t.valid) == 5
-    assert np.array_equal(t.valid[0], corpus(1)[0])
+    assert len(t.objective.valid) == 5  # type: ignore[attr-defined]
+    assert np.array_equal(t.objective.valid[0], corpus(1)[0])  # type: ignore[attr-defined]
 
 
 def test_a_run_without_a_gate_saves_the_figures_that_it_has(tmp_path: Path) -> None:
     def gateless() -> Trainer:
         model = tiny_model(use_refine_gate=False)
-        return Trainer(model, corpus(), corpus(1), settings(steps=2), tmp_path, device="cpu")
+        return over(model, tmp_path, settings(steps=2))
 
     first = gateless().run().first
     assert np.isfinite(first.loss) and np.isnan(first.gate_auroc)
@@ -281,8 +398,8 @@ def test_a_joint_head_is_trained_on_a_mix_of_canvases_unless_told_otherwise(
     tmp_path: Path, joint_size: int, given: dict[str, float], shares: tuple[float, float, float]
 ) -> None:
     model = tiny_model(length_mode="drawn", joint_size=joint_size)
-    made = Trainer(model, corpus(), corpus(1), settings(**given), tmp_path, device="cpu")
-    objective = made._objective()
+    made = over(model, tmp_path, settings(**given))
+    objective = made.objective.objective()  # type: ignore[attr-defined]
     assert (objective.blank_share, objective.suffix_share, objective.window_share) == shares
 
 
@@ -290,7 +407,7 @@ def test_a_model_with_a_joint_head_trains_and_resumes(tmp_path: Path) -> None:
     def make(run: Path) -> Trainer:
         counts = corpus().length_counts()
         model = tiny_model(length_mode="drawn", length_counts=counts, joint_size=6)
-        return Trainer(model, corpus(), corpus(1), settings(optimizer="muon"), run, device="cpu")
+        return over(model, run, settings(optimizer="muon"))
 
     straight = make(tmp_path / "straight")
     assert straight.run().finished

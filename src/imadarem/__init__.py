@@ -23,6 +23,7 @@ _EXPORTS = {
     "ImadaremError": "imadarem.errors",
     "ImplicitRefinementConfig": "imadarem.config",
     "ImplicitRefinementModel": "imadarem.model",
+    "MaskedTraining": "imadarem.training.masked",
     "MemoryBank": "imadarem.orchestrator.memory",
     "OrchestrationConfig": "imadarem.orchestrator.config",
     "SafeTokenizer": "imadarem.tokenizers",
@@ -31,6 +32,7 @@ _EXPORTS = {
     "Trainer": "imadarem.training.trainer",
     "TrainingConfig": "imadarem.training.trainer",
     "UnifiedRefinerOrchestrator": "imadarem.orchestrator.orchestrator",
+    "UnrolledTraining": "imadarem.training.unrolled",
 }
 
 __all__ = [  # noqa: F822 (resolved by __getattr__)
@@ -38,6 +40,7 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
     "ImadaremError",
     "ImplicitRefinementConfig",
     "ImplicitRefinementModel",
+    "MaskedTraining",
     "MemoryBank",
     "OrchestrationConfig",
     "SafeTokenizer",
@@ -46,6 +49,7 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
     "Trainer",
     "TrainingConfig",
     "UnifiedRefinerOrchestrator",
+    "UnrolledTraining",
     "__version__",
 ]
 
@@ -62,8 +66,10 @@ if TYPE_CHECKING:
     from imadarem.tokenizers import SafeTokenizer as SafeTokenizer
     from imadarem.tokenizers import SelfiesTokenizer as SelfiesTokenizer
     from imadarem.tokenizers import SmilesTokenizer as SmilesTokenizer
+    from imadarem.training.masked import MaskedTraining as MaskedTraining
     from imadarem.training.trainer import Trainer as Trainer
     from imadarem.training.trainer import TrainingConfig as TrainingConfig
+    from imadarem.training.unrolled import UnrolledTraining as UnrolledTraining
 
 
 def __getattr__(name: str) -> Any:

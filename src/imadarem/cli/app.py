@@ -23,7 +23,6 @@ from imadarem.cli.serve import serve
 from imadarem.cli.solve import STDIN, solve
 from imadarem.cli.trace import trace
 from imadarem.cli.train import train
-from imadarem.cli.train_task import COMMAND, train_task, with_task
 from imadarem.errors import ImadaremError, TrainingError
 
 __all__ = ["main", "run"]
@@ -50,9 +49,6 @@ app.command(optimize)
 app.command(solve)
 app.command(serve)
 app.command(train)
-app.command(
-    train_task, name=COMMAND, show=False, usage="Usage: imadarem train --task NAME [OPTIONS]"
-)
 app.command(evaluate)
 data = App(name="data", help="Fetch and look at data sets.", help_format="markdown")
 data.command(moses)
@@ -78,8 +74,7 @@ def run(tokens: Sequence[str]) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else FINE
     except CycloptsError as error:
-        reason = str(error).replace(COMMAND, "train --task")
-        complain("error", f"{reason} See: imadarem {_command(tokens)}--help")
+        complain("error", f"{error} See: imadarem {_command(tokens)}--help")
         return WRONG_USE
     except BrokenPipeError:
         # The reader (head, less) has what it wanted. Python would complain again at exit.
@@ -101,13 +96,11 @@ def run(tokens: Sequence[str]) -> int:
 
 def _spelled(tokens: Sequence[str]) -> list[str]:
     """The tokens as cyclopts reads them: to it a lone hyphen is a flag without a name."""
-    return with_task([STDIN if token == "-" else token for token in tokens])
+    return [STDIN if token == "-" else token for token in tokens]
 
 
 def _command(tokens: Sequence[str]) -> str:
     """The command that was meant, with a space behind it, where there is one of that name."""
-    if list(with_task(tokens)[:1]) == [COMMAND]:
-        return "train --task sudoku "
     words: list[str] = []
     group = app
     for token in tokens:

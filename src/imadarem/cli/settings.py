@@ -5,148 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import tomllib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
-from cyclopts import Group, Parameter
-
+from imadarem.cli.flags import DECIDED_BY_DATA, FROM_THE_DATA, TYPES, DataFlags
+from imadarem.cli.recipes import recipe_of
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, nearest
-from imadarem.training.settings import TrainingConfig
-
-__all__ = [
-    "DECIDED_BY_DATA",
-    "NAMED",
-    "DataFlags",
-    "ModelFlags",
-    "RunSettings",
-    "TrainingFlags",
-    "check_table",
-    "flags_of",
-    "given",
-    "read_settings",
-    "read_toml",
-    "toml_lines",
-]
-
-#: Settings of the model that the data and the tokenizer decide.
-DECIDED_BY_DATA = (
-    "vocab_size",
-    "length_counts",
-    "mask_token_id",
-    "pad_token_id",
-    "eos_token_id",
-    "nothing_token_id",
+from imadarem.orchestrator.config import OrchestrationConfig, without_retired
+from imadarem.training.settings import (
+    OF_ROWS_ALONE,
+    TrainingConfig,
+    refuse_parts_trained_by_unrolling,
 )
-#: Where the command line departs from the defaults of the configuration.
-MODEL_DEFAULTS: dict[str, Any] = {"conv_kernel_size": 5, "self_conditioning": False}
+
+__all__ = ["RunSettings", "parse_settings", "read_settings", "settings_from_run"]
+
 #: Data sets, notations and models that go by a name, even beside a file of that name.
 NAMED = ("moses", "moses-sample", "selfies", "smiles", "safe", "char", "default")
-DEFERRED = {
-    "max_seq_len": "the longest training row",
-    "length_mode": "drawn for molecules, else eos",
-    "joint_size": "256 for molecules, else 0",
+#: Settings of the model that a task decides; and this command fills no memory.
+DECIDED_BY_TASK = (*DECIDED_BY_DATA, "relations", "max_seq_len", "memory")
+TABLES = ("data", "settings", "model", "orchestration", "training")
+#: Settings of the orchestration that are given as settings of the training.
+BY_THE_TRAINING = {
+    "gradient_clip_threshold": "gradient_clip",
+    "mixed_precision": "mixed_precision",
+    "seed": "seed",
 }
-
-
-def flags_of(
-    source: type,
-    title: str,
-    rank: int,
-    leave_out: tuple[str, ...] = (),
-    *,
-    shown: Mapping[str, str] | None = None,
-    kinds: Mapping[str, Any] | None = None,
-    names: Mapping[str, str] | None = None,
-) -> type:
-    """A dataclass of flags: the settings of ``source``, each None until it is given.
-
-    Help comes from the docstring of ``source``, so that a setting is explained once.
-
-    Args:
-        source: A dataclass of settings.
-        title: Of the group in the help.
-        rank: Of the group among the others.
-        leave_out: Settings without a flag.
-        shown: What the help gives as a setting's default, where that is not its own.
-        kinds: Types of flags that differ from the setting's.
-        names: A second name of a flag, such as ``--window``.
-    """
-    helps = _explanations(source.__doc__ or "")
-    group = Group(title, sort_key=rank)
-    fields = []
-    for setting, own_kind in get_type_hints(source).items():
-        if setting in leave_out:
-            continue
-        default = getattr(source, setting, None)
-        own: dict[str, Any] = {}
-        if setting in (names or {}):
-            own["name"] = [f"--{setting.replace('_', '-')}", (names or {})[setting]]
-        parameter = Parameter(
-            help=helps.get(setting),
-            show_default=(shown or {}).get(setting, "" if default is None else str(default))
-            or None,
-            group=group,
-            negative_iterable=(),
-            **own,
-        )
-        kind = (kinds or {}).get(setting, own_kind)
-        fields.append((setting, Annotated[kind | None, parameter], field(default=None)))
-    made = dataclasses.make_dataclass(f"{source.__name__}Flags", fields, frozen=True, kw_only=True)
-    # cyclopts takes a class of the module "types" for a built-in one without fields.
-    made.__module__ = __name__
-    return Parameter(name="*")(made)
-
-
-def _explanations(docstring: str) -> dict[str, str]:
-    """``setting: explanation`` of the section ``Args`` of a docstring."""
-    section = docstring.partition("Args:\n")[2].partition("\n\n    Raises:")[0]
-    found = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w|\Z)", section, re.MULTILINE | re.DOTALL)
-    return {
-        # Markdown has no roles: ``:class:`Name``` is `Name`.
-        name: re.sub(r":\w+:(?=`)", "", " ".join(text.split()).replace("``", "`"))
-        for name, text in found
-    }
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class DataFlags:
-    """What to train on.
-
-    Attributes:
-        data: moses (1.6 million molecules), moses-sample (15,000, shipped) or a file.
-        column: The column of a table that holds the texts.
-        rows: Train on at most so many rows.
-        tokenizer: selfies, smiles, safe (fragments) or char, learned from the data, or the
-            folder of a saved tokenizer. The first three read molecules, the others lines of
-            text. [default: selfies]
-        valid_fraction: Share of a file that is held out. [default: 0.1]
-        init: Start from this model, its architecture kept: "default", "smiles" or a folder.
-            Tokens of the data that its tokenizer does not know are added behind those it
-            knows.
-    """
-
-    data: str | None = None
-    column: str | None = None
-    rows: int | None = None
-    tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
-    valid_fraction: float | None = None
-    init: str | None = None
-
-
-ModelFlags = flags_of(
-    ImplicitRefinementConfig,
-    "Model",
-    1,
-    DECIDED_BY_DATA,
-    shown={**{name: str(value) for name, value in MODEL_DEFAULTS.items()}, **DEFERRED},
-)
-TrainingFlags = flags_of(TrainingConfig, "Training", 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,37 +43,70 @@ class RunSettings:
     """Everything that decides a run, as given: what is absent takes its default.
 
     Attributes:
-        data: Settings of :class:`DataFlags`.
-        model: Settings of the model, without those that the data decides.
-        training: Settings of the training.
+        task: The name of a task, or None for a run on rows of data.
+        data: Settings of :class:`~imadarem.cli.flags.DataFlags`, for rows of data.
+        settings: Of the task.
+        model: Of the model, without those that the data or the task decides.
+        orchestration: Of the orchestration, for a task.
+        training: Of the training.
     """
 
+    task: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    orchestration: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str | None:
+        """The task or the data; None where neither was given."""
+        return self.task or self.data.get("data")
 
     def under(self, upper: RunSettings) -> RunSettings:
         """These settings, overridden by those of ``upper``."""
         return RunSettings(
-            data={**self.data, **upper.data},
-            model={**self.model, **upper.model},
-            training={**self.training, **upper.training},
+            task=upper.task or self.task,
+            **{name: {**getattr(self, name), **getattr(upper, name)} for name in TABLES},
         )
 
     def anchored(self) -> RunSettings:
         """With absolute paths, so that a run can be resumed from another directory."""
-        data = dict(self.data)
-        for name in ("data", "tokenizer", "init"):
-            if name in data and Path(data[name]).exists() and data[name] not in NAMED:
-                data[name] = os.path.abspath(data[name])
-        return RunSettings(data=data, model=self.model, training=self.training)
+        paths = {
+            name: self.data[name] for name in ("data", "tokenizer", "init") if name in self.data
+        }
+        return dataclasses.replace(
+            self,
+            data={**self.data, **_absolute(paths)},
+            settings=_absolute(self.settings),
+        )
 
     def resolved(self) -> RunSettings:
-        """With every default filled in that does not depend on the data.
+        """With every default filled in that depends neither on the data nor on the task's rows.
 
         Raises:
-            ConfigError: A setting is out of range.
+            ConfigError: There is nothing to train on, a setting is out of range, or one does
+                not apply to what is trained on.
         """
+        if self.subject is None:
+            raise ConfigError(
+                "there is nothing to train on: give --data moses, moses-sample or FILE, or "
+                "--task sudoku, modular, addition, arc, text or molecules."
+            )
+        return self._on_rows() if self.task is None else self._on_task(self.task)
+
+    def to_toml(self) -> str:
+        """As a file that ``--config`` reads."""
+        parts = [_toml_lines({"task": self.task, **self.data})]
+        for title in TABLES[1:]:
+            if getattr(self, title):
+                parts.append(f"[{title}]\n{_toml_lines(getattr(self, title))}")
+        return "\n".join(parts)
+
+    def _on_rows(self) -> RunSettings:
+        for table in ("settings", "orchestration"):
+            for name in getattr(self, table):
+                raise ConfigError(f"{name} is a setting of a task, and no --task was given.")
         training = dataclasses.asdict(TrainingConfig.from_dict(dict(self.training)))
         data = {"valid_fraction": 0.1, **self.data}
         if "init" in data:
@@ -195,27 +117,83 @@ class RunSettings:
                 )
             return RunSettings(data=data, model=dict(self.model), training=training)
         data = {"tokenizer": "selfies", **data}
-        model = {**MODEL_DEFAULTS, **self.model}
+        model = {**recipe_of(None).model, **self.model}
         # One token only: the vocabulary, and with it the real size, comes from the data.
-        checked = ImplicitRefinementConfig.from_dict({"vocab_size": 1, **model}).to_dict()
-        for name in ("model_type", *DECIDED_BY_DATA):
-            del checked[name]
-        for name in DEFERRED.keys() - model.keys():
-            del checked[name]
+        config = ImplicitRefinementConfig.from_dict({"vocab_size": 1, **model})
+        refuse_parts_trained_by_unrolling(config)
+        left_open = FROM_THE_DATA.keys() - model.keys()
+        checked = _without(config.to_dict(), ("model_type", *DECIDED_BY_DATA, *left_open))
         return RunSettings(data=data, model=checked, training=training)
 
-    def to_toml(self) -> str:
-        """As a file that ``--config`` reads."""
-        parts = [toml_lines(self.data)]
-        for title, table in (("model", self.model), ("training", self.training)):
-            if table:
-                parts.append(f"[{title}]\n{toml_lines(table)}")
-        return "\n".join(parts)
+    def _on_task(self, task: str) -> RunSettings:
+        for name in self.data:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for rows of data, and a task was given. Settings "
+                "of a task are given as --set NAME=VALUE."
+            )
+        for name in OF_ROWS_ALONE:
+            if name in self.training:
+                raise ConfigError(
+                    f"{name} is a setting of training on rows of data; the task {task} does not "
+                    "use it. Leave it out."
+                )
+        for name in DECIDED_BY_TASK:
+            if self.model.get(name):
+                raise ConfigError(f"{name} is decided by the task {task}. Leave it out.")
+        recipe = recipe_of(task)
+        # One token and one position only: the real sizes come from the task.
+        smallest = {"vocab_size": 1, "relations": [[[0]]]}
+        model = ImplicitRefinementConfig.from_dict({**smallest, **recipe.model, **self.model})
+        training = TrainingConfig.from_dict({**recipe.training, **self.training})
+        with warnings.catch_warnings():
+            # The run's own configuration says it again.
+            warnings.simplefilter("ignore", UserWarning)
+            orchestration = OrchestrationConfig.from_dict(
+                {
+                    **recipe.orchestration,
+                    **self.orchestration,
+                    **{name: getattr(training, ours) for name, ours in BY_THE_TRAINING.items()},
+                }
+            )
+        return RunSettings(
+            task=task,
+            settings=self.settings,
+            model=_without(model.to_dict(), ("model_type", *DECIDED_BY_TASK)),
+            orchestration=_without(orchestration.to_dict(), tuple(BY_THE_TRAINING)),
+            training=_without(dataclasses.asdict(training), OF_ROWS_ALONE),
+        )
+
+    def orchestration_config(self) -> OrchestrationConfig:
+        """The orchestrator's settings of a resolved run over a task."""
+        shared = {name: self.training[ours] for name, ours in BY_THE_TRAINING.items()}
+        return OrchestrationConfig(**self.orchestration, **shared)
 
 
-def given(flags: Any) -> dict[str, Any]:
-    """The flags that were given."""
-    return {k: v for k, v in vars(flags).items() if v is not None}
+def settings_from_run(folder: Path, file: str, upper: RunSettings) -> RunSettings:
+    """The settings that a run was started with, under those given now.
+
+    Args:
+        folder: Of the run.
+        file: Name of the file of its settings.
+        upper: What was given now.
+
+    Raises:
+        ConfigError: A setting was given that a run cannot change on the way.
+    """
+    saved = read_settings(folder / file)
+    pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
+        (getattr(saved, name), getattr(upper, name)) for name in TABLES if name != "training"
+    ]
+    pairs.append(({"task": saved.task}, {"task": upper.task} if upper.task else {}))
+    for was, now in pairs:
+        for name, value in now.items():
+            if was.get(name) != value:
+                raise ConfigError(
+                    f"{name} = {value!r} was given, but the run in {folder} has "
+                    f"{was.get(name)!r}, and only settings of the training can change on "
+                    "--resume. Leave it out, or start another run."
+                )
+    return saved.under(upper)
 
 
 def read_settings(path: str | Path) -> RunSettings:
@@ -223,25 +201,77 @@ def read_settings(path: str | Path) -> RunSettings:
 
     Raises:
         ConfigError: The file is missing or not TOML, a setting is unknown or of a wrong
-            type.
+            type. A task's own settings are checked where the task is loaded.
     """
-    content = read_toml(path)
-    tables = {name: content.pop(name, {}) for name in ("model", "training")}
-    for title, table, kind in (
-        ("", content, DataFlags),
-        ("[model] ", tables["model"], ModelFlags),
-        ("[training] ", tables["training"], TrainingFlags),
+    content = _read_toml(path)
+    tables = {name: content.pop(name, {}) for name in TABLES[1:]}
+    task = content.pop("task", None)
+    if not isinstance(task, str | None) or not isinstance(tables["settings"], dict):
+        raise ConfigError(f"{path}: task must be a name, and [settings] a table.")
+    if isinstance(tables["orchestration"], dict) and isinstance(tables["training"], dict):
+        tables["orchestration"] = without_retired(tables["orchestration"])
+        # Files of version 0.1 have them here.
+        for theirs, ours in BY_THE_TRAINING.items():
+            if theirs in tables["orchestration"]:
+                tables["training"].setdefault(ours, tables["orchestration"].pop(theirs))
+    _check_table(path, "", content, DataFlags, ("task", *TABLES[1:]))
+    for name, kind in (
+        ("model", ImplicitRefinementConfig),
+        ("orchestration", OrchestrationConfig),
+        ("training", TrainingConfig),
     ):
-        check_table(path, title, table, kind)
-    return RunSettings(data=content, model=tables["model"], training=tables["training"])
+        _check_table(path, f"[{name}] ", tables[name], kind)
+    tables["settings"] = {k: _with_numbers(v) for k, v in tables["settings"].items()}
+    return RunSettings(task=task, data=content, **tables)
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The content of a TOML file.
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+    """``["sizes=4,6", "givens=minimal"]`` → ``{"sizes": [4, 6], "givens": "minimal"}``.
+
+    A value is JSON, or a list of values between commas, or else a text.
 
     Raises:
-        ConfigError: It cannot be read, or is not TOML.
+        ConfigError: There is no ``=``.
     """
+    settings = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise ConfigError(f"--set {text} must be NAME=VALUE, such as --set sizes=6.")
+        settings[name.strip().replace("-", "_")] = _with_numbers(_value(value.strip()))
+    return settings
+
+
+def _with_numbers(value: Any) -> Any:
+    """Mappings with keys such as ``"9"`` have numbers for keys: JSON and TOML know none."""
+    if not isinstance(value, Mapping):
+        return value
+    return {int(key) if key.isdigit() else key: _with_numbers(v) for key, v in value.items()}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    return [_value(part.strip()) for part in text.split(",")] if "," in text else text
+
+
+def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of files and folders that exist as absolute paths."""
+    return {
+        name: os.path.abspath(value)
+        if isinstance(value, str) and value not in NAMED and Path(value).exists()
+        else value
+        for name, value in settings.items()
+    }
+
+
+def _without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def _read_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -250,8 +280,10 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a TOML file: {error}.") from None
 
 
-def check_table(path: str | Path, title: str, table: Any, kind: type) -> None:
-    """Refuse a table with settings that ``kind``, a class of flags, has not.
+def _check_table(
+    path: str | Path, title: str, table: Any, kind: type, more: Sequence[str] = ()
+) -> None:
+    """Refuse a table with settings that ``kind``, a class of settings, does not have.
 
     Raises:
         ConfigError: A setting is unknown or of a wrong type.
@@ -259,10 +291,12 @@ def check_table(path: str | Path, title: str, table: Any, kind: type) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: {title}must be a table of settings.")
     hints = get_type_hints(kind)
+    hints = {name: TYPES.get(name, hint) for name, hint in hints.items()}
     for name, value in table.items():
-        if name not in hints:
-            hint = nearest(name, [*hints, "model", "training"])
-            raise ConfigError(f"{path}: unknown setting {title}{name!r}{hint}.")
+        if name not in hints or name in DECIDED_BY_DATA:
+            raise ConfigError(
+                f"{path}: unknown setting {title}{name!r}{nearest(name, [*hints, *more])}."
+            )
         # By type(), as bool is an int to isinstance(); and a whole number may be a float.
         legal = set(_members(hints[name]))
         if float in legal:
@@ -273,11 +307,13 @@ def check_table(path: str | Path, title: str, table: Any, kind: type) -> None:
 
 
 def _members(hint: Any) -> list[type]:
+    if get_origin(hint) in (dict, list):
+        return [get_origin(hint)]
     members = [t for t in getattr(hint, "__args__", (hint,)) if t is not type(None)]
     return [get_origin(t) or t for t in members]
 
 
-def toml_lines(table: Mapping[str, Any]) -> str:
+def _toml_lines(table: Mapping[str, Any]) -> str:
     """A line for each setting that is not None: TOML has no null, absence says it."""
     return "".join(f"{k} = {_toml(v)}\n" for k, v in table.items() if v is not None)
 

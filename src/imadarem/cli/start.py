@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from imadarem.cli.models import is_molecular
+from imadarem.cli.recipes import JOINT_SIZE
 from imadarem.cli.settings import RunSettings
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "initial_model",
+    "loaded_task",
     "new_model",
     "prepared_data",
     "same_model",
     "saved_model",
+    "several_processes",
     "task_model",
 ]
 
@@ -41,8 +45,6 @@ ARCHITECTURE = (
     "self_conditioning",
     "use_refine_gate",
 )
-#: Hidden units of a new molecule model's joint head.
-JOINT_SIZE = 256
 
 
 def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:
@@ -69,8 +71,7 @@ def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefineme
 def prepared_data(
     settings: RunSettings,
     saved: ImplicitRefinementModel | None,
-    device: str,
-    processes: int | None,
+    processes: int,
     progress: Progress,
 ) -> PreparedData:
     """Read and encode the data, with the tokenizer of ``init`` where there is one.
@@ -88,7 +89,7 @@ def prepared_data(
         tokenizer = saved.tokenizer
         if settings.training["surplus"] and isinstance(tokenizer, CorpusTokenizer):
             tokenizer = tokenizer.with_nothing()
-    with _first_process_first(device):
+    with _first_process_first():
         data = prepare(
             settings.data["data"],
             tokenizer=tokenizer,
@@ -96,7 +97,7 @@ def prepared_data(
             rows=settings.data.get("rows"),
             valid_fraction=settings.data["valid_fraction"],
             seed=settings.training["seed"],
-            processes=processes or os.cpu_count(),
+            processes=processes,
             progress=progress,
             extend="init" in settings.data,
         )
@@ -127,6 +128,26 @@ def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementMo
     config = ImplicitRefinementConfig(vocab_size=len(data.tokenizer), length_counts=counts, **model)
     torch.manual_seed(settings.training["seed"])
     return ImplicitRefinementModel(config, tokenizer=data.tokenizer)
+
+
+def loaded_task(settings: RunSettings, processes: int, progress: Progress) -> Task:
+    """The task of a run; of several processes the first one fills the cache for the others.
+
+    Raises:
+        ConfigError: The task or a setting of it is unknown, missing or out of range.
+        DataError: Its data cannot be read.
+    """
+    from imadarem.data.task_registry import load_task, task_settings
+
+    assert settings.task is not None
+    known = task_settings(settings.task)
+    for name, default in known.items():
+        if default is inspect.Parameter.empty and name not in settings.settings:
+            raise ConfigError(f"the task {settings.task} needs --set {name}=VALUE.")
+    means: dict[str, Any] = {"processes": processes, "progress": progress}
+    ours = {name: value for name, value in means.items() if name in known}
+    with _first_process_first():
+        return load_task(settings.task, **{**ours, **settings.settings})
 
 
 def task_model(settings: Mapping[str, Any], task: Task, seed: int) -> ImplicitRefinementModel:
@@ -208,12 +229,31 @@ def initial_model(
 
 
 @contextmanager
-def _first_process_first(device: str) -> Iterator[None]:
-    """Of several processes the first one fills the cache that the others read."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def several_processes(device: str) -> Iterator[None]:
+    """Join the processes that torchrun or ``accelerate launch`` started, and leave at the end."""
+    if _alone():
         yield
         return
     from accelerate import PartialState
 
-    with PartialState(cpu=device == "cpu").main_process_first():
+    state = PartialState(cpu=device == "cpu")
+    try:
         yield
+    finally:
+        state.destroy_process_group()
+
+
+@contextmanager
+def _first_process_first() -> Iterator[None]:
+    """Of several processes the first one fills the cache that the others read."""
+    if _alone():
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():
+        yield
+
+
+def _alone() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1

@@ -1,68 +1,83 @@
-"""``imadarem train``: train a model on molecules or text, and come back to it later."""
+"""``imadarem train``: train a model on molecules, text or a task, and come back to it later."""
 
 from __future__ import annotations
 
 import math
 import os
-import re
-import shlex
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.text import Text
+from cyclopts import Parameter
 
 from imadarem.cli.before_after import compare_before_after, samples_to_compare
-from imadarem.cli.console import heading, json_line, note, out, speaks, stages
-from imadarem.cli.models import Switch, device_named, is_molecular
-from imadarem.cli.settings import (
+from imadarem.cli.console import note, speaks, stages
+from imadarem.cli.flags import (
     DataFlags,
     ModelFlags,
-    RunSettings,
+    OrchestrationFlags,
     TrainingFlags,
     given,
-    read_settings,
 )
+from imadarem.cli.models import Switch, device_named, is_molecular
+from imadarem.cli.settings import RunSettings, parse_settings, read_settings, settings_from_run
 from imadarem.cli.start import (
     initial_model,
+    loaded_task,
     new_model,
     prepared_data,
     same_model,
     saved_model,
+    several_processes,
+    task_model,
 )
+from imadarem.cli.training_report import print_line, report_data, report_end, report_task
 from imadarem.cli.training_view import TrainingView
-from imadarem.errors import CheckpointError, ConfigError, ImadaremError
+from imadarem.errors import CheckpointError, ConfigError
 from imadarem.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
-    from imadarem.cli.task_settings import TaskRunSettings
-    from imadarem.data.prepare import PreparedData
-    from imadarem.model import ImplicitRefinementModel
-    from imadarem.orchestrator.trainer import TaskTrainer
-    from imadarem.training.trainer import Trainer, TrainingResult
+    from imadarem.training.trainer import Trainer, TrainingObjective, TrainingResult
 
-__all__ = [
-    "INTERRUPTED",
-    "SETTINGS",
-    "keep_settings",
-    "refuse_old_run",
-    "resume_run",
-    "stopping",
-    "train",
-]
+__all__ = ["train"]
 
 SETTINGS = "settings.toml"
-INTERRUPTED = 130
-REASONS_SHOWN = 3
-#: Tokens that are named of those that a model is to learn anew.
-NEW_SHOWN = 12
-#: Seconds in which a second signal is taken for an echo of the first.
+#: Seconds in which a second signal is taken for an echo of the first: torchrun passes Ctrl-C
+#: on to processes that already had it from the terminal.
 SAME_SIGNAL = 1.0
-_DATA, _MODEL, _TRAINING = DataFlags(), ModelFlags(), TrainingFlags()
+_DATA, _MODEL, _ORCHESTRATION = DataFlags(), ModelFlags(), OrchestrationFlags()
+_TRAINING = TrainingFlags()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run is done with and shown as; nothing that it computes depends on it."""
+
+    folder: Path
+    resume: bool
+    device: str
+    processes: int
+    compare: int | None
+    json: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to begin.
+
+    Attributes:
+        objective: What to train, on what.
+        molecular: Whether samples are molecules.
+        then: What there is to do once it is finished.
+    """
+
+    objective: TrainingObjective
+    molecular: bool
+    then: Callable[[TrainingResult], None]
 
 
 def train(
@@ -76,8 +91,11 @@ def train(
     compare: int | None = None,
     json: Switch = False,
     data: DataFlags = _DATA,
-    model: ModelFlags = _MODEL,  # type: ignore[valid-type]
+    task: str | None = None,
+    setting: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     training: TrainingFlags = _TRAINING,  # type: ignore[valid-type]
+    model: ModelFlags = _MODEL,  # type: ignore[valid-type]
+    orchestration: OrchestrationFlags = _ORCHESTRATION,  # type: ignore[valid-type]
 ) -> int:
     """Train a model on molecules, on lines of text, or on a task with answers.
 
@@ -87,8 +105,9 @@ def train(
     imadarem train --data moses-sample --out runs/first --steps 2000
     imadarem train --data mine.csv --column SMILES --init default --out runs/mine
     imadarem train --data words.txt --tokenizer char --out runs/words
+    imadarem train --task sudoku --set sizes=4,6 --unroll-steps 8 --out runs/sudoku
+    imadarem train --task text --set source=novel.txt --out runs/novel
     imadarem train --out runs/first --resume
-    imadarem train --task sudoku --out runs/sudoku
     imadarem train --config run.toml --learning-rate 5e-4 --print-config
     python -m torch.distributed.run --nproc_per_node 2 -m imadarem train --data moses
     ```
@@ -96,80 +115,114 @@ def train(
     Ctrl-C saves and stops; a second one stops at once. All settings can stand in a TOML
     file (`--print-config` writes one); flags win over it.
 
-    With `--task` sudoku, modular, addition, arc, text or molecules, the model learns to
-    answer by refinement, and other flags apply: `imadarem train --task sudoku --help`.
-
     Args:
-        out: The run's folder; default is runs/ and the name of the data.
+        out: The run's folder; default is runs/ and the name of the data or the task.
         resume: Go on with the run in that folder, with its settings.
         config: A TOML file of settings.
         print_config: Print the settings as TOML and stop.
         device: cpu or cuda; default is cuda where there is one.
-        processes: Worker processes that encode the data; default is one for each core.
+        processes: Worker processes that prepare the data; default is one for each core.
         compare: Samples to score before and after a run that starts from another model
             (--init); default is 500 for a file of molecules, 0 scores none.
         json: Print every record as JSON Lines.
+        task: Learn to answer instead: sudoku, modular, addition, arc, text or molecules.
+        setting: A setting of the task as NAME=VALUE, as often as needed; a wrong name lists
+            the right ones.
     """
     if compare is not None and compare < 0:
         raise ConfigError(f"--compare {compare} must be a number of samples, at least 0.")
-    flags = RunSettings(data=given(data), model=given(model), training=given(training))
+    flags = RunSettings(
+        task=task,
+        data=given(data),
+        settings=parse_settings(setting or []),
+        model=given(model),
+        orchestration=given(orchestration),
+        training=given(training),
+    )
     lower = read_settings(config) if config is not None else RunSettings()
     settings = lower.under(flags).anchored()
     folder = _folder(out, settings)
     if resume:
-        settings = _saved_settings(folder, settings)
+        if not (folder / SETTINGS).is_file():
+            raise CheckpointError(
+                f"{folder} holds no run to resume: it has no {SETTINGS}. Start without --resume."
+            )
+        settings = settings_from_run(folder, SETTINGS, settings)
     settings = settings.resolved()
     if print_config:
-        _print(settings.to_toml())
+        print_line(settings.to_toml())
         return 0
     if not resume:
-        refuse_old_run(folder)
-    return _train(settings, folder, resume, device, processes, compare, json)
+        _refuse_old_run(folder)
+    options = Options(
+        folder=folder,
+        resume=resume,
+        device=device_named(device),
+        processes=processes or os.cpu_count() or 1,
+        compare=compare,
+        json=json,
+    )
+    with several_processes(options.device):
+        return _train(settings, options)
 
 
-def _train(
-    settings: RunSettings,
-    folder: Path,
-    resume: bool,
-    device: str | None,
-    processes: int | None,
-    compare: int | None,
-    json: bool,
-) -> int:
+def _train(settings: RunSettings, options: Options) -> int:
     from imadarem.training.trainer import Trainer
 
-    device = device_named(device)
-    # 1. The model that the run starts from, if it starts from one, and the data.
-    before = saved_model(settings, folder if resume else None)
-    with stages() as progress:
-        data = prepared_data(settings, before, device, processes, progress)
-    _report_rejected(data)
-    # 2. The model to train.
-    if before is None:
-        network = new_model(settings, data)
-    elif resume:
-        network = same_model(before, data)
-    else:
-        network = initial_model(before, settings, data)
-    _report_lengths(network, data)
-    # 3. The run.
+    run = _on_rows(settings, options) if settings.task is None else _on_task(settings, options)
     config = TrainingConfig(**settings.training)
-    with TrainingView(config, molecular=is_molecular(data.tokenizer), json=json) as view:
+    with TrainingView(config.steps, molecular=run.molecular, json=options.json) as view:
         trainer = Trainer(
-            network, data.train, data.valid, config, folder, device=device, on_event=view
+            run.objective, config, options.folder, device=options.device, on_event=view
         )
-        if resume:
-            resume_run(trainer, folder)
-        keep_settings(settings, folder)
-        with stopping(trainer):
+        with trainer.hold(), _stopping(trainer):
+            if options.resume:
+                _resume(trainer)
+            _keep_settings(settings, options.folder)
             result = trainer.run()
-    code = _finish(result, folder, json)
-    wanted = samples_to_compare(compare, data)
-    if code == 0 and speaks() and wanted and "init" in settings.data:
-        seed = settings.training["seed"]
-        init = settings.data["init"]
-        compare_before_after(init, result.model_dir, data, wanted, seed, json)
+    code = report_end(result, run.objective, options.folder, options.json)
+    if result.finished:
+        run.then(result)
     return code
+
+
+def _on_rows(settings: RunSettings, options: Options) -> Run:
+    """A run on rows of data: they, the model that it starts from, and what to compare."""
+    from imadarem.training.masked import MaskedTraining
+
+    before = saved_model(settings, options.folder if options.resume else None)
+    with stages() as progress:
+        data = prepared_data(settings, before, options.processes, progress)
+    if before is None:
+        model = new_model(settings, data)
+    elif options.resume:
+        model = same_model(before, data)
+    else:
+        model = initial_model(before, settings, data)
+    report_data(data, model)
+
+    def compare(result: TrainingResult) -> None:
+        wanted = samples_to_compare(options.compare, data)
+        if speaks() and wanted and "init" in settings.data:
+            seed, init = settings.training["seed"], settings.data["init"]
+            compare_before_after(init, result.model_dir, data, wanted, seed, options.json)
+
+    objective = MaskedTraining(model, data.train, data.valid)
+    return Run(objective, is_molecular(data.tokenizer), compare)
+
+
+def _on_task(settings: RunSettings, options: Options) -> Run:
+    """A run over a task: its episodes, a model for them, and what unrolls it."""
+    from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+    from imadarem.training.unrolled import UnrolledTraining
+
+    with stages() as progress:
+        task = loaded_task(settings, options.processes, progress)
+    report_task(task)
+    model = task_model(settings.model, task, settings.training["seed"])
+    config = settings.orchestration_config()
+    orchestrator = UnifiedRefinerOrchestrator(model, task.tokenizer, None, config)
+    return Run(UnrolledTraining(orchestrator, task), False, lambda result: None)
 
 
 # --- settings and folders
@@ -178,13 +231,15 @@ def _train(
 def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
     if given_folder is not None:
         return given_folder
-    source = settings.data.get("data")
-    if source is None:
-        raise ConfigError("nothing to train on: give --data moses, moses-sample or FILE.")
-    return Path("runs") / Path(source).name.split(".")[0]
+    if settings.subject is None:
+        raise ConfigError(
+            "there is nothing to train on: give --data moses, moses-sample or FILE, or --task "
+            "sudoku, modular, addition, arc, text or molecules."
+        )
+    return Path("runs") / Path(settings.subject).name.split(".")[0]
 
 
-def refuse_old_run(folder: Path) -> None:
+def _refuse_old_run(folder: Path) -> None:
     """Refuse a folder in which another run would be overwritten.
 
     Raises:
@@ -200,30 +255,7 @@ def refuse_old_run(folder: Path) -> None:
         raise ConfigError(f"--out {folder} is a file; give a folder.")
 
 
-def _saved_settings(folder: Path, upper: RunSettings) -> RunSettings:
-    """The settings that a run was started with, under those given now.
-
-    Raises:
-        CheckpointError: There is no run of this command in the folder.
-        ConfigError: A setting was given that a run cannot change on the way.
-    """
-    if not (folder / SETTINGS).is_file():
-        raise CheckpointError(
-            f"{folder} holds no run to resume: it has no {SETTINGS}. Start without --resume."
-        )
-    saved = read_settings(folder / SETTINGS)
-    for was, now in ((saved.data, upper.data), (saved.model, upper.model)):
-        for name, value in now.items():
-            if was.get(name) != value:
-                raise ConfigError(
-                    f"{name} = {value!r} was given, but the run in {folder} has "
-                    f"{was.get(name)!r}, and data and model stay as they are on --resume. "
-                    "Leave it out, or start another run with --init."
-                )
-    return saved.under(upper)
-
-
-def keep_settings(settings: RunSettings | TaskRunSettings, folder: Path) -> None:
+def _keep_settings(settings: RunSettings, folder: Path) -> None:
     """Write down what the run is started with; of several processes the first one does."""
     if int(os.environ.get("RANK", "0")) == 0:
         from imadarem.checkpoint import write_text
@@ -231,51 +263,10 @@ def keep_settings(settings: RunSettings | TaskRunSettings, folder: Path) -> None
         write_text(settings.to_toml(), folder / SETTINGS)
 
 
-# --- what is said before the run
-
-
-def _report_rejected(data: PreparedData) -> None:
-    note(
-        f"{len(data.train):,} rows to train on, {len(data.valid):,} held out, "
-        f"{len(data.tokenizer)} tokens in the vocabulary"
-    )
-    notes = dict(data.notes)
-    if fresh := notes.pop("new_tokens", 0):
-        few = " ".join(data.tokenizer.tokens[-fresh:][:NEW_SHOWN])
-        note(f"{fresh} tokens are new to the model: {few}{' …' if fresh > NEW_SHOWN else ''}")
-    if notes:
-        kept = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in notes.items())
-        note(f"kept as written: {kept}")
-    if data.rejected:
-        note(f"{len(data.rejected):,} lines were kept out:", style="yellow")
-        if len(data.rejected) > REASONS_SHOWN:
-            kinds = Counter(_kind_of_reason(line.reason) for line in data.rejected)
-            for reason, count in kinds.most_common(REASONS_SHOWN):
-                note(f"  {count:,} × {reason}", style="yellow")
-            note("  such as", style="yellow")
-        for line in data.rejected[:REASONS_SHOWN]:
-            place = f"line {line.line}: " if line.line else ""
-            note(f"  {place}{line.text[:50]!r}: {line.reason[:150]}", style="yellow")
-        if len(data.rejected) > REASONS_SHOWN:
-            note("  … (imadarem data inspect FILE shows more)", style="yellow")
-
-
-def _kind_of_reason(reason: str) -> str:
-    """A reason without what is of one line only: quotations and numbers."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "…", reason.split(". ")[0])[:90]
-
-
-def _report_lengths(model: ImplicitRefinementModel, data: PreparedData) -> None:
-    size = model.config.max_seq_len - (model.config.length_mode == "eos")
-    longer = int((data.train.lengths > size).sum())
-    if longer:
-        note(f"{longer:,} rows are longer than {size} tokens and are left out", style="yellow")
-
-
 # --- running
 
 
-def resume_run(trainer: Trainer | TaskTrainer, folder: Path) -> None:
+def _resume(trainer: Trainer) -> None:
     """Go on with a run, and say so.
 
     Raises:
@@ -283,18 +274,19 @@ def resume_run(trainer: Trainer | TaskTrainer, folder: Path) -> None:
         ConfigError: It is finished.
     """
     step = trainer.resume()
-    if step >= trainer.config.steps:
+    if trainer.finished:
         raise ConfigError(
-            f"the run in {folder} is finished: it did all {step:,} steps. Give a larger --steps "
-            "to go on."
+            f"the run in {trainer.run_dir} is finished: it did all {step:,} steps. Give a larger "
+            "--steps to go on."
         )
-    note(f"resuming {folder} at step {step:,}")
+    note(f"resuming {trainer.run_dir} at step {step:,}")
 
 
 @contextmanager
-def stopping(trainer: Trainer | TaskTrainer) -> Iterator[None]:
+def _stopping(trainer: Trainer) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks the trainer to save and stop; the second kills."""
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    echo = SAME_SIGNAL if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0.0
     asked = -math.inf
 
     def stop(number: int, frame: Any) -> None:
@@ -302,10 +294,9 @@ def stopping(trainer: Trainer | TaskTrainer) -> Iterator[None]:
         now = time.monotonic()
         if asked == -math.inf:
             asked = now
-            trainer.request_stop()
             note("\nsaving and stopping; once more stops at once", style="yellow")
-        # torchrun passes Ctrl-C on to processes that already had it from the terminal.
-        elif now - asked > SAME_SIGNAL:
+            trainer.request_stop()
+        elif now - asked > echo:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
@@ -316,42 +307,3 @@ def stopping(trainer: Trainer | TaskTrainer) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _finish(result: TrainingResult, folder: Path, json: bool) -> int:
-    if int(os.environ.get("RANK", "0")) > 0:
-        return 0 if result.finished else INTERRUPTED
-    command = f"imadarem train --out {shlex.quote(str(folder))} --resume"
-    if not result.finished:
-        note(f"stopped at step {result.step:,}; everything is saved", style="bold")
-        # Alone on its line, so that it can be copied.
-        note(f"go on with: {command}", style="bold")
-        return INTERRUPTED
-    _draw(folder)
-    if json:
-        json_line({"kind": "result", **result.to_dict()})
-        return 0
-    model = shlex.quote(str(result.model_dir))
-    heading(f"done: {result.step:,} steps")
-    _print(f"held-out loss {result.first.loss:.3f} → {result.last.loss:.3f} nats per token")
-    if result.skipped:
-        _print(f"{result.skipped} steps were skipped because a gradient was not finite")
-    _print(f"model: {result.model_dir}\nrecords: {folder / 'metrics.jsonl'}, curve.png")
-    heading("next")
-    for line in ("sample", "trace", "evaluate -n 1000"):
-        name, *rest = line.split(" ", 1)
-        _print(" ".join(["  imadarem", name, "--model", model, *rest]))
-    return 0
-
-
-def _draw(folder: Path) -> None:
-    from imadarem.training.curves import draw_curve
-
-    try:
-        draw_curve(folder / "metrics.jsonl", folder / "curve.png")
-    except ImadaremError as error:  # the run is whole without its picture
-        note(f"no curve.png: {error}", style="yellow")
-
-
-def _print(text: str) -> None:
-    out().print(Text(text))

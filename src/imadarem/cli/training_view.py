@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -13,28 +13,31 @@ from rich.text import Text
 
 from imadarem.cli.console import err, json_line, speaks
 from imadarem.cli.results import share
-from imadarem.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
     from imadarem.training import trainer
+    from imadarem.training.unrolled import TaskAccuracy
+    from imadarem.training.validation import Validation
 
-__all__ = ["BarView", "TrainingView", "training_bar"]
+__all__ = ["TrainingView", "accuracies"]
 
 SAMPLES_SHOWN = 3
 
 
-class BarView:
-    """A bar of training steps, shown within a ``with`` block.
+class TrainingView:
+    """Called with each event of a trainer; a context manager, which shows the bar.
 
     Args:
         steps: Of the run.
-        waiting: What stands behind the bar until there are figures.
+        molecular: Whether samples are molecules, whose validity is shown.
+        json: Write every event to stdout as JSON Lines instead.
     """
 
-    def __init__(self, steps: int, waiting: str) -> None:
+    def __init__(self, steps: int, *, molecular: bool, json: bool) -> None:
+        self.molecular, self.json = molecular, json
         self._console = err()
-        self._bar = training_bar(self._console)
-        self._task = self._bar.add_task("train", total=steps, figures=waiting)
+        self._bar = _training_bar(self._console)
+        self._task = self._bar.add_task("train", total=steps, figures="starting")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -48,20 +51,6 @@ class BarView:
     ) -> None:
         self._bar.stop()
 
-
-class TrainingView(BarView):
-    """Called with each event of a trainer; a context manager, for the bar's sake.
-
-    Args:
-        config: Of the run.
-        molecular: Whether samples are molecules, whose validity is shown.
-        json: Write every event to stdout as JSON Lines instead.
-    """
-
-    def __init__(self, config: TrainingConfig, *, molecular: bool, json: bool) -> None:
-        self.config, self.molecular, self.json = config, molecular, json
-        super().__init__(config.steps, "first validation")
-
     def __call__(self, event: trainer.Progress | trainer.Evaluated) -> None:
         """Show one event."""
         from imadarem.training.trainer import Evaluated
@@ -73,8 +62,13 @@ class TrainingView(BarView):
 
     def _progress(self, event: trainer.Progress) -> None:
         if self.json:
-            json_line({"kind": "train", **_finite(asdict(event))})
-        figures = f"loss {event.token_loss:.3f}  {event.tokens_per_second:,.0f} tokens/s"
+            json_line({"kind": "train", **event.to_dict()})
+        loss = event.loss if event.token_loss is None else event.token_loss
+        figures = f"loss {loss:.3f}"
+        if "exact_accuracy" in event.more:
+            tokens, rows = (event.more[f"{name}_accuracy"] for name in ("token", "exact"))
+            figures += f"  blanks right {share(tokens)}  rows {share(rows)}"
+        figures += f"  {event.speed:,.0f} {event.unit}/s"
         if event.skipped:
             figures += f"  {event.skipped} skipped"
         self._bar.update(self._task, completed=event.step, figures=figures)
@@ -82,17 +76,23 @@ class TrainingView(BarView):
             self._console.print(Text(f"step {event.step:,}/{event.steps:,}  {figures}"))
 
     def _evaluated(self, event: trainer.Evaluated) -> None:
-        figures = event.figures
         if self.json:
-            record = {"kind": "valid", "step": event.step, **figures.to_dict()}
-            json_line({**record, **self._shares(event.samples), "samples": event.samples})
-            return
-        parts = [f"step {event.step:,}", f"held-out loss {figures.loss:.3f}"]
+            shares = {**self._shares(event.samples), "samples": event.samples}
+            more = shares if event.samples else {}
+            json_line({"kind": "valid", "step": event.step, **event.figures.to_dict(), **more})
+        elif hasattr(event.figures, "exact"):
+            for line in accuracies(event.figures):
+                self._console.print(Text(f"step {event.step:,}  held out {line}", style="bold"))
+        else:
+            self._rows_evaluated(event.step, event.figures, event.samples)
+
+    def _rows_evaluated(self, step: int, figures: Validation, samples: list[str]) -> None:
+        parts = [f"step {step:,}", f"held-out loss {figures.loss:.3f}"]
         if not math.isnan(figures.gate_auroc):
             parts.append(f"gate AUROC {figures.gate_auroc:.2f}, ECE {figures.gate_ece:.2f}")
-        parts += [f"{name} {share(value)}" for name, value in self._shares(event.samples).items()]
+        parts += [f"{name} {share(value)}" for name, value in self._shares(samples).items()]
         self._console.print(Text("  ".join(parts), style="bold"))
-        for text in event.samples[:SAMPLES_SHOWN]:
+        for text in samples[:SAMPLES_SHOWN]:
             self._console.print(Text(f"    {text}", style="dim"))
 
     def _shares(self, samples: list[str]) -> dict[str, float]:
@@ -110,7 +110,25 @@ class TrainingView(BarView):
         return shares
 
 
-def training_bar(console: Console) -> Progress:
+def accuracies(found: TaskAccuracy) -> list[str]:
+    """A line for each length: what is right after each number of steps.
+
+    ``36 tokens, after 1, 2, 4 steps: rows right 0%, 61.0%, 97.0%; blanks right 40.2%, …``
+    """
+    lines = []
+    for length, exact in found.exact.items():
+        figures = f"rows right {_by_step(exact)}"
+        if length in found.tokens:
+            figures += f"; blanks right {_by_step(found.tokens[length])}"
+        lines.append(f"{length} tokens, after {', '.join(map(str, exact))} steps: {figures}")
+    return lines
+
+
+def _by_step(shares: Mapping[int, Any]) -> str:
+    return ", ".join(map(share, shares.values()))
+
+
+def _training_bar(console: Console) -> Progress:
     """A bar of steps with the field ``figures`` behind it; nothing where no terminal is."""
     return Progress(
         SpinnerColumn(),
@@ -122,8 +140,3 @@ def training_bar(console: Console) -> Progress:
         disable=not console.is_terminal or not speaks(),
         transient=True,
     )
-
-
-def _finite(record: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: what is not finite becomes null."""
-    return {name: value if math.isfinite(value) else None for name, value in record.items()}

@@ -13,8 +13,8 @@ from imadarem.checkpoint import load_json, load_state, load_tensors
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.config import without_retired
-from imadarem.orchestrator.processes import gathered, rank, world_size
-from imadarem.orchestrator.stats import TrainingRecord
+from imadarem.training.processes import gathered, rank, world_size
+from imadarem.training.record import TrainingRecord
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:

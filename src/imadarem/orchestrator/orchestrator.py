@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes, Symmetry, Task, Verifier
-from imadarem.errors import ConfigError, DataError, TrainingError
+from imadarem.errors import ConfigError, DataError
 from imadarem.nn import EmaTeacher
 from imadarem.orchestrator.augment import Augmenter
 from imadarem.orchestrator.bandit import DiscountedBandit
@@ -29,19 +29,16 @@ from imadarem.orchestrator.inference import ChosenEdit, Inference
 from imadarem.orchestrator.memory import Memory
 from imadarem.orchestrator.objective import Unrolled, UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
-from imadarem.orchestrator.processes import (
-    gathered,
-    mean_over_processes,
-    rank,
-)
-from imadarem.orchestrator.stats import TrainingRecord
 from imadarem.orchestrator.unroll import Question
-from imadarem.orchestrator.update import GuardedUpdate
 from imadarem.orchestrator.voting import refuse_rule
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
-from imadarem.training.step import MAX_SKIPPED_IN_A_ROW, step_generator, warm_decay
+from imadarem.training.grokfast import GrokFastEma
+from imadarem.training.processes import gathered, mean_over_processes, rank
+from imadarem.training.record import TrainingRecord
+from imadarem.training.step import step_generator
+from imadarem.training.update import GuardedUpdate
 
 __all__ = ["Refiner", "UnifiedRefinerOrchestrator"]
 
@@ -108,7 +105,12 @@ class UnifiedRefinerOrchestrator(nn.Module):
         arms = sorted(self.config.canvas_edit_strategies, key=lambda name: name != "replace")
         self.bandit = DiscountedBandit(arms, seed=self.config.seed)
         self.record = TrainingRecord()
-        self.update = GuardedUpdate(self.config, self.device)
+        self.update = GuardedUpdate(
+            model,
+            clip=self.config.gradient_clip_threshold,
+            precision=self.config.mixed_precision,
+            grok_fast=_gradient_filter(self.config),
+        )
         self._tasks: dict[str, TaskParts] = {}
         self._augmenters: dict[str, Augmenter] = {}
         self.carried: Carried | None = None
@@ -249,15 +251,13 @@ class UnifiedRefinerOrchestrator(nn.Module):
                 backward=self.update.backward,
                 first_step=first_step,
             )
-        norm = self.update.apply(self.model, optimizer, unrolled.loss)
+        norm = self.update.apply(optimizer, unrolled.loss, self.record)
         written = 0
         if norm is None:
             # Its choices of this step are taken back: they number the draws of the next ones.
             self.bandit.load_state_dict(experience)
-            self._skip()
+            self.update.refuse_endless_skips(self.record)
         else:
-            self._update_teacher()
-            self.record.good_step(unrolled.loss, norm)
             self._learn_edits(unrolled, task_type)
             if carried is not None and unrolled.surprise is not None:
                 # A row under way is no longer a surprise; only its first step says how much it was.
@@ -542,19 +542,6 @@ class UnifiedRefinerOrchestrator(nn.Module):
         found = self.memory_bank.read(canvas.ids, known, exclude_task_ids=exclude_task_ids)
         return None if found.is_empty else found
 
-    def _update_teacher(self) -> None:
-        if self.model.teacher is not None:
-            self.model.update_teacher(warm_decay(self.model.config.ema_decay, self.step_count))
-
-    def _skip(self) -> None:
-        self.record.skip()
-        if self.record.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"the gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row (step "
-                f"{self.step_count}). Weights were not touched by them. Lower the learning rate "
-                "or gradient_clip_threshold, and go on from the last checkpoint."
-            )
-
     def _learn_edits(self, unrolled: Unrolled, task_type: str) -> None:
         if not self.config.adaptive_edit_selection:
             return
@@ -587,3 +574,9 @@ class UnifiedRefinerOrchestrator(nn.Module):
                 UserWarning,
                 stacklevel=3,
             )
+
+
+def _gradient_filter(config: OrchestrationConfig) -> GrokFastEma | None:
+    if not config.grok_fast:
+        return None
+    return GrokFastEma(config.grok_fast_alpha, config.grok_fast_lamb)

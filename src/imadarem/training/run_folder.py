@@ -6,16 +6,17 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imadarem.checkpoint import save_json, save_state
+from imadarem.checkpoint import save_json, save_state, write_text
+from imadarem.locks import TEMPORARY
 
-__all__ = ["RunLog", "latest_checkpoint", "save_checkpoint"]
+__all__ = ["RunLog", "latest_checkpoint", "remove_leftovers", "save_checkpoint"]
 
 #: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
 KEPT_CHECKPOINTS = 2
@@ -71,33 +72,73 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove the half-written models and checkpoints of killed runs.
+
+    Call it while holding the folder's lock: else another process may be writing them.
+    """
+    for left in (run_dir / "model").glob(f".*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
+    root = run_dir / "checkpoints"
+    for aside in root.glob(".step-*"):
+        _remove(aside)
+    for before in root.glob("step-*.before"):
+        final = before.with_suffix("")
+        if (final / "trainer.json").is_file():
+            _remove(before)
+        else:
+            _remove(final)
+            before.rename(final)
+
+
 class RunLog:
     """Writes ``run.json``, ``metrics.jsonl`` and TensorBoard events, on one process."""
 
     def __init__(self, run_dir: Path, *, enabled: bool) -> None:
         self.run_dir, self.enabled = run_dir, enabled
+        self._file = run_dir / "metrics.jsonl"
         self._board: Any = None
 
-    def start(self, description: dict[str, Any]) -> None:
+    def start(self, description: dict[str, Any], step: int, *, validate_again: bool) -> None:
+        """Begin at ``step``: records of later steps are of a run that was killed, and go.
+
+        Args:
+            description: Content of ``run.json``.
+            step: Steps done by the checkpoint that the run goes on from.
+            validate_again: Whether the run will validate at this step, as its first or last act.
+        """
         if not self.enabled:
             return
         save_json({**description, **_surroundings()}, self.run_dir / "run.json")
+        if self._file.exists():
+            write_text("".join(self._lines_until(step, validate_again)), self._file)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:  # tensorboard is a convenience; metrics.jsonl has it all
             return
-        self._board = SummaryWriter(str(self.run_dir / "tensorboard"))
+        self._board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        """Append a record of a kind, ``train`` or ``valid``."""
         if not self.enabled:
             return
         line = json.dumps({"kind": kind, "time": time.time(), "step": step, **record})
-        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if self._board is not None:
             for name, value in record.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _lines_until(self, step: int, validate_again: bool) -> Iterator[str]:
+        for line in self._file.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # the last line of a killed run may be cut off
+                continue
+            again = validate_again and record["kind"] == "valid" and record["step"] == step
+            if record["step"] <= step and not again:
+                yield line + "\n"
 
     def close(self) -> None:
         if self._board is not None:

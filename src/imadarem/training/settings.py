@@ -6,13 +6,44 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from imadarem import checks
+from imadarem.errors import ConfigError
 
-__all__ = ["COUNTS", "NONE_OR_MORE", "TrainingConfig"]
+__all__ = ["OF_ROWS_ALONE", "TrainingConfig", "refuse_parts_trained_by_unrolling"]
 
 PRECISIONS = ("no", "bf16", "fp16")
-#: Settings that any training run has: at least 1, and at least 0.
+#: Settings that are at least 1, and at least 0.
 COUNTS = ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows")
-NONE_OR_MORE = ("warmup_steps", "weight_decay", "seed")
+NONE_OR_MORE = ("warmup_steps", "weight_decay", "seed", "surplus", "sample_count")
+#: Settings that training on rows of data uses, and training on a task does not.
+OF_ROWS_ALONE = (
+    "gate_warmup",
+    "on_policy_share",
+    "blank_share",
+    "suffix_share",
+    "window_share",
+    "surplus",
+    "sample_count",
+)
+#: Parts of a model that one pass over a canvas gives no gradient.
+TRAINED_BY_UNROLLING = ("carry", "halting", "memory")
+
+
+def refuse_parts_trained_by_unrolling(config: object) -> None:
+    """Refuse to train a model on rows of data that has parts which those do not train.
+
+    Args:
+        config: An :class:`~imadarem.ImplicitRefinementConfig`.
+
+    Raises:
+        ConfigError: It has such a part.
+    """
+    for name in TRAINED_BY_UNROLLING:
+        if getattr(config, name):
+            raise ConfigError(
+                f"{name}=True needs a task: rows of data alone do not train that part of the "
+                "model, which learns from several refinement steps towards an answer. Leave it "
+                "out, or train on a task (imadarem train --task NAME)."
+            )
 
 
 @dataclass(kw_only=True)
@@ -91,9 +122,7 @@ class TrainingConfig:
             blank_share=self.blank_share,
             window_share=self.window_share,
         )
-        checks.at_least(
-            0, **{name: given[name] for name in (*NONE_OR_MORE, "surplus", "sample_count")}
-        )
+        checks.at_least(0, **{name: given[name] for name in NONE_OR_MORE})
         checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor

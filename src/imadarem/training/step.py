@@ -1,14 +1,11 @@
-"""What every training loop does alike in a step: its randomness, its average, when it gives up."""
+"""The randomness of a training step."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-__all__ = ["MAX_SKIPPED_IN_A_ROW", "step_generator", "warm_decay"]
-
-#: Non-finite steps in a row after which training gives up.
-MAX_SKIPPED_IN_A_ROW = 20
+__all__ = ["step_generator"]
 
 
 def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
@@ -20,8 +17,3 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
     return torch.Generator().manual_seed(int(state[1] >> np.uint64(1)))
-
-
-def warm_decay(decay: float, step: int) -> float:
-    """A shorter average while the run is young, or it would remember the random start."""
-    return min(decay, (1 + step) / (10 + step))

@@ -1,88 +1,165 @@
-"""The training loop: any corpus, one process or several, exact resume, nothing lost.
+"""The training loop: any objective, one process or several, exact resume.
 
 Everything random in step ``s`` is a pure function of (seed, s, rank): which rows, which
 masks, which draws, which dropped activations. A resumed run therefore needs no state but
-weights, teacher, optimiser and the step number, and continues bit for bit on a CPU.
+that of the objective and the optimiser, and continues bit for bit on a CPU.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from imadarem.checkpoint import load_json, load_state, load_tensors
-from imadarem.config import ImplicitRefinementConfig
-from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
-from imadarem.errors import (
-    CheckpointError,
-    DataError,
-    MissingExtraError,
-    TrainingError,
-)
-from imadarem.nn import EmaTeacher
-from imadarem.tokenizers import SpecialIds
-from imadarem.training.objective import LossTerms, Objective
+from imadarem.errors import CheckpointError, MissingExtraError, TrainingError
+from imadarem.locks import exclusive
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
-from imadarem.training.run_folder import RunLog, latest_checkpoint, save_checkpoint
+from imadarem.training.processes import gathered, rank, share_first, world_size
+from imadarem.training.record import TrainingRecord
+from imadarem.training.run_folder import RunLog, latest_checkpoint, remove_leftovers
 from imadarem.training.settings import TrainingConfig
-from imadarem.training.step import MAX_SKIPPED_IN_A_ROW, step_generator, warm_decay
-from imadarem.training.validation import (
-    GateCalibration,
-    Validation,
-    fit_gate_calibration,
-    validate,
-)
 
-__all__ = ["Evaluated", "Progress", "Trainable", "Trainer", "TrainingConfig", "TrainingResult"]
+__all__ = [
+    "Evaluated",
+    "Figures",
+    "Progress",
+    "StepFigures",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingObjective",
+    "TrainingResult",
+]
 
-#: Shares of the rows of a model with a joint head, where the settings leave them open.
-BLANK_SHARE, SUFFIX_SHARE, WINDOW_SHARE = 0.25, 0.12, 0.38
+T = TypeVar("T")
 
 
-class Trainable(Protocol):
-    """What the trainer asks of a model; :class:`~imadarem.ImplicitRefinementModel` has it."""
+class StepFigures(NamedTuple):
+    """What an objective tells of one training step.
 
-    config: ImplicitRefinementConfig
-    special: SpecialIds
-    teacher: EmaTeacher | None
+    Attributes:
+        loss: Total loss, nats.
+        token_loss: Its token term, nats per token; None where it did not apply.
+        gradient_norm: Before clipping; None for a skipped step.
+        amount: Units of work done, over all processes.
+        more: Further figures by name.
+    """
 
-    def init_teacher(self) -> None: ...
-    def update_teacher(self, decay: float | None = None) -> None: ...
-    def averaged(self) -> Any: ...
+    loss: float
+    token_loss: float | None
+    gradient_norm: float | None
+    amount: int
+    more: Mapping[str, float | None]
+
+
+class Figures(Protocol):
+    """The result of a validation."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """As one flat record of ``metrics.jsonl``."""
+        ...
+
+
+class TrainingObjective(Protocol):
+    """What is trained, on what: the seam between the loop and a kind of training.
+
+    :class:`~imadarem.training.masked.MaskedTraining` and
+    :class:`~imadarem.training.unrolled.UnrolledTraining` are the two.
+
+    Attributes:
+        model: Changed in place.
+        training: Counts the steps.
+        unit: What ``StepFigures.amount`` counts: ``tokens`` or ``episodes``.
+        validates_first: Whether a run begins with a validation.
+    """
+
+    model: Any
+    unit: str
+    validates_first: bool
+
+    @property
+    def training(self) -> TrainingRecord: ...
+
+    def prepare(self, config: TrainingConfig) -> None:
+        """Get ready for a run; called once, with the model on its device."""
+        ...
+
+    def train_step(self, optimizer: torch.optim.Optimizer) -> StepFigures:
+        """One guarded optimiser step on the rows of this step."""
+        ...
+
+    def validate(self) -> tuple[Figures, list[str]]:
+        """Figures of the averaged weights on held-out rows, and samples drawn from them."""
+        ...
+
+    def calibrate(self) -> None:
+        """Fit, after the last step, what is fitted on held-out rows."""
+        ...
+
+    def save(self, run_dir: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Write a checkpoint with ``state`` in it; called in every process."""
+        ...
+
+    def load(self, run_dir: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Go on from the newest checkpoint; the ``state`` that was saved with it."""
+        ...
+
+    def averaged(self) -> Any:
+        """The model with the averaged weights, as users get it."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """For ``run.json``, beside the settings of the training."""
+        ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One logged stretch of training; the losses are those of the last step.
+    """One logged stretch of training; the figures are those of the last step.
 
     Attributes:
         step: Steps done, of ``steps``.
         steps: Length of the run.
         loss: Total loss, nats.
-        token_loss: Its token term, nats per token.
-        gate_loss: Its gate term, nats per judged token.
-        gradient_norm: Before clipping.
+        token_loss: Its token term, nats per token; None where it did not apply.
+        gradient_norm: Before clipping; None for a skipped step.
         learning_rate: Of the matrices.
-        tokens_per_second: Real tokens of all processes, since the last record.
+        speed: Units per second of all processes, since the last record.
+        unit: ``tokens`` or ``episodes``.
         skipped: Steps skipped so far because something was not finite.
+        more: Further figures: ``gate_loss``, or ``token_accuracy`` and ``exact_accuracy``.
     """
 
     step: int
     steps: int
     loss: float
-    token_loss: float
-    gate_loss: float
-    gradient_norm: float
+    token_loss: float | None
+    gradient_norm: float | None
     learning_rate: float
-    tokens_per_second: float
+    speed: float
+    unit: str
     skipped: int
+    more: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As one flat record of JSON values; what is not finite becomes None."""
+        flat = {**asdict(self), **self.more}
+        del flat["more"], flat["unit"], flat["speed"]
+        flat[f"{self.unit}_per_second"] = self.speed
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in flat.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -90,8 +167,8 @@ class Evaluated:
     """A validation of the averaged weights, with samples drawn from them."""
 
     step: int
-    figures: Validation
-    samples: list[str]
+    figures: Any
+    samples: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -100,28 +177,34 @@ class TrainingResult:
 
     Attributes:
         step: Steps done.
-        finished: False if it was asked to stop before.
+        finished: False if it was asked to stop before its end.
         model_dir: The averaged model, ready for ``from_pretrained``.
-        first: The first validation of the run.
-        last: The last one.
+        first: The validation before the first step, or None where there was none.
+        last: The one after the last step, or None for a run that is not finished.
         skipped: Steps skipped because something was not finite.
     """
 
     step: int
     finished: bool
     model_dir: Path
-    first: Validation
-    last: Validation
+    first: Any
+    last: Any
     skipped: int
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        figures = {"first": self.first.to_dict(), "last": self.last.to_dict()}
-        return {**asdict(self), **figures, "model_dir": str(self.model_dir)}
+        return {
+            "step": self.step,
+            "finished": self.finished,
+            "model_dir": str(self.model_dir),
+            "first": None if self.first is None else self.first.to_dict(),
+            "last": None if self.last is None else self.last.to_dict(),
+            "skipped": self.skipped,
+        }
 
 
 class Trainer:
-    """Trains a refiner and keeps a run folder.
+    """Runs the steps of an objective and keeps a run folder.
 
     ::
 
@@ -132,81 +215,97 @@ class Trainer:
         run/model/              the averaged model, as from_pretrained reads it
 
     Args:
-        model: Changed in place.
-        train: Training rows.
-        valid: Held-out rows.
+        objective: What to train, on what; its model is changed in place.
         config: How to train.
         run_dir: Made if it does not exist.
-        device: ``"cpu"``, ``"cuda"``, … or None to let Accelerate choose.
-        on_event: Called with each :class:`Progress` and :class:`Evaluated`.
+        device: ``"cpu"``, ``"cuda"``, … or None for the best that there is.
+        on_event: Called with each :class:`Progress` and :class:`Evaluated`, in the first
+            process.
 
     Raises:
-        DataError: No row fits into ``max_seq_len``.
+        ConfigError: The objective cannot train this model.
+        DataError: There are no rows to train on.
         MissingExtraError: accelerate is not installed.
     """
 
     def __init__(
         self,
-        model: Any,
-        train: TokenCorpus,
-        valid: TokenCorpus,
+        objective: TrainingObjective,
         config: TrainingConfig,
         run_dir: str | Path,
         *,
         device: str | None = None,
         on_event: Callable[[Progress | Evaluated], None] | None = None,
     ) -> None:
-        self.accelerator = _accelerator(config.mixed_precision, device)
-        limit = _longest_row(model.config, model.special)
-        self.train, self.valid = train.no_longer_than(limit), valid.no_longer_than(limit)
-        self.valid, self.calibration = _shared(self.valid, config.valid_rows)
-        self.config, self.run_dir, self.on_event = config, Path(run_dir), on_event
-        self.model = model.to(self.accelerator.device)
+        self.processes = _processes(device)
+        self.objective, self.config = objective, config
+        self.run_dir, self.on_event = Path(run_dir), on_event
+        self.model = objective.model.to(self.processes.device)
+        # Processes that were seeded differently would train different models.
+        share_first(self.model.parameters())
         if self.model.teacher is None:
             self.model.init_teacher()
+        objective.prepare(config)
         groups = parameter_groups(
             self.model, config.learning_rate, config.weight_decay, config.gate_lr_scale
         )
         self.optimizer = build_optimizer(config.optimizer, groups, steps=config.steps)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.network = self.accelerator.prepare(self.model)
-        self.buckets = LengthBuckets(self.train.lengths, self._global_batch(), config.seed)
-        self.step = 0
-        self.skipped = 0
-        self._skipped_in_a_row = 0
-        self._gate = GateCalibration()
-        self._stop = False
-        self._first: Validation | None = None
-        self._log = RunLog(self.run_dir, enabled=self.accelerator.is_main_process)
+        self._log = RunLog(self.run_dir, enabled=rank() == 0)
+        self._first: Any = None
+        self._stop, self._held, self.finished = False, False, False
+        self._interruptible_thread: int | None = None
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done, skipped ones included."""
+        return self.objective.training.step_count
 
     # Control
 
     def request_stop(self) -> None:
-        """Finish the step under way, save, and return. Safe in a signal handler."""
+        """Finish the step under way, save, and return. Safe in a signal handler.
+
+        A validation or a calibration under way is given up at once.
+        """
         self._stop = True
+        if self._interruptible_thread == threading.get_ident():
+            self._interruptible_thread = None
+            raise _StopAskedFor
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes from writing to the run folder; :meth:`run` does so anyway.
+
+        Raises:
+            BusyError: Another process is writing to it.
+        """
+        if self._held or rank() > 0:
+            yield
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.run_dir):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     def resume(self) -> int:
         """Go on from the newest checkpoint of the run folder; returns its step.
 
         Raises:
-            CheckpointError: There is none, or it belongs to another model.
+            CheckpointError: There is none, or it belongs to another model or other settings.
         """
-        folder = latest_checkpoint(self.run_dir)
-        if folder is None:
+        if latest_checkpoint(self.run_dir) is None:
             raise CheckpointError(
-                f"{self.run_dir} has no checkpoint to resume from. Start without --resume."
+                f"{self.run_dir} has no complete checkpoint to resume from. Start without --resume."
             )
-        state = load_json(folder / "trainer.json")
-        try:
-            self.model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=True)
-            self.optimizer.load_state_dict(load_state(folder / "optimizer"))
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{folder} does not fit this model and optimizer: {str(error)[:200]}"
-            ) from None
-        self.step, self.skipped = state["step"], state["skipped"]
-        if state["first"] is not None:
-            self._first = Validation.from_dict(state["first"])
+        state = self.objective.load(self.run_dir, self.optimizer)
+        self._first = state.get("first")
+        # Checkpoints of version 0.1 do not say it.
+        all_steps = self.step >= self.config.steps
+        self.finished = all_steps and state.get("finished", True)
         return self.step
 
     # The loop
@@ -214,210 +313,155 @@ class Trainer:
     def run(self) -> TrainingResult:
         """Train until ``steps``, or until asked to stop; save; return how it went.
 
+        A run that was asked to stop ends with the save: it is neither calibrated nor
+        validated.
+
         Raises:
+            BusyError: Another process is writing to the run folder.
             TrainingError: The gradient was not finite many steps in a row. The last
                 checkpoint is untouched.
         """
-        self._log.start(self._description())
-        if self._first is None:
-            self._first = self._evaluate()
-        with torch.random.fork_rng(devices=[]):
-            clock, tokens = time.perf_counter(), 0
-            while self.step < self.config.steps and not self._asked_to_stop():
-                # 1. The rows of this step, and all of its randomness.
-                ids, inside, generator = self._batch(self.step)
-                # 2. Loss, gradient, and one guarded optimiser step.
-                terms, norm, rate = self._optimise(ids, inside, generator)
-                self.step += 1
-                tokens += int(inside.sum()) * self.accelerator.num_processes
-                # 3. Say how it goes, validate, save.
-                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
-                    now = time.perf_counter()
-                    self._report(terms, norm, rate, tokens / (now - clock))
-                    clock, tokens = now, 0
-                if self.step % self.config.eval_every == 0 and self.step < self.config.steps:
-                    self._evaluate()
-                    clock, tokens = time.perf_counter(), 0
-                if self.step % self.config.save_every == 0:
-                    self.save()
-        # 4. Save what there is, as a stopped run may be killed soon; calibrate the gate on rows of
-        #    its own, and say what the model is worth.
-        self.save()
-        self._calibrate()
-        last = self._evaluate()
-        self.save()
-        self._log.close()
-        finished = self.step >= self.config.steps
+        with self.hold():
+            # 1. Take away what a killed run left.
+            self._begin()
+            # 2. Validate before the first step, where the objective does.
+            if self.objective.validates_first and self.step == 0 and self._first is None:
+                self._first = self._validate()
+            # 3. Train.
+            self._train()
+            # 4. Save what there is, as a stopped run may be killed soon.
+            self.save()
+            # 5. Fit what is fitted on held-out rows, and say what the model is worth.
+            last = None
+            if self.step >= self.config.steps and not self._asked_to_stop():
+                last = self._finish()
+            self._log.close()
         model_dir = self.run_dir / "model"
-        return TrainingResult(self.step, finished, model_dir, self._first, last, self.skipped)
-
-    def _asked_to_stop(self) -> bool:
-        """Whether any process was: they leave the loop together, or wait for each other."""
-        if self.accelerator.num_processes == 1:
-            return self._stop
-        asked = torch.tensor(float(self._stop), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, "sum") > 0)
+        skipped = self.objective.training.skipped
+        return TrainingResult(self.step, self.finished, model_dir, self._first, last, skipped)
 
     def save(self) -> None:
         """Write a checkpoint and the averaged model; the old checkpoint stays until then."""
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            first = None if self._first is None else self._first.to_dict()
-            state = {"step": self.step, "skipped": self.skipped, "first": first}
-            save_checkpoint(self.run_dir, self.model, self.optimizer, state)
-            self._averaged().save_pretrained(self.run_dir / "model")
-        self.accelerator.wait_for_everyone()
+        state = {"first": self._first, "finished": self.finished}
+        self.objective.save(self.run_dir, self.optimizer, state)
+        if rank() == 0:
+            self.objective.averaged().save_pretrained(self.run_dir / "model")
+        self.processes.wait_for_everyone()
 
-    def _optimise(
-        self, ids: Tensor, inside: Tensor, generator: torch.Generator
-    ) -> tuple[LossTerms, float, float]:
+    def _begin(self) -> None:
+        if rank() == 0:
+            remove_leftovers(self.run_dir)
+        starts = self.step == 0 and self._first is None
+        description = {
+            "training": asdict(self.config),
+            "model": self.model.config.to_dict(),
+            "parameters": sum(p.numel() for p in self.model.student_parameters()),
+            "processes": world_size(),
+            "device": str(self.processes.device),
+            **self.objective.description(),
+        }
+        ends = self.step >= self.config.steps
+        self._log.start(description, self.step, validate_again=starts or ends)
+
+    def _train(self) -> None:
+        config = self.config
+        clock, amount = time.perf_counter(), 0
+        with torch.random.fork_rng(devices=[]):
+            while self.step < config.steps and not self._asked_to_stop():
+                figures, rate = self._train_step()
+                amount += figures.amount
+                if self.step % config.log_every == 0 or self.step == config.steps:
+                    now = time.perf_counter()
+                    self._report(figures, rate, amount / (now - clock))
+                    clock, amount = now, 0
+                if self.step % config.eval_every == 0 and self.step < config.steps:
+                    self._validate()
+                    clock, amount = time.perf_counter(), 0
+                if self.step % config.save_every == 0:
+                    self.save()
+
+    def _train_step(self) -> tuple[StepFigures, float]:
         factor = learning_rate_factor(
             self.step, self.config.steps, self.config.warmup_steps, self.config.schedule
         )
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
-        self.model.train()
-        with self.accelerator.autocast():
-            terms = self._objective()(self.network, ids, inside, generator, rollout=self.model)
-        self.accelerator.backward(terms.total)
-        parameters = self.model.student_parameters()
-        norm = self.accelerator.clip_grad_norm_(parameters, self.config.gradient_clip)
-        # A loss that is not finite makes every rank's gradient so; the norm decides for all.
-        if bool(torch.isfinite(norm)):
-            self.optimizer.step()
-            self.model.update_teacher(warm_decay(self.model.config.ema_decay, self.step))
-            self._skipped_in_a_row = 0
-        else:
-            self._skip()
-        self.optimizer.zero_grad(set_to_none=True)
-        return terms, float(norm), self.optimizer.param_groups[0]["lr"]
+        try:
+            figures = self.objective.train_step(self.optimizer)
+        except TrainingError as error:
+            newest = latest_checkpoint(self.run_dir) or "there is none yet: start anew"
+            raise TrainingError(f"{error} The newest checkpoint: {newest}.") from None
+        return figures, self.optimizer.param_groups[0]["lr"]
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"the gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row (step "
-                f"{self.step}). Weights were not touched by them. Lower learning_rate "
-                f"({self.config.learning_rate:g}) or gradient_clip, and resume from "
-                f"{latest_checkpoint(self.run_dir) or 'the start: no checkpoint was saved yet'}."
-            )
+    def _finish(self) -> Any:
+        self._unless_stopped(self.objective.calibrate)
+        last = None if self._asked_to_stop() else self._validate()
+        if not self._asked_to_stop():
+            self.finished = True
+            self.save()
+        return last
 
-    def _objective(self) -> Objective:
-        warm = self.step >= self.config.gate_warmup * self.config.steps
-        return Objective(
-            config=self.model.config,
-            special=self.model.special,
-            on_policy_share=self.config.on_policy_share if warm else 0.0,
-            blank_share=self._share(self.config.blank_share, BLANK_SHARE),
-            suffix_share=self._share(self.config.suffix_share, SUFFIX_SHARE),
-            window_share=self._share(self.config.window_share, WINDOW_SHARE),
-            surplus=self.config.surplus,
-        )
+    # Stopping
 
-    def _share(self, given: float | None, with_joint_head: float) -> float:
-        if given is not None:
-            return given
-        return with_joint_head if self.model.config.joint_size else 0.0
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was: they leave the loop together, or wait for each other."""
+        return any(gathered(self._stop))
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        generator = step_generator(self.config.seed, step, rank)
-        rows = [self.train[i] for i in self.buckets.batch(step)[rank::world]]
-        ids, inside = collate(rows, self.model.special.pad)
-        device = self.accelerator.device
-        return ids.to(device), inside.to(device), generator
-
-    def _global_batch(self) -> int:
-        world: int = self.accelerator.num_processes
-        size = min(self.config.batch_size, len(self.train)) // world * world
-        if size == 0:
-            raise DataError(
-                f"a batch of {min(self.config.batch_size, len(self.train))} rows cannot be shared "
-                f"among {world} processes. Use a larger batch_size or fewer processes."
-            )
-        return size
+    def _unless_stopped(self, work: Callable[[], T]) -> T | None:
+        """Do work that no later step depends on; give it up and return None on a stop."""
+        if self._stop:
+            return None
+        try:
+            self._interruptible_thread = threading.get_ident()
+            try:
+                return work()
+            finally:
+                self._interruptible_thread = None
+        except _StopAskedFor:
+            return None
 
     # Records
 
-    def _report(self, terms: LossTerms, norm: float, rate: float, speed: float) -> None:
-        progress = Progress(
-            step=self.step,
-            steps=self.config.steps,
-            loss=float(terms.total.detach()),
-            token_loss=float(terms.token),
-            gate_loss=float(terms.gate),
-            gradient_norm=norm,
-            learning_rate=rate,
-            tokens_per_second=speed,
-            skipped=self.skipped,
-        )
-        self._log.write("train", self.step, asdict(progress))
-        self._tell(progress)
-
-    def _averaged(self) -> Any:
-        """The averaged model with the gate's fitted calibration."""
-        averaged = self.model.averaged()
-        self._gate.apply(averaged.config)
-        return averaged
-
-    def _calibrate(self) -> None:
-        """Fit the gate's calibration, where there is a trained gate."""
-        if not self.model.config.use_refine_gate or self.config.on_policy_share == 0:
-            return
-        averaged = self._averaged()
-        objective = Objective(config=averaged.config, special=averaged.special)
-        self._gate = fit_gate_calibration(averaged, objective, self.calibration)
-
-    def _evaluate(self) -> Validation:
-        averaged = self._averaged()
-        objective = Objective(config=averaged.config, special=averaged.special)
-        figures = validate(averaged, objective, self.valid)
-        samples: list[str] = []
-        if self.config.sample_count and hasattr(averaged.tokenizer, "decode"):
-            samples = averaged.sample(self.config.sample_count, seed=self.config.seed).texts
-        self._log.write("valid", self.step, {**figures.to_dict(), "samples": samples[:5]})
+    def _validate(self) -> Any:
+        """The figures of a validation, or None where it was given up."""
+        found = self._unless_stopped(self.objective.validate)
+        if found is None:
+            return None
+        figures, samples = found
+        record = {**figures.record(), **({"samples": samples[:5]} if samples else {})}
+        self._log.write("valid", self.step, record)
         self._tell(Evaluated(self.step, figures, samples))
         return figures
 
+    def _report(self, figures: StepFigures, rate: float, speed: float) -> None:
+        progress = Progress(
+            step=self.step,
+            steps=self.config.steps,
+            loss=figures.loss,
+            token_loss=figures.token_loss,
+            gradient_norm=figures.gradient_norm,
+            learning_rate=rate,
+            speed=speed,
+            unit=self.objective.unit,
+            skipped=self.objective.training.skipped,
+            more=figures.more,
+        )
+        self._log.write("train", self.step, progress.to_dict())
+        self._tell(progress)
+
     def _tell(self, event: Progress | Evaluated) -> None:
-        if self.on_event is not None and self.accelerator.is_main_process:
+        if self.on_event is not None and rank() == 0:
             self.on_event(event)
 
-    def _description(self) -> dict[str, Any]:
-        return {
-            "training": asdict(self.config),
-            "model": self.model.config.to_dict(),
-            "parameters": sum(p.numel() for p in self.model.student_parameters()),
-            "rows": {"train": len(self.train), "valid": len(self.valid)},
-            "processes": self.accelerator.num_processes,
-            "device": str(self.accelerator.device),
-        }
+
+class _StopAskedFor(BaseException):
+    """Leaves a validation from within a signal handler; no error."""
 
 
-def _accelerator(mixed_precision: str, device: str | None) -> Any:
+def _processes(device: str | None) -> Any:
+    """Device and neighbours of this process, as torchrun or ``accelerate launch`` set them."""
     try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate import PartialState
     except ImportError:
         raise MissingExtraError("accelerate", "train") from None
-    # The gate and the self-conditioning take part in some steps only.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(
-        mixed_precision=mixed_precision, cpu=device == "cpu", kwargs_handlers=[unused]
-    )
-
-
-def _shared(held_out: TokenCorpus, rows: int) -> tuple[TokenCorpus, TokenCorpus]:
-    """Rows to validate on, and as many others to calibrate on; the same where there are few."""
-    order = np.arange(len(held_out))
-    if len(held_out) < 2 * rows:
-        first = held_out if len(held_out) <= rows else held_out.subset(order[:rows])
-        return first, first
-    return held_out.subset(order[:rows]), held_out.subset(order[rows : 2 * rows])
-
-
-def _longest_row(config: ImplicitRefinementConfig, special: SpecialIds) -> int:
-    """Tokens that fit on a canvas; a canvas that ends by EOS needs room for it."""
-    ends = config.length_mode == "eos" and special.eos is not None
-    return config.max_seq_len - 1 if ends else config.max_seq_len
+    return PartialState(cpu=device == "cpu")

@@ -48,6 +48,8 @@ class Validation:
         """The figures as JSON values, NaN as None."""
         return {k: None if math.isnan(v) else v for k, v in asdict(self).items()}
 
+    record = to_dict
+
     @classmethod
     def from_dict(cls, figures: Mapping[str, float | None]) -> Validation:
         """The inverse of :meth:`to_dict`."""

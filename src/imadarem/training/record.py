@@ -1,4 +1,4 @@
-"""What training leaves behind to look at: losses, gradient norms, and how steady they are."""
+"""What a training run counts: steps, skipped steps, recent losses and gradient norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["TrainingRecord"]
 
-#: Values kept; the founding document's checkpoints hold as many norms.
+#: Losses and norms that are kept.
 HISTORY = 100
 
 
