@@ -66,7 +66,7 @@ class TrainingView:
         loss = event.loss if event.token_loss is None else event.token_loss
         figures = f"loss {loss:.3f}"
         if "exact_accuracy" in event.more:
-            tokens, rows = (event.more[f"{name}_accuracy"] for name in ("token", "exact"))
+            tokens, rows = (event.more[f"{name}_accuracy"] or 0.0 for name in ("token", "exact"))
             figures += f"  blanks right {share(tokens)}  rows {share(rows)}"
         figures += f"  {event.speed:,.0f} {event.unit}/s"
         if event.skipped:
