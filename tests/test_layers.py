@@ -25,6 +25,7 @@ LAYERS = (
     ("sampling",),
     ("evaluation",),
     ("training",),
+    ("repair",),
     ("model",),
     ("design",),
     ("orchestrator",),

@@ -30,6 +30,7 @@ from imadarem.model_folder import (
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
 from imadarem.pretrained import CARD, default_card, find_folder
+from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
 from imadarem.sampling.batching import Widths, refine_all
 from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
@@ -350,6 +351,39 @@ class ImplicitRefinementModel(
             DataError: A row is empty, too long, cannot be read, or holds a special token.
         """
         return judge_rows(self, [rows] if isinstance(rows, str) else rows, batch_size)
+
+    def repair(
+        self,
+        rows: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        protected: Sequence[Sequence[int]] | None = None,
+        seed: int = 0,
+        **options: Unpack[RepairOptions],
+    ) -> list[Repair]:
+        """Find the errors in rows, predict those again, and leave everything else as it is.
+
+        The judge flags tokens that look wrong and gaps where some are missing. A flagged token
+        becomes a blank that may stay empty, a gap becomes a few of them; they are filled
+        jointly, and the row is judged again. With a checker the row is returned as it was
+        unless a candidate passes: the filled rows first, then changes of one token in the order
+        of how likely the model finds them. A row that nothing is flagged in, or that the
+        checker takes, comes back identical.
+
+        Args:
+            rows: Texts, or token ids without special tokens.
+            protected: For each row, positions of tokens that never change.
+            seed: The same seed gives the same repairs, whatever the batch size.
+            options: ``rounds``, ``threshold``, ``checker``, ``budget``, ``batch_size``: see
+                :class:`~imadarem.repair.RepairSettings`.
+
+        Raises:
+            ConfigError: A setting is out of range, or there is neither a judge nor a checker.
+            DataError: A row is empty, too long, cannot be read, or holds a special token; or a
+                protected position lies outside its row.
+        """
+        given = [rows] if isinstance(rows, str) else rows
+        settings = RepairSettings(**options)
+        return repair_rows(self, given, settings, protected=protected, seed=seed)
 
     def analyze_refinement_trajectory(
         self, masked: Any = None, *, n: int = 1, **settings: Any

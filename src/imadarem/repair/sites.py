@@ -1,0 +1,110 @@
+"""Where a row is repaired: tokens that look wrong, gaps, and the prompts that blank them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from imadarem.evaluation.judgement import Judgement
+from imadarem.tokenizers import SpecialIds
+
+__all__ = ["Row", "Site", "flagged_sites", "likely_sites", "prompt_of"]
+
+#: Blanks that a gap is given, each of which may stay empty.
+GAP_BLANKS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row under repair.
+
+    Attributes:
+        tokens: Token ids.
+        protected: One flag a token: it may neither change nor be removed, and nothing is inserted
+            between two of them.
+    """
+
+    tokens: list[int]
+    protected: list[bool]
+
+    def may_insert(self, position: int) -> bool:
+        """Whether tokens may be inserted before a position, or behind the last token."""
+        left = position > 0 and self.protected[position - 1]
+        right = position < len(self.tokens) and self.protected[position]
+        return not (left and right)
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place where a row may be wrong.
+
+    Attributes:
+        probability: That it is, by the judge.
+        position: Index of the token; of a gap, of the token behind it.
+        is_gap: Whether tokens are missing before the position.
+    """
+
+    probability: float
+    position: int
+    is_gap: bool
+
+
+def all_sites(row: Row, judgement: Judgement) -> Iterator[Site]:
+    """Every place of a row that may be changed.
+
+    Without a judge a token's probability of being wrong is ``1 - p`` of the token in its place,
+    and gaps stand beside the tokens to their right at half of it.
+    """
+    wrong = judgement.wrong
+    missing = judgement.missing
+    if wrong is None or missing is None:
+        wrong = [1.0 - math.exp(-nats) for nats in judgement.surprise]
+        missing = [0.5 * p for p in [*wrong, wrong[-1]]]
+    for position, probability in enumerate(wrong):
+        if not row.protected[position]:
+            yield Site(probability, position, False)
+    for position, probability in enumerate(missing):
+        if row.may_insert(position):
+            yield Site(probability, position, True)
+
+
+def flagged_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site]:
+    """The places whose probability is above the threshold."""
+    return [site for site in all_sites(row, judgement) if site.probability > threshold]
+
+
+def likely_sites(row: Row, judgement: Judgement, count: int) -> list[Site]:
+    """The ``count`` places that are most likely wrong, the most likely first."""
+    ranked = sorted(all_sites(row, judgement), key=lambda s: (-s.probability, s.position, s.is_gap))
+    return ranked[:count]
+
+
+def prompt_of(
+    row: Row, sites: Sequence[Site], special: SpecialIds, longest: int
+) -> tuple[list[int], list[bool]]:
+    """The row with its sites blanked, as :meth:`Canvas.with_holes` takes it, and what is protected.
+
+    A flagged token becomes a blank that may stay empty, a gap becomes :data:`GAP_BLANKS` of them.
+    Without the token *nothing* a flagged token becomes one blank and gaps are left alone. Gaps
+    are left out, the least likely first, where the canvas would be longer than ``longest``.
+
+    Returns:
+        Token ids, and one flag for each token that stays: whether it is protected.
+    """
+    gaps = {site.position for site in sites if site.is_gap and special.nothing is not None}
+    tokens = {site.position for site in sites if not site.is_gap}
+    # A hole whose blanks may stay empty has a mark behind it.
+    room = longest - len(row.tokens) - len(tokens)
+    for site in sorted(site for site in sites if site.is_gap):
+        if len(gaps) * (GAP_BLANKS + 1) <= room:
+            break
+        gaps.discard(site.position)
+    blank = special.mask if special.nothing is None else special.nothing
+    ids: list[int] = []
+    for position in range(len(row.tokens) + 1):
+        ids += [blank] * (GAP_BLANKS if position in gaps else 0)
+        if position < len(row.tokens):
+            ids.append(blank if position in tokens else row.tokens[position])
+    kept = [flag for position, flag in enumerate(row.protected) if position not in tokens]
+    return ids, kept
