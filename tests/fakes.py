@@ -71,6 +71,16 @@ def shaken(model: ImplicitRefinementModel, scale: float = 0.3) -> ImplicitRefine
     return model.eval()
 
 
+def gap_model() -> ImplicitRefinementModel:
+    """A tiny model for holes of unknown length, whose blanks become nothing every few tokens."""
+    plain = tiny_model(length_mode="drawn", joint_size=6)
+    larger = plain.with_vocabulary(plain.tokenizer.with_nothing()).enlarged(max_seq_len=40)
+    larger = shaken(larger)
+    with torch.no_grad():
+        larger.network.backbone.to_logits.bias[larger.special.nothing] = 4.0
+    return larger
+
+
 def grid_model(
     seed: int = 0, sizes: tuple[int, ...] = (4,), **settings: object
 ) -> ImplicitRefinementModel:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from fakes import grid_model
+from fakes import gap_model, grid_model
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -113,3 +116,37 @@ def test_every_contender_meets_the_puzzles_at_every_cap(tmp_path, capsys):
     assert all(row["mean_passes"] <= row["passes"] for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "than the intervals" in (told := capsys.readouterr().out) or "no policy" in told
+
+
+def test_infilling_blanks_what_its_kinds_say():
+    script = import_module("infilling")
+    for seed in range(200):
+        rng = random.Random(seed)
+        length = rng.randint(8, 30)
+        count = rng.randint(2, length - 4)
+        found = {kind: sorted(script.KINDS[kind](length, count, rng)) for kind in script.KINDS}
+        runs = {kind: 1 + sum(b - a > 1 for a, b in pairwise(f)) for kind, f in found.items()}
+        assert all(len(hidden) == count for hidden in found.values())
+        assert found["end"] == list(range(length - count, length))
+        assert (runs["window"], runs["two windows"]) == (1, 2)
+        for kind in ("window", "two windows"):
+            assert found[kind][0] > 0 and found[kind][-1] < length - 1
+
+
+def test_infilling_fills_a_gap_where_the_window_was():
+    script, model = import_module("infilling"), gap_model()
+    texts = ["CCOC(C)=O", "C1CCCCC1"]
+    windows = list(script.prompts(model, texts, "window", 0.3, 0))
+    gaps = list(script.prompts(model, texts, "gap", 0.3, 0))
+    hole = model.encode_prompt("<gap>")
+    for text, (window, length), (gap, _) in zip(texts, windows, gaps, strict=True):
+        ids = model.tokenizer.encode(text)
+        assert [a for a, b in zip(ids, window, strict=True) if a == b] == [
+            token for token in window if token != model.special.mask
+        ]
+        assert len(ids) == length
+        assert len(gap) - len(hole) == sum(token != model.special.nothing for token in gap)
+    options = SimpleNamespace(passes=1, policy="left-to-right")
+    row = script.measured("tiny", model, texts, None, "gap", 0.3, options, 0)
+    # Every SELFIES is a molecule.
+    assert row.valid == 1.0 and row.fcd is None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from fakes import shaken, tiny_model
+from fakes import gap_model, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,19 +14,7 @@ from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import load_tokenizer
 from imadarem.tokenizers.prompts import LONGEST_GAP
 
-
-def with_gaps() -> ImplicitRefinementModel:
-    """A tiny model whose blanks become any token or nothing, about as often."""
-    plain = tiny_model(length_mode="drawn", joint_size=6)
-    larger = plain.with_vocabulary(plain.tokenizer.with_nothing()).enlarged(max_seq_len=40)
-    larger = shaken(larger)
-    with torch.no_grad():
-        assert larger.special.nothing is not None
-        larger.network.backbone.to_logits.bias[larger.special.nothing] = 4.0
-    return larger
-
-
-MODEL = with_gaps()
+MODEL = gap_model()
 NOTHING = MODEL.special.nothing
 
 
