@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TextIO, Unpack
 
@@ -17,7 +17,7 @@ from imadarem.canvas import Canvas
 from imadarem.checkpoint import load_tensors, save_tensors, write_text
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, DataError, TokenizerError
-from imadarem.evaluation.judgement import Judgement, judge_rows
+from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
 from imadarem.model_folder import (
     CONFIG,
     TEACHER_PREFIX,
@@ -31,19 +31,24 @@ from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
 from imadarem.pretrained import CARD, default_card, find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
-from imadarem.sampling.batching import Widths, refine_all
+from imadarem.sampling.batching import Refined, Widths, refine_all
 from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.samples import Samples
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
+from imadarem.sampling.width import candidate_seeds, choose, chosen_rows
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
 
 __all__ = ["ImplicitRefinementModel"]
 
 StepObserver = Callable[[Tensor, Step], None]
+#: Says of a text whether it is right.
+Verifier = Callable[[str], bool]
 
+#: Candidates of a row, at most.
+MOST_CANDIDATES = 1024
 #: Nats below the mean token at which one that is new to a model starts.
 RARE = 4.0
 #: Rows of a run have numbers below this one.
@@ -269,6 +274,8 @@ class ImplicitRefinementModel(
         *,
         first: int = 0,
         length: int | Sequence[int] | None = None,
+        width: int = 1,
+        verifier: Verifier | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -285,6 +292,9 @@ class ImplicitRefinementModel(
                 ``sample(8)`` of the same seed.
             length: Canvas length in tokens, one for all or one each. Default: drawn from the
                 training lengths, or ``max_seq_len`` with an EOS deciding where a sample ends.
+            width: Candidates of each row, of which one is kept: drawn by the odds that the judge
+                gives it, or the most certain where the model has a halting head.
+            verifier: Says of a text whether it is right; candidates that it takes are preferred.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
@@ -303,12 +313,16 @@ class ImplicitRefinementModel(
         seeds = row_seeds(n, _seed(seed, generator), first)
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
         settings = self.sampling_settings(**sampling)
-        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
+        width = checks.integer("width", width, 1, MOST_CANDIDATES)
+        run = _Run(settings, return_trajectory, batch_size, on_rows, on_step, width, verifier)
+        return self._run(canvas, seeds, run)
 
     def infill(
         self,
         masked: str | Sequence[str] | Tensor | Sequence[Sequence[int]],
         *,
+        width: int = 1,
+        verifier: Verifier | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -336,7 +350,9 @@ class ImplicitRefinementModel(
         self._check_length(canvas.ids.shape[1])
         seeds = row_seeds(len(rows), _seed(seed, generator))
         settings = self.sampling_settings(**sampling)
-        return self._run(canvas, seeds, settings, return_trajectory, batch_size, on_rows, on_step)
+        width = checks.integer("width", width, 1, MOST_CANDIDATES)
+        run = _Run(settings, return_trajectory, batch_size, on_rows, on_step, width, verifier)
+        return self._run(canvas, seeds, run)
 
     def judge(
         self, rows: str | Sequence[str] | Sequence[Sequence[int]], *, batch_size: int = 256
@@ -491,37 +507,64 @@ class ImplicitRefinementModel(
         return SamplingSettings.from_config(self.config, **sampling)
 
     @torch.no_grad()
-    def _run(
-        self,
-        canvas: Canvas,
-        seeds: Tensor,
-        settings: SamplingSettings,
-        return_trajectory: bool,
-        batch_size: int,
-        on_rows: Callable[[int], None] | None,
-        on_step: StepObserver | None,
-    ) -> Samples:
-        checks.integer("batch_size", batch_size, 1)
+    def _run(self, canvas: Canvas, seeds: Tensor, run: _Run) -> Samples:
         device = next(self.parameters()).device
-        judge = "entropy" if settings.policy.uses_teacher else "gate"
-        recorder = TrajectoryRecorder(canvas, self.tokenizer, judge) if return_trajectory else None
+        if run.width > 1:
+            canvas = canvas.rows(torch.arange(len(canvas)).repeat_interleave(run.width))
+        judge = "entropy" if run.settings.policy.uses_teacher else "gate"
+        recorder = None
+        if run.return_trajectory:
+            recorder = TrajectoryRecorder(canvas, self.tokenizer, judge)
         training = self.training
         self.eval()
         try:
             rows = refine_all(
                 self,
                 canvas.to(device),
-                seeds.to(device),
-                settings,
+                candidate_seeds(seeds, run.width).to(device),
+                run.settings,
                 teacher=self.teacher,
-                batch_size=batch_size,
+                batch_size=run.batch_size,
                 widths=Widths.of(self.config),
-                on_step=_each_of(recorder, on_step),
-                on_rows=on_rows,
+                on_step=_each_of(recorder, run.on_step),
+                on_rows=_per_row(run.on_rows, run.width),
             )
+            trajectory = None if recorder is None else recorder.trajectory()
+            if run.width > 1:
+                chosen = self._choose(rows, seeds, run)
+                first = torch.arange(len(seeds)) * run.width
+                if trajectory is not None:
+                    kept = (first + chosen).tolist()
+                    trajectory = Trajectory([trajectory[number] for number in kept])
+                judging = int(self.config.judge and not self.config.halting)
+                rows = chosen_rows(rows, chosen, run.width, judging)
         finally:
             self.train(training)
-        return Samples(rows, self.tokenizer, recorder.trajectory() if recorder else None)
+        return Samples(rows, self.tokenizer, trajectory)
+
+    def _choose(self, rows: list[Refined], seeds: Tensor, run: _Run) -> Tensor:
+        """``(N,)`` which of a row's candidates is kept.
+
+        Raises:
+            ConfigError: Nothing says which one is right.
+        """
+        shape = len(seeds), run.width
+        passes = None
+        if run.verifier is not None:
+            texts = Samples(rows, self.tokenizer, None).texts
+            passes = torch.tensor([bool(run.verifier(text)) for text in texts]).view(shape)
+        if self.config.halting:
+            verdicts = torch.tensor([0.5 if row.halt is None else row.halt for row in rows]).logit()
+        elif self.config.judge:
+            verdicts = row_verdicts(self, [row.ids.tolist() for row in rows], run.batch_size)
+        elif passes is not None:
+            verdicts = torch.zeros(len(rows))
+        else:
+            raise ConfigError(
+                f"width={run.width} needs something that chooses a candidate: a model with a judge "
+                "or a halting head, or a verifier="
+            )
+        return choose(verdicts.view(shape), seeds, passes=passes, most_certain=self.config.halting)
 
     def canvas_lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
         """``(n,)`` lengths of blank canvases, drawn by their row seeds where it is the model's way.
@@ -598,6 +641,19 @@ class ImplicitRefinementModel(
         return encode_prompt(self.tokenizer, self.special, text)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One call of :meth:`ImplicitRefinementModel.sample` or of ``infill``, beside its canvases."""
+
+    settings: SamplingSettings
+    return_trajectory: bool
+    batch_size: int
+    on_rows: Callable[[int], None] | None
+    on_step: StepObserver | None
+    width: int
+    verifier: Verifier | None
+
+
 def _each_of(*observers: StepObserver | None) -> StepObserver:
     """One observer that hands every record to those that are there."""
 
@@ -607,6 +663,20 @@ def _each_of(*observers: StepObserver | None) -> StepObserver:
                 observer(numbers, step)
 
     return observe
+
+
+def _per_row(on_rows: Callable[[int], None] | None, width: int) -> Callable[[int], None] | None:
+    """Reports rows where the loop reports candidates."""
+    if on_rows is None or width == 1:
+        return on_rows
+    candidates = 0
+
+    def report(count: int) -> None:
+        nonlocal candidates
+        on_rows((candidates + count) // width - candidates // width)
+        candidates += count
+
+    return report
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:

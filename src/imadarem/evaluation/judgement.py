@@ -13,7 +13,7 @@ from imadarem.errors import DataError
 from imadarem.evaluation.held_out import HeldOut, device_of
 from imadarem.sampling.draw import forbid
 
-__all__ = ["Judgement", "judge_rows"]
+__all__ = ["Judgement", "judge_rows", "row_verdicts"]
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,45 @@ def judge_rows(
     return [found[row] for row in range(len(encoded))]
 
 
+@torch.no_grad()
+def row_verdicts(model: Any, rows: Sequence[Sequence[int]], batch_size: int) -> Tensor:
+    """``(N,)`` logits that rows of token ids are right, in one pass each; -inf for an empty one.
+
+    Raises:
+        ConfigError: The model has no judge.
+    """
+    verdicts = torch.full((len(rows),), -torch.inf)
+    full = [number for number, row in enumerate(rows) if len(row)]
+    if not full:
+        return verdicts
+    data = HeldOut.from_rows([rows[number] for number in full], model.special)
+    places = torch.tensor(full)
+    training = model.training
+    model.eval()
+    for numbers, part in data.batches(batch_size, device_of(model)):
+        canvas = part.canvas(torch.zeros_like(part.inside))
+        judge, _ = model.network.judged(part.targets, canvas.attention_mask)
+        verdicts[places[numbers]] = judge.right.float().cpu()
+    model.train(training)
+    return verdicts
+
+
 def _judged(model: Any, part: HeldOut) -> list[Judgement]:
     canvas = part.canvas(torch.zeros_like(part.inside))
-    targets = part.targets if model.config.joint_size else None
-    output = model(part.targets, canvas.attention_mask, targets=targets)
-    logits = output.logits if output.joint_logits is None else output.joint_logits
-    log_probs = forbid(logits, canvas, may_end=False)
+    read = model.network.read_in_place(part.targets, canvas.attention_mask)
+    log_probs = forbid(read.logits, canvas, may_end=False)
     surprise = -log_probs.gather(-1, part.targets[..., None]).squeeze(-1)
     lengths = part.positions.tolist()
     rows = zip(_lists(part.targets, lengths), _lists(surprise, lengths), strict=True)
     plain = [Judgement(*row) for row in rows]
-    if not model.config.judge:
+    if read.judge is None:
         return plain
-    said, _ = model.network.judged(part.targets, canvas.attention_mask)
-    wrong = _lists(said.wrong.sigmoid(), lengths)
-    missing = _lists(said.missing.sigmoid(), [length + 1 for length in lengths])
+    wrong = _lists(read.judge.wrong.sigmoid(), lengths)
+    missing = _lists(read.judge.missing.sigmoid(), [length + 1 for length in lengths])
     return [
         replace(row, wrong=tokens, missing=gaps, right=right)
         for row, tokens, gaps, right in zip(
-            plain, wrong, missing, said.right.sigmoid().tolist(), strict=True
+            plain, wrong, missing, read.judge.right.sigmoid().tolist(), strict=True
         )
     ]
 

@@ -12,7 +12,7 @@ from imadarem.nn.heads import HaltingHead, RefineGate
 from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.judge import JudgeHead, JudgeLogits
 from imadarem.nn.memory import Retrieved
-from imadarem.nn.output import BackboneOutput, RefinementOutput
+from imadarem.nn.output import BackboneOutput, InPlaceOutput, RefinementOutput
 from imadarem.nn.transformer import RefinementTransformer
 
 __all__ = ["RefinementNetwork"]
@@ -125,12 +125,23 @@ class RefinementNetwork(nn.Module):
         Raises:
             ConfigError: The model has no judge.
         """
-        if self.judge is None:
+        read = self.read_in_place(input_ids, attention_mask)
+        if read.judge is None:
             raise ConfigError("this model has no judge; with_judge() gives it an untrained one.")
+        return read.judge, self._gate_logits(read.states)
+
+    def read_in_place(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> InPlaceOutput:
+        """One pass over rows as they stand: the logits of each token, and what the judge says.
+
+        With a joint head the logits are those given the tokens left of a position.
+        """
         states, logits = self.backbone(input_ids, attention_mask)
         attended = None if attention_mask is None else attention_mask.bool()
         own = logits if self.joint is None else logits + self.joint(states, input_ids)
-        return self.judge(states, own, input_ids, attended), self._gate_logits(states)
+        judge = None if self.judge is None else self.judge(states, own, input_ids, attended)
+        return InPlaceOutput(states, own, judge)
 
     def _gate_logits(self, states: Tensor) -> Tensor:
         """``(..., D)`` states → ``(...)`` calibrated logits of the gate."""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from imadarem.nn.joint import JointLogits
+from imadarem.nn.judge import JudgeLogits
 
-__all__ = ["BackboneOutput", "RefinementOutput"]
+__all__ = ["BackboneOutput", "InPlaceOutput", "RefinementOutput"]
 
 
 class BackboneOutput(NamedTuple):
@@ -21,6 +22,20 @@ class BackboneOutput(NamedTuple):
 
     states: Tensor
     logits: Tensor
+
+
+class InPlaceOutput(NamedTuple):
+    """What a pass over finished rows returns.
+
+    Attributes:
+        states: ``(B, L, D)``.
+        logits: ``(B, L, V)`` of each token in its place, read with all others and itself.
+        judge: What the judge says; None without one.
+    """
+
+    states: Tensor
+    logits: Tensor
+    judge: JudgeLogits | None
 
 
 class RefinementOutput(NamedTuple):

@@ -27,8 +27,8 @@ __all__ = ["Checker", "RepairOptions", "RepairSettings", "repair_rows"]
 
 #: Says of a text whether it is right.
 Checker = Callable[[str], bool]
-#: Forward passes of a judgement: the network with its joint head, and with the judge.
-JUDGE_PASSES = 2
+#: Forward passes of a judgement.
+JUDGE_PASSES = 1
 #: Places whose single edits are tried, and what they are flagged by while the budget lasts.
 PLACES = 16
 LOWER_THRESHOLDS = (0.3, 0.15, 0.07)
