@@ -14,17 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imadarem.checkpoint import (
-    load_json,
-    load_state,
-    load_tensors,
-    save_json,
-    save_state,
-    save_tensors,
-    write_atomically,
-    write_text,
-)
+from imadarem.checkpoint import load_state, load_tensors, save_state, save_tensors
 from imadarem.errors import CheckpointError
+from imadarem.files import load_json, save_json, write_atomically, write_text
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(-9.0, 9.0),

@@ -415,7 +415,7 @@ def test_a_full_disk_leaves_the_old_model_whole(
     def no_space(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imadarem.checkpoint.os.fsync", no_space)
+    monkeypatch.setattr("imadarem.files.os.fsync", no_space)
     with pytest.raises(CheckpointError, match="No space left"):
         shaken(model).save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import imadarem
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
-from imadarem.checkpoint import load_json, load_tensors
+from imadarem.checkpoint import load_tensors
 from imadarem.errors import ConfigError
+from imadarem.files import load_json
 from imadarem.nn.conversion import converted
 from imadarem.nn.heads import HaltingHead
 

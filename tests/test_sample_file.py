@@ -193,7 +193,7 @@ def test_a_full_disk_says_to_free_space_and_resume(tmp_path, monkeypatch):
     def no_space(*given, **settings):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("imadarem.checkpoint.tempfile.mkstemp", no_space)
+    monkeypatch.setattr("imadarem.files.tempfile.mkstemp", no_space)
     with (
         pytest.raises(CheckpointError, match="json could not be written.*Free space.*--resume"),
         sample_file(path, SEED, 5, resume=True),

@@ -1,18 +1,14 @@
-"""Files that are either whole or not there: atomic writes, safetensors, JSON, no pickle.
+"""Tensors and nested state on the disk: safetensors and JSON, no pickle.
 
-Nothing on disk is ever overwritten in place: a file is written aside, flushed to the disk
-and renamed over the old one, so that a crash leaves the last good copy. State that is not
-all tensors (an optimiser's, say) is split into tensors for safetensors and a JSON skeleton
-that says where they belong.
+State that is not all tensors (an optimiser's, say) is split into tensors for safetensors and a
+JSON skeleton that says where they belong. Every file is whole or not there; see
+:mod:`imadarem.files`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imadarem.errors import CheckpointError
-from imadarem.locks import TEMPORARY
+from imadarem.files import load_json, save_json, write_atomically
 
-#: Bytes of the largest JSON document that is read.
-MAX_JSON_BYTES = 64 << 20
-
-__all__ = [
-    "digest",
-    "load_json",
-    "load_state",
-    "load_tensors",
-    "save_json",
-    "save_state",
-    "save_tensors",
-    "write_atomically",
-    "write_text",
-]
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there.
-
-    Raises:
-        CheckpointError: The disk is full or the place cannot be written; ``path`` is as it
-            was before, and nothing is left beside it.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
-    except OSError as error:
-        raise CheckpointError(_cannot_write(path, error)) from None
-    os.close(handle)
-    aside = Path(name)
-    try:
-        write(aside)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes files for their owner alone; a model is to be shared.
-        aside.chmod(0o644)
-        os.replace(aside, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(_cannot_write(path, error)) from None
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_text(text: str, path: str | Path) -> None:
-    """Write a UTF-8 text file, atomically."""
-    write_atomically(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
+__all__ = ["digest", "load_state", "load_tensors", "save_state", "save_tensors"]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -103,38 +53,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def save_json(value: Any, path: str | Path) -> None:
-    """Write a JSON document, atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_text(text, path)
-
-
-def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Read a JSON document.
-
-    Raises:
-        CheckpointError: The file is missing, larger than ``max_bytes``, or not JSON (NaN and
-            infinities, which Python's reader would take, are none).
-    """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise CheckpointError(
-                f"{path} has {size} bytes, which is too large to load: legal is at most "
-                f"{max_bytes}."
-            )
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}.") from None
-    except RecursionError:
-        raise CheckpointError(f"{path} cannot be read: it is nested too deeply.") from None
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from None
 
 
 def save_state(state: Any, stem: str | Path) -> None:
@@ -190,14 +108,3 @@ def _put_together(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
         return content
     items = [_put_together(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _cannot_write(path: Path, error: Exception) -> str:
-    return (
-        f"{path} could not be written: {error}. What was there before is unchanged; "
-        "free some space or choose another folder."
-    )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from imadarem import checks
 from imadarem.canvas import Canvas
-from imadarem.checkpoint import load_tensors, save_tensors, write_text
+from imadarem.checkpoint import load_tensors, save_tensors
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, DataError, TokenizerError
 from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
+from imadarem.files import write_text
 from imadarem.model_folder import (
     CONFIG,
     TEACHER_PREFIX,

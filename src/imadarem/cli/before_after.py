@@ -51,8 +51,8 @@ def compare_before_after(
         seed: Of the sampling.
         json: Print JSON Lines instead of a table.
     """
-    from imadarem.checkpoint import save_json
     from imadarem.evaluation.molecules import Reference, evaluate_molecules
+    from imadarem.files import save_json
     from imadarem.model import ImplicitRefinementModel
 
     train, held_out = (

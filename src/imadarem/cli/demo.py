@@ -86,7 +86,7 @@ def _show_novelty(outcome: Outcome) -> None:
 def _draw(outcome: Outcome, folder: Path) -> None:
     if not write_grid(outcome.valid, folder / "molecules.svg"):
         return
-    from imadarem.checkpoint import write_atomically
+    from imadarem.files import write_atomically
     from imadarem.viz.molecules import molecule_grid_png
 
     try:

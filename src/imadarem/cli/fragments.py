@@ -257,7 +257,7 @@ def _sentence(line: dict[str, Any]) -> str:
 
 def molecule_file(found: Sequence[Found], path: Path) -> None:
     """Write the molecules: .csv with all that is known of them, else a SMILES a line."""
-    from imadarem.checkpoint import write_text
+    from imadarem.files import write_text
 
     if path.suffix == ".csv":
         buffer = io.StringIO()

@@ -199,7 +199,7 @@ class Outcome:
 
         Valid molecules are written as canonical SMILES.
         """
-        from imadarem.checkpoint import write_text
+        from imadarem.files import write_text
 
         write_text(self.to_text(path.suffix), path)
         note(f"wrote {len(self.rows):,} samples to {path}")
@@ -280,7 +280,7 @@ def share(value: float) -> str:
 
 def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
     """Draw molecules into an .svg file; False, with a hint, where drawing is impossible."""
-    from imadarem.checkpoint import write_text
+    from imadarem.files import write_text
     from imadarem.viz.molecules import molecule_grid_svg
 
     if not smiles:

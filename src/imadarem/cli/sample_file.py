@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from imadarem.checkpoint import load_json, save_json
 from imadarem.errors import CheckpointError, ConfigError, DataError
+from imadarem.files import load_json, save_json
 from imadarem.locks import exclusive
 
 __all__ = ["SampleFile", "count_rows", "sample_file"]

@@ -88,7 +88,7 @@ def _write(
     trajectory: Trajectory, model: ImplicitRefinementModel, path: Path, sampling: SamplingFlags
 ) -> None:
     """Write the form that the file's ending names, whole or not at all."""
-    from imadarem.checkpoint import save_json, write_text
+    from imadarem.files import save_json, write_text
 
     if path.suffix == ".json":
         save_json(trajectory.to_dict(), path)

@@ -258,7 +258,7 @@ def _refuse_old_run(folder: Path) -> None:
 def _keep_settings(settings: RunSettings, folder: Path) -> None:
     """Write down what the run is started with; of several processes the first one does."""
     if int(os.environ.get("RANK", "0")) == 0:
-        from imadarem.checkpoint import write_text
+        from imadarem.files import write_text
 
         write_text(settings.to_toml(), folder / SETTINGS)
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imadarem.checkpoint import load_json, save_json
 from imadarem.data import moses
 from imadarem.data.corpus import TokenCorpus
 from imadarem.data.molecule_files import RejectedLine, read_smiles
@@ -26,6 +25,7 @@ from imadarem.data.molecules import canonical
 from imadarem.data.molecules import split as split_molecules
 from imadarem.data.text import iter_lines
 from imadarem.errors import DataError
+from imadarem.files import load_json, save_json
 from imadarem.tokenizers import (
     MOLECULE_NOTATIONS,
     CorpusTokenizer,

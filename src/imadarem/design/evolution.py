@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from imadarem.checkpoint import digest, load_json, save_json
+from imadarem.checkpoint import digest
 from imadarem.data.molecules import canonical
 from imadarem.design.completion import FragmentTask, complete, notation_of, row_seed
 from imadarem.design.mutation import Mutation
@@ -26,6 +26,7 @@ from imadarem.design.prompts import Prompt
 from imadarem.design.scored_table import Evolution, Generation, Scored
 from imadarem.design.scores import Score, similarity_to
 from imadarem.errors import ConfigError, DataError, TrainingError
+from imadarem.files import load_json, save_json
 from imadarem.locks import exclusive
 
 __all__ = ["Evolution", "EvolutionSettings", "Generation", "Scored", "evolve"]

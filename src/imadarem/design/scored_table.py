@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imadarem.checkpoint import write_text
 from imadarem.errors import CheckpointError
+from imadarem.files import write_text
 
 __all__ = ["Evolution", "Generation", "Scored"]
 

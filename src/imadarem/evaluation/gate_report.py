@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from imadarem.canvas import Canvas, State
-from imadarem.checkpoint import write_atomically
 from imadarem.corruption import choose_masked, masked_counts, stratified_rates
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 from imadarem.evaluation.calibration import (
@@ -27,6 +26,7 @@ from imadarem.evaluation.calibration import (
     reliability,
 )
 from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
+from imadarem.files import write_atomically
 from imadarem.nn import EmaTeacher
 from imadarem.sampling.loop import Step, refine
 from imadarem.sampling.noise import row_seeds

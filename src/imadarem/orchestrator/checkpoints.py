@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed
 
-from imadarem.checkpoint import load_json, load_state, load_tensors
+from imadarem.checkpoint import load_state, load_tensors
 from imadarem.errors import CheckpointError, ConfigError
+from imadarem.files import load_json
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.config import without_retired
 from imadarem.training.processes import gathered, rank, world_size

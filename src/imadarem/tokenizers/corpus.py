@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from imadarem.checkpoint import save_json
 from imadarem.errors import DataError
+from imadarem.files import save_json
 
 if TYPE_CHECKING:
     import tokenizers

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
-from imadarem.checkpoint import load_json
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError, nearest
+from imadarem.files import load_json
 from imadarem.tokenizers.contract import Tokenizer
 from imadarem.tokenizers.corpus import (
     FORMAT,

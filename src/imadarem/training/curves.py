@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from imadarem.checkpoint import write_atomically
 from imadarem.errors import DataError, MissingExtraError
+from imadarem.files import write_atomically
 
 __all__ = ["draw_curve", "read_metrics"]
 

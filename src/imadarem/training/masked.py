@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem.checkpoint import load_json, load_state, load_tensors
+from imadarem.checkpoint import load_state, load_tensors
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
 from imadarem.errors import CheckpointError, DataError
+from imadarem.files import load_json
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import Objective
 from imadarem.training.processes import rank, world_size

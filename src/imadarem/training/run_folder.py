@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from imadarem.checkpoint import save_json, save_state, write_text
+from imadarem.checkpoint import save_state
+from imadarem.files import save_json, write_text
 from imadarem.locks import TEMPORARY
 
 __all__ = ["RunLog", "latest_checkpoint", "remove_leftovers", "save_checkpoint"]
