@@ -14,7 +14,13 @@ from collections.abc import Iterable, Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel, Trainer, TrainingConfig
+from imadarem import (
+    ImplicitRefinementConfig,
+    ImplicitRefinementModel,
+    MaskedTraining,
+    Trainer,
+    TrainingConfig,
+)
 from imadarem.data.prepare import prepare
 from imadarem.data.text import read_lines
 
@@ -52,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     model = ImplicitRefinementModel(config, tokenizer)
     training = TrainingConfig(steps=args.steps)
-    result = Trainer(model, data.train, data.valid, training, args.run_dir).run()
+    objective = MaskedTraining(model, data.train, data.valid)
+    result = Trainer(objective, training, args.run_dir).run()
     print(f"held out: {result.first.loss:.2f} → {result.last.loss:.2f} nats per token")
 
     trained = ImplicitRefinementModel.from_pretrained(result.model_dir)

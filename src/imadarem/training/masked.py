@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from imadarem.checkpoint import load_state, load_tensors
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
-from imadarem.errors import CheckpointError, DataError
+from imadarem.errors import CheckpointError, DataError, NonFiniteError
 from imadarem.files import load_json
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import Objective
@@ -77,15 +79,18 @@ class MaskedTraining:
         """
         ids, inside, generator = self._batch(self.training.step_count)
         self.model.train()
-        with self.update.autocast():
-            terms = self.objective()(self.model, ids, inside, generator)
-        self.update.backward(terms.total)
-        loss = float(terms.total.detach())
+        loss, token, gate = math.nan, None, None
+        # A model that gives NaN where it fills its own canvases makes this a step to skip.
+        with suppress(NonFiniteError):
+            with self.update.autocast():
+                terms = self.objective()(self.model, ids, inside, generator)
+            self.update.backward(terms.total)
+            loss, token, gate = map(float, (terms.total.detach(), terms.token, terms.gate))
         norm = self.update.apply(optimizer, loss, self.training)
         if norm is None:
             self.update.refuse_endless_skips(self.training)
         tokens = int(inside.sum()) * world_size()
-        return StepFigures(loss, float(terms.token), norm, tokens, {"gate_loss": float(terms.gate)})
+        return StepFigures(loss, token, norm, tokens, {"gate_loss": gate})
 
     def objective(self) -> Objective:
         """The loss of the step to come; the gate is trained after a warm-up."""
