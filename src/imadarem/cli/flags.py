@@ -37,7 +37,8 @@ DECIDED_BY_DATA = (
     "nothing_token_id",
 )
 #: Settings without a flag: those that are fitted after training, those that a task brings
-#: along, and those that another flag stands for.
+#: along, parts of a model that this command does not train, and those that another flag
+#: stands for.
 NO_FLAG: Mapping[type, tuple[str, ...]] = {
     ImplicitRefinementConfig: (
         *DECIDED_BY_DATA,
@@ -46,6 +47,7 @@ NO_FLAG: Mapping[type, tuple[str, ...]] = {
         "gate_progress_slope",
         "relations",
         "memory",
+        "judge",
     ),
     OrchestrationConfig: ("seed", "gradient_clip_threshold", "mixed_precision"),
     TrainingConfig: (),
