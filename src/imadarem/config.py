@@ -324,7 +324,7 @@ def _is_count(value: Any) -> bool:
 
 def _is_nested_list(value: Any) -> bool:
     """Whether it is a list of lists of lists, the inner ones of anything."""
-    kinds = list | tuple
+    kinds = (list, tuple)
     return isinstance(value, kinds) and all(
         isinstance(layout, kinds) and all(isinstance(groups, kinds) for groups in layout)
         for layout in value

@@ -385,10 +385,10 @@ class ImadaremForMaskedLM(PreTrainedModel):
     # What tools of transformers ask for
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.refiner.network.backbone.tokens
+        return self.refiner.network.backbone.get_submodule("tokens")
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.refiner.network.backbone.to_logits
+        return self.refiner.network.backbone.get_submodule("to_logits")
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Not supported.

@@ -98,8 +98,8 @@ class ImplicitRefinementModel(
 
     @config.setter
     def config(self, config: ImplicitRefinementConfig) -> None:
-        self.network.config = config
-        self.network.backbone.config = config
+        backbone: Any = self.network.backbone
+        self.network.config = backbone.config = config
 
     @property
     def memory(self) -> nn.Module | None:
@@ -592,9 +592,10 @@ class ImplicitRefinementModel(
         return lengths
 
     def _given_lengths(self, n: int, length: int | Sequence[int]) -> Tensor:
-        one = not isinstance(length, Iterable)
-        each = [checks.integer("length", value) for value in ([length] if one else length)]
-        if not one and len(each) != n:
+        several = isinstance(length, Iterable)
+        values: Iterable[Any] = length if isinstance(length, Iterable) else [length]
+        each = [checks.integer("length", value) for value in values]
+        if several and len(each) != n:
             raise DataError(f"there are {len(each)} lengths for n={n} samples; give one each.")
         self._check_length(max(each))
         return torch.tensor(each).expand(n)

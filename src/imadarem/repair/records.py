@@ -95,7 +95,8 @@ def edits_between(
         judgement: Of the row as it was given.
     """
     found = []
-    for kind, position, place in Levenshtein.editops(list(given), list(tokens)):
+    for operation in Levenshtein.editops(list(given), list(tokens)):
+        kind, position, place = operation.tag, operation.src_pos, operation.dest_pos
         before = None if kind == "insert" else given[position]
         after = None if kind == "delete" else tokens[place]
         stated = None

@@ -303,28 +303,35 @@ class PassResult:
 class _LoopView(PassView):
     """A :class:`PassView` whose costly fields are computed when a policy reads them."""
 
+    _result: PassResult
+    _gate_slope: Tensor
+
     def __init__(self, result: PassResult, gate_slope: Tensor, **facts: Any) -> None:
         self.__dict__.update(facts, _result=result, _gate_slope=gate_slope)
 
     @cached_property
-    def log_probs(self) -> Tensor:  # type: ignore[override]
+    def log_probs(self) -> Tensor:
         return self._result.log_probs
 
     @cached_property
-    def drawn(self) -> Tensor:  # type: ignore[override]
+    def drawn(self) -> Tensor:
         return self._result.drawn
 
     @cached_property
-    def gate(self) -> Tensor:  # type: ignore[override]
+    def gate(self) -> Tensor:
         return _sigmoid(self._result.output.gate_logits + self._gate_slope)
 
     @cached_property
-    def entropy(self) -> Tensor:  # type: ignore[override]
+    def entropy(self) -> Tensor:
         return self._result.entropy
 
 
 class _LoopStep(Step):
     """A :class:`Step` whose costly fields are computed when an observer reads them."""
+
+    _view: _LoopView
+    _ended: Canvas
+    _writable: Tensor
 
     def __init__(self, view: _LoopView, ended: Canvas, writable: Tensor, **facts: Any) -> None:
         self.__dict__.update(facts, _view=view, _ended=ended, _writable=writable)
@@ -335,19 +342,19 @@ class _LoopStep(Step):
         return self
 
     @cached_property
-    def gate(self) -> Tensor:  # type: ignore[override]
+    def gate(self) -> Tensor:
         return self._view.gate
 
     @cached_property
-    def entropy(self) -> Tensor:  # type: ignore[override]
+    def entropy(self) -> Tensor:
         return self._view.entropy
 
     @cached_property
-    def confidence(self) -> Tensor:  # type: ignore[override]
+    def confidence(self) -> Tensor:
         return self._view.confidence.exp()
 
     @cached_property
-    def quality(self) -> Tensor:  # type: ignore[override]
+    def quality(self) -> Tensor:
         ids = self._ended.ids
         standing = self._view.log_probs.gather(-1, ids[..., None]).squeeze(-1).exp()
         # A pad stands behind an ending; a blank has probability 0, as no step may draw one.
