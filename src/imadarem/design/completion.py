@@ -237,8 +237,8 @@ def draw(
     if not fitting:
         raise _too_long(model, task, blanks, seed)
     if shown_by is not None:
-        for prompt in fitting:
-            shown_by.update(prompt.shown_by)
+        for fits in fitting:
+            shown_by.update(fits.shown_by)
     tokenizer = model.tokenizer
     rows = [prompt.ids(tokenizer) for prompt in fitting]
     filled = iter(model.infill(rows, seed=row_seed(seed, first), **sampling).rows)

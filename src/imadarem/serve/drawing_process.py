@@ -55,7 +55,7 @@ class DrawingProcess:
             self._waiting -= 1
         if "svg" in answer:
             return str(answer["svg"])
-        raise ApiError(answer["status"], answer["message"])
+        raise ApiError(int(answer["status"]), str(answer["message"]))
 
     async def close(self) -> None:
         """End the process."""
