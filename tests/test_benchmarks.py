@@ -14,6 +14,8 @@ import pytest
 import torch
 from fakes import gap_model, grid_model
 
+from imadarem.tokenizers import SpecialIds
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
@@ -150,3 +152,36 @@ def test_infilling_fills_a_gap_where_the_window_was():
     row = script.measured("tiny", model, texts, None, "gap", 0.3, options, 0)
     # Every SELFIES is a molecule.
     assert row.valid == 1.0 and row.fcd is None
+
+
+@pytest.mark.slow
+def test_random_infills_keep_what_is_given_and_go_on_where_they_stopped(tmp_path, capsys):
+    script, out = import_module("invariants"), tmp_path / "found.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--quick", "--out", str(out)])
+    assert ended.value.code == 0
+    assert (
+        "120 cases: 0 given changed, 0 not finished, 0 depends on batch" in capsys.readouterr().out
+    )
+    whole = out.read_text()
+    # A run that was killed in the middle of a line does that group again.
+    out.write_text(whole[:-9])
+    with pytest.raises(SystemExit):
+        script.main(["--quick", "--out", str(out)])
+    assert out.read_text() == whole
+
+
+def test_a_row_with_a_fault_is_counted(capsys):
+    script = import_module("invariants")
+    special = SpecialIds(mask=1, pad=0, eos=2, banned=(0, 1), nothing=3)
+    keeps, finished = script.keeps_given, script.is_finished
+    assert keeps([5, 1, 6], [5, 9, 6], special) and finished([5, 1, 6], [5, 9, 6], special)
+    for changed in ([7, 9, 6], [5, 6], [5, 9, 9, 6], [9, 5, 6]):
+        assert not keeps([5, 1, 6], changed, special)
+    for unfinished in ([5, 1, 6], [5, 0, 6], [5, 2, 6], [5, 3, 6], [5, 6]):
+        assert not finished([5, 1, 6], unfinished, special)
+    # A blank of a hole of unknown length may stay empty, one behind it may not.
+    assert keeps([5, 3, 1, 6], [5, 9, 6], special) and not keeps([5, 3, 1, 6], [5, 6], special)
+    line = {"cases": 20, "given changed": 0, "not finished": 0, "depends on batch": 1}
+    assert script.report([line], 0, 0.0) == 1
+    assert "FAULT" in capsys.readouterr().out
