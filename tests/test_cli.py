@@ -101,7 +101,7 @@ def test_the_help_of_a_command_shows_examples(said, command):
         ("sample --model {words} --out x.smi", "writes char; use .txt"),
         ("sample --model {words} --out x.selfies", "not SELFIES"),
         ("sample --model {words} --grid x.svg", "writes char"),
-        ("infill --model {molecules}", "give at least one"),
+        ("infill --model {molecules}", "give either prompts with <mask>"),
         ("infill --model {molecules} [C]<mask>[Uuo]", "[Uuo]"),
         (
             "infill --model {molecules} [C]<mask> -n 0",
@@ -112,10 +112,10 @@ def test_the_help_of_a_command_shows_examples(said, command):
         ("trace --model {molecules} --out x.pdf", ".json or .txt"),
         ("trace --model {molecules} [C]<mask> --length 3", "--length"),
         ("evaluate", "either a FILE of molecules or --model"),
-        ("evaluate x.smi --model {molecules}", "one of the two"),
+        ("evaluate x.smi --model {molecules}", "either a FILE of molecules or --model"),
         ("evaluate x.smi", "there is no file x.smi"),
         ("evaluate x.smi --fcd", "--reference"),
-        ("evaluate x.smi --steps 3", "--steps is of sampling"),
+        ("evaluate x.smi --steps 3", "--steps has no effect on the file x.smi"),
         ("evaluate --model {words}", "writes texts"),
         ("evaluate --model {molecules} --column c", "--column"),
         ("data moses --tokens selfie", 'did you mean "selfies"?'),
@@ -266,7 +266,7 @@ def test_only_valid_is_refused_where_it_cannot_be_kept(said, tmp_path):
     for flags, reason in [
         (("-n", 10_001, "--out", "a.smi"), "up to 10,000"),
         (("--out", "a.smi", "--resume"), "no --resume"),
-        (("--model", "sudoku"), "writes none"),
+        (("--model", "sudoku"), "writes texts"),
     ]:
         code, _, err = said("sample", "--only-valid", *flags)
         assert code == 2
@@ -302,12 +302,12 @@ def test_a_grid_is_drawn_or_a_hint_stands_in_for_it(said, molecules, monkeypatch
     line = ("sample", "--model", molecules, "-n", 4, "--grid")
     code, _, err = said(*line, "a.svg")
     assert code == 0
-    assert "molecules into a.svg" in err
+    assert "molecules in a.svg" in err
     assert Path("a.svg").read_text().startswith("<?xml")
     monkeypatch.setitem(sys.modules, "rdkit.Chem.Draw", None)
     code, out, err = said(*line, "b.svg")
     assert code == 0
-    assert "no picture: RDKit cannot draw on this system" in err
+    assert "was not drawn: RDKit cannot draw on this system" in err
     assert "4 samples" in out
     assert not Path("b.svg").exists()
 

@@ -84,7 +84,7 @@ def test_a_likelihood_has_an_interval_and_says_what_is_averaged(said, molecules)
         float, re.search(r"^95 % interval +(\S+) to (\S+)$", out, re.MULTILINE).groups()
     )
     assert low < nats < high
-    assert "20 rows" in out and "all nats ÷ all tokens" in out
+    assert "20 rows" in out and "all nats divided by all tokens" in out
     _, out, _ = said(*line, "--json")
     (record,) = records(out)
     assert record["nats_per_token"] == pytest.approx(nats, abs=1e-4)
@@ -130,7 +130,7 @@ def test_rows_that_cannot_be_used_are_counted_and_told(said, molecules):
     assert record["rows"] == 2
     assert [record["left_out"][reason] for reason in ("no molecule", "cannot be encoded")] == [1, 1]
     assert sum(record["left_out"].values()) == 3
-    assert re.search(r"kept out of some.smi: 1 no molecule, 1 cannot be encoded, 1 longer", err)
+    assert re.search(r"left out of some.smi: 1 no molecule, 1 cannot be encoded, 1 longer", err)
 
 
 def test_texts_of_open_length_are_measured_with_their_ends(said, words):
@@ -170,7 +170,7 @@ def test_the_reliability_diagram_is_drawn(said, molecules):
         (("--calibration", "--temperature", "-1"), "--temperature. Give a number from 0"),
         (("--calibration", "-n", "5"), "--count has no effect"),
         (("--calibration", "--fcd"), "--fcd has no effect"),
-        (("--likelihood", "--policy", "margin"), "--policy is of sampling"),
+        (("--likelihood", "--policy", "margin"), "--policy has no effect on --likelihood"),
         (("--likelihood", "--column", "x"), "--column"),
         (("--calibration", "--policy", "gat"), 'did you mean "gate"'),
     ],

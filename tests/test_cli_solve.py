@@ -89,7 +89,7 @@ def test_a_puzzle_is_shown_step_by_step_with_what_changed_and_how_it_ended(said,
     assert "\x1b" not in out
     assert re.search(r"^\d+ steps?, stopped: verified$", out, re.MULTILINE)
     assert out.endswith(
-        f"solved, verified: every rule holds and the givens are as they were\n{SOLUTION}\n"
+        f"solved, verified: every rule holds and the givens are unchanged\n{SOLUTION}\n"
     )
 
 
@@ -103,7 +103,7 @@ def test_what_the_model_cannot_solve_is_said_with_a_place_and_a_way_on(said, beg
         re.MULTILINE,
     )
     # As many cells are marked in the last grid as are counted.
-    assert int(found[1]) == out.partition("what breaks a rule (!):")[2].count("!")
+    assert int(found[1]) == out.partition("cells that break a rule (!):")[2].count("!")
     assert SOLUTION not in out
     assert "--steps 8" in err and "--votes 8" in err
 
@@ -157,7 +157,7 @@ def test_votes_ask_in_several_forms_and_count_all_their_passes(said, solver):
 def test_a_full_grid_needs_no_model(said, beginner):
     code, out, _ = said("solve", SOLUTION, "--model", beginner)
     assert code == 0
-    assert "there is no blank to fill" in out
+    assert "the puzzle has no blank" in out
     assert "solved, verified" in out
 
 
@@ -217,7 +217,7 @@ def test_sizes_may_be_mixed_and_an_unknown_one_is_refused(said, beginner):
     assert code == 2
     assert [result["size"] for result in results] == [4, 6, 9, 4]
     assert [len(result["answer"] or "") for result in results] == [16, 36, 0, 16]
-    assert "knows 4x4 and 6x6 only" in results[2]["refused"]
+    assert "solves 4x4 and 6x6 only" in results[2]["refused"]
     # What a puzzle gets does not depend on the others.
     assert results[0]["answer"] == results[3]["answer"]
     _, out, _ = said("solve", puzzles[0], "--model", beginner, "--steps", 1, "--json")
@@ -251,8 +251,8 @@ def test_one_that_is_not_solved_among_several_is_exit_code_1(said, beginner):
         ("{puzzle} --votes 0", "--votes. Give a whole number"),
         ("{puzzle} --limit 0", "--limit. Give a whole number"),
         ("{puzzle} --batch-size 0", "--batch-size. Give a whole number"),
-        ("{puzzle} --quiet --json", "Choose one"),
-        ("{puzzle} --model {words}", "is none of sudokus"),
+        ("{puzzle} --quiet --json", "exclude each other"),
+        ("{puzzle} --model {words}", "is not a sudoku model"),
         ("{puzzle} --model none", "there is no folder 'none'"),
         ("{nine} --model {beginner}", "the puzzle is 9x9"),
         ("{puzzle} --stepz 3", "Did you mean --steps?"),

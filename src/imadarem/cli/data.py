@@ -35,10 +35,10 @@ def moses(
     ```
 
     Args:
-        wheel: Use this file of molsets 0.3.1 instead of a download.
-        tokens: Notation to encode the training set in, once for all runs: selfies or safe
-            (some minutes), smiles or none.
-        processes: Worker processes; default is one for each core.
+        wheel: Read this file of molsets 0.3.1 instead of downloading it.
+        tokens: Notation in which to encode the training set, once for all runs: selfies or
+            safe (takes minutes), smiles, or none.
+        processes: Worker processes; default: one for each core.
         json: Print one JSON object instead of a table.
     """
     if tokens not in TOKENS:
@@ -47,7 +47,7 @@ def moses(
         )
     from imadarem.data.moses import SPLITS, fetch_moses, load_split
 
-    with err().status("fetching MOSES, unless it is here already"):
+    with err().status("fetching MOSES, if it is not cached"):
         paths = fetch_moses(wheel=wheel)
         sizes = {split: len(load_split(paths, split)) for split in SPLITS}
     note(f"verified {paths.wheel}")
@@ -67,8 +67,8 @@ def moses(
         out().print(Text("next: imadarem train --data moses --out runs/moses", "bold"))
 
 
-def inspect(file: Path, /, *, column: str | None = None, json: bool = False) -> None:
-    """Show what training would read from a file of molecules, and what it would not.
+def inspect(file: Path, /, *, column: str | None = None, json: Switch = False) -> None:
+    """Show which lines of a file of molecules training would read, and which it would reject.
 
     **Examples**
 
@@ -100,7 +100,7 @@ def inspect(file: Path, /, *, column: str | None = None, json: bool = False) -> 
     console = out()
     console.print(grid(("lines", "count"), [(k, f"{v:,}") for k, v in figures.items()]))
     if found.notes:
-        heading("what the accepted ones hold, kept as written")
+        heading("features of the accepted molecules (kept as written)")
         console.print(grid(("note", "count"), [(k, f"{v:,}") for k, v in found.notes.items()]))
     heading("tokens per molecule")
     console.print(

@@ -32,13 +32,13 @@ NEXT = (
 
 
 def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
-    """Draw 16 molecules from the shipped model and show how they came about.
+    """Sample 16 molecules from the model in the package and show how one is made.
 
     Args:
-        model: Another model of molecules to show.
+        model: Another model of molecules.
         out: Folder for the pictures.
     """
-    with err().status("loading the model (the first start of a day takes longest)"):
+    with err().status("loading the model"):
         from imadarem.model import ImplicitRefinementModel
 
         network = ImplicitRefinementModel.from_pretrained(model).to(device_named(None))
@@ -68,7 +68,7 @@ def _show_trajectory(network: ImplicitRefinementModel) -> None:
     """A short canvas, which fits on a screen."""
     length = min(TRACED, network.config.max_seq_len)
     trajectory = network.analyze_refinement_trajectory(length=length, steps=PASSES, seed=SEED)
-    heading(f"one of {length} tokens: ↑ written in this step; gate, the chance that it is wrong")
+    heading(f"one of {length} tokens: ↑ written in this step; gate: probability of being wrong")
     out().print(coloured_text(trajectory[0], out().width))
 
 
@@ -92,9 +92,9 @@ def _draw(outcome: Outcome, folder: Path) -> None:
     try:
         picture = molecule_grid_png(outcome.valid)
     except ImadaremError as error:
-        note(f"no PNG: {error}")
+        note(f"no PNG was drawn: {error}")
         return
-    note(f"and into {folder / 'molecules.png'}")
+    note(f"drew them in {folder / 'molecules.png'} too")
     write_atomically(folder / "molecules.png", lambda aside: aside.write_bytes(picture))
 
 

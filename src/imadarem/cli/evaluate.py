@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, out, progress_bar, stages
@@ -58,19 +58,18 @@ FIGURES = {
 }
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Comparison", sort_key=3))
 @dataclass(frozen=True, kw_only=True)
 class ComparisonFlags:
     """What to compare with.
 
     Attributes:
-        train: Training molecules, for novelty and for the row of real ones: moses-sample
-            (15,000, shipped), moses (all 1.6 million) or a file.
+        train: Training molecules, for novelty and for the row of real molecules:
+            moses-sample (15,000, in the package), moses (all 1.6 million) or a file.
         reference: Held-out molecules for SNN, Frag, Scaf and the distances of the
-            properties: moses-sample (5,000, shipped), moses or a file.
-        fcd: Also measure FCD to the reference; takes longest.
-        processes: Worker processes; default is one for each core, or one where there is little
-            to do.
+            properties: moses-sample (5,000, in the package), moses or a file.
+        fcd: Also measure FCD to the reference (slow).
+        processes: Worker processes; default: one for each core, or one for small files.
     """
 
     train: str = "moses-sample"
@@ -79,7 +78,32 @@ class ComparisonFlags:
     processes: Processes | None = None
 
 
-COMPARISON = ComparisonFlags()
+@Parameter(name="*", group=Group("Samples of a model", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class DrawnFlags:
+    """How to sample from the model.
+
+    Attributes:
+        count: Number of samples; default 1000.
+        steps: Maximum number of refinement passes; default: the model's setting.
+        temperature: Divides the logits; default: the model's setting.
+        policy: See imadarem sample --help; default: the model's setting.
+        device: cpu or cuda; default: cuda if available.
+    """
+
+    count: Count | None = None
+    steps: Steps | None = None
+    temperature: Temperature | None = None
+    policy: str | None = None
+    device: str | None = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings of sampling; None where the model decides."""
+        return {"steps": self.steps, "temperature": self.temperature, "policy": self.policy}
+
+
+COMPARISON, DRAWN = ComparisonFlags(), DrawnFlags()
 
 
 def evaluate(
@@ -88,19 +112,15 @@ def evaluate(
     *,
     column: str | None = None,
     model: str | None = None,
-    count: Count | None = None,
-    steps: Steps | None = None,
-    temperature: Temperature | None = None,
-    policy: str | None = None,
     seed: Seed = 0,
-    device: str | None = None,
     json: Switch = False,
+    drawn: DrawnFlags = DRAWN,
     comparison: ComparisonFlags = COMPARISON,
     held_out: HeldOutFlags = HELD_OUT,
 ) -> None:
     """Score a file of molecules, or samples of a model, beside as many real molecules.
 
-    With --calibration or --likelihood: measure a model on held-out data instead.
+    With --calibration or --likelihood, measure a model on held-out data instead.
 
     **Examples**
 
@@ -112,59 +132,40 @@ def evaluate(
     ```
 
     Args:
-        file: .smi, .csv, .tsv, .txt or .sdf, each also with .gz, or .parquet; a line that is no
-            molecule counts as an invalid sample.
+        file: .smi, .csv, .tsv, .txt or .sdf, each also with .gz, or .parquet; a line that is
+            no molecule counts as an invalid sample.
         column: The column of a table that holds SMILES.
         model: Sample from this model instead of reading a file.
-        count: Samples to draw from the model; default 1000.
-        steps: Most refinement passes of the model.
-        temperature: Of the sampling.
-        policy: Of the sampling; see imadarem sample --help.
-        seed: Of the sampling, and of the draw of real molecules or held-out rows.
-        device: cpu or cuda, for the sampling.
+        seed: Seed of the sampling, and of the choice of real molecules or held-out rows.
         json: Print JSON Lines instead of a table.
     """
-    settings: dict[str, Any] = {"steps": steps, "temperature": temperature, "policy": policy}
     held_out.check()
     if held_out.asked:
-        name = _held_out_model(file, model, count, settings, comparison, held_out)
         evaluate_held_out(
-            name,
+            _held_out_model(file, model, drawn, comparison, held_out),
             held_out,
             column=column,
-            device=device,
+            device=drawn.device,
             seed=seed,
-            sampling=settings,
+            sampling=drawn.sampling,
             json=json,
         )
         return
-    _check(file, model, column, comparison)
-    asked = {**settings, "count": count, "device": device}
-    idle = [k for k, v in asked.items() if v is not None]
-    if file is not None and idle:
-        raise ConfigError(f"--{idle[0]} is of sampling; it has no effect on the file {file}.")
-    told: dict[str, Any] = {}
-    if model is not None:
-        settings |= {"seed": seed}
-        count = 1000 if count is None else count
-        samples, told = _sampled(model, count, device, settings)
-    else:
-        assert file is not None
-        samples = _read(file, column)
+    _check(file, model, column, drawn, comparison)
+    samples, how = (_read(file, column), {}) if file else _sampled(str(model), drawn, seed)
     ours, real = _compared(samples, seed, comparison)
     name = str(file or model)
     if json:
-        json_line({"kind": "samples", "name": name, **ours.to_dict(), **told})
+        json_line({"kind": "samples", "name": name, **ours.to_dict(), **how})
         json_line({"kind": "real", "name": comparison.train, **real.to_dict()})
     else:
-        _show(name, ours, real, told, comparison)
+        _show(name, ours, real, how, comparison)
 
 
 def _held_out_model(
     file: Path | None,
     model: str | None,
-    count: int | None,
-    sampling: dict[str, Any],
+    drawn: DrawnFlags,
     comparison: ComparisonFlags,
     held_out: HeldOutFlags,
 ) -> str:
@@ -172,55 +173,64 @@ def _held_out_model(
     if model is None or file is not None:
         raise ConfigError(
             "--calibration and --likelihood measure a model: give --model NAME, and held-out rows "
-            "by --data FILE."
+            "with --data FILE."
         )
-    idle = ["count"] if count is not None else []
+    idle = ["count"] if drawn.count is not None else []
     idle += [k for k, v in vars(comparison).items() if v != getattr(COMPARISON, k)]
     if idle:
         raise ConfigError(f"--{idle[0]} has no effect on --calibration and --likelihood.")
-    given = [k for k, v in sampling.items() if v is not None]
+    given = [k for k, v in drawn.sampling.items() if v is not None]
     in_blocks = given == ["steps"] and held_out.order == "left-to-right"
     if given and not held_out.calibration and not in_blocks:
-        raise ConfigError(f"--{given[0]} is of sampling; it has no effect on --likelihood.")
+        raise ConfigError(f"--{given[0]} has no effect on --likelihood.")
     return model
 
 
 def _check(
-    file: Path | None, model: str | None, column: str | None, comparison: ComparisonFlags
+    file: Path | None,
+    model: str | None,
+    column: str | None,
+    drawn: DrawnFlags,
+    comparison: ComparisonFlags,
 ) -> None:
+    """Refuse settings that have no effect, before any work is done."""
     if (file is None) == (model is None):
-        raise ConfigError("give either a FILE of molecules or --model NAME, one of the two.")
+        raise ConfigError("give either a FILE of molecules or --model NAME.")
     if model is not None and column is not None:
-        raise ConfigError("--column is of a table in a file; it has no effect on --model.")
+        raise ConfigError("--column names a column of FILE; it has no effect with --model.")
+    idle = [k for k, v in vars(drawn).items() if v is not None]
+    if file is not None and idle:
+        raise ConfigError(f"--{idle[0]} has no effect on the file {file}; it needs --model.")
     if comparison.fcd and comparison.reference is None:
         raise ConfigError(
             "--fcd is a distance to a reference set. Add --reference moses-sample, moses or FILE."
         )
 
 
-def _sampled(
-    name: str, count: int, device: str | None, settings: dict[str, Any]
-) -> tuple[list[str | None], dict[str, Any]]:
-    """Samples of a model, and figures of how they came about."""
+def _sampled(name: str, flags: DrawnFlags, seed: int) -> tuple[list[str | None], dict[str, Any]]:
+    """Samples of a model, and figures of how they were drawn."""
     from imadarem.cli.models import load_model
 
-    network = load_model(name, device)
+    network = load_model(name, flags.device)
+    count = 1000 if flags.count is None else flags.count
     if not is_molecular(network.tokenizer):
         raise ConfigError(
-            f"the model {name} writes texts, not molecules, so there is nothing to score here."
+            f"the model {name} writes texts, which have no score here; measure them by --likelihood"
         )
     with progress_bar("sampling", count) as advance:
         start = time.perf_counter()
-        drawn = network.sample(count, return_trajectory=True, on_rows=advance, **settings)
+        drawn = network.sample(
+            count, seed=seed, return_trajectory=True, on_rows=advance, **flags.sampling
+        )
         seconds = time.perf_counter() - start
     assert drawn.trajectory is not None
-    told = {
+    how = {
         "mean_gate": _last_mean_gate(drawn.trajectory),
         "forward_passes": fmean(drawn.forward_passes),
         "samples_per_second": count / seconds,
         "device": next(network.parameters()).device.type,
     }
-    return list(drawn.texts), told
+    return list(drawn.texts), how
 
 
 def _last_mean_gate(trajectory: Trajectory) -> float | None:
@@ -299,7 +309,7 @@ def _show(
     name: str,
     ours: MoleculeReport,
     real: MoleculeReport,
-    told: dict[str, Any],
+    how: dict[str, Any],
     flags: ComparisonFlags,
 ) -> None:
     rows: list[tuple[object, ...]] = [("molecules", f"{ours.samples:,}", f"{real.samples:,}")]
@@ -315,16 +325,18 @@ def _show(
     if real.samples < ours.samples:
         out().print(
             Text(
-                f"only {real.samples:,} real molecules were to be had: compare with care", "yellow"
+                f"there are only {real.samples:,} real molecules, so figures that depend on the "
+                "number of samples are not comparable",
+                "yellow",
             )
         )
-    if told:
+    if how:
         heading("how they were sampled")
-        gate = "–" if told["mean_gate"] is None else f"{told['mean_gate']:.3f}"
+        gate = "–" if how["mean_gate"] is None else f"{how['mean_gate']:.3f}"
         figures = [
             ("mean gate at the last step", gate),
-            ("forward passes per sample", f"{told['forward_passes']:.2f}"),
-            ("samples per second", f"{told['samples_per_second']:,.1f} ({told['device']})"),
+            ("forward passes per sample", f"{how['forward_passes']:.2f}"),
+            ("samples per second", f"{how['samples_per_second']:,.1f} ({how['device']})"),
         ]
         out().print(grid(("", ""), figures))
 

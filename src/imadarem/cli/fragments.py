@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from rich.text import Text
@@ -26,26 +26,30 @@ if TYPE_CHECKING:
 __all__ = ["FRAGMENTS", "Found", "FragmentFlags", "described", "fill_fragments", "molecule_file"]
 
 
-@Parameter(name="*", group=Group("Around fragments", sort_key=1))
+Repeated = Parameter(negative="")
+
+
+@Parameter(name="*", group=Group("Fragments", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class FragmentFlags:
-    """What must be in every molecule.
+    """What every molecule must contain.
 
     Attributes:
-        linker: Two fragments to be joined, one attachment point each.
-        motif: A fragment to be extended at its attachment point.
-        scaffold: A fragment to be decorated at every attachment point.
-        superstructure: A fragment without attachment points, to grow anywhere.
-        min_blanks: Fewest tokens that the model writes.
-        max_blanks: Most of them.
-        score: Best first by qed, sa, logp, similarity:SMILES or your own module:function.
-        top: Give the so many best of those found.
+        linker: Two fragments to join, with one attachment point each.
+        motif: A fragment to extend at its attachment point.
+        scaffold: A fragment to extend at each of its attachment points.
+        superstructure: A fragment without attachment points, to extend anywhere.
+        min_blanks: Minimum number of tokens that the model writes.
+        max_blanks: Maximum number of tokens that the model writes.
+        score: Sort by qed, sa, logp, similarity:SMILES or a function of your own,
+            module:function; the highest first.
+        top: Keep the molecules with the highest scores, this many for each fragment.
     """
 
-    linker: list[tuple[str, str]] | None = None
-    motif: list[str] | None = None
-    scaffold: list[str] | None = None
-    superstructure: list[str] | None = None
+    linker: Annotated[list[tuple[str, str]] | None, Repeated] = None
+    motif: Annotated[list[str] | None, Repeated] = None
+    scaffold: Annotated[list[str] | None, Repeated] = None
+    superstructure: Annotated[list[str] | None, Repeated] = None
     min_blanks: Positive | None = None
     max_blanks: Positive | None = None
     score: str | None = None
@@ -140,7 +144,7 @@ def fill_fragments(
     seconds = time.perf_counter() - start
     _deliver(found, told, output, seconds, score)
     if value.failures:
-        note(f"no number for {len(value.failures):,} molecules: {value.failures[0]}", "yellow")
+        note(f"{len(value.failures):,} molecules have no score: {value.failures[0]}", "yellow")
     return 0 if all(line["molecules"] == count for line in told) else 1
 
 
@@ -230,8 +234,8 @@ def _show(found: Sequence[Found], told: Sequence[dict[str, Any]], score: Score |
             out().print(Text(rest, "dim"))
         out().print(Text(_sentence(line), "bold"))
         if line["shown_by"]:
-            pairs = ", ".join(f"{a} as {b or 'nothing'}" for a, b in line["shown_by"].items())
-            note(f"the model does not know all of the fragment and was shown {pairs}")
+            pairs = ", ".join(f"{b or 'nothing'} for {a}" for a, b in line["shown_by"].items())
+            note(f"the model's vocabulary lacks part of the fragment, so it read {pairs}")
 
 
 def _score(row: Found) -> str:
@@ -244,14 +248,14 @@ def _cells(row: Found) -> tuple[object, ...]:
 
 
 def _sentence(line: dict[str, Any]) -> str:
-    """``16 molecules of 21 drawn, the fragments in every one; lost: 5 repeated``."""
+    """``16 molecules of 21 drawn, each with all fragments; rejected: 5 repeated``."""
     n = line["molecules"]
     text = f"{n:,} molecule{'s' * (n != 1)} of {line['draws']:,} drawn"
-    text += ", everything given in every one" if n else ""
+    text += ", each with all fragments" if n else ""
     lost = ", ".join(f"{count:,} {reason}" for reason, count in line["lost"].items())
-    text += f"; lost: {lost}" if lost else ""
+    text += f"; rejected: {lost}" if lost else ""
     if n < line["asked"]:
-        text += f". {line['asked']:,} were asked for: try --max-blanks, --temperature or --model"
+        text += f". {line['asked']:,} were requested: try --max-blanks, --temperature or --model"
     return text
 
 

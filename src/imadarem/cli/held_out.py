@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, note, out, progress_bar
@@ -32,23 +32,23 @@ __all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
 ROWS, CANVASES = 500, 8
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Held-out data", sort_key=4))
 @dataclass(frozen=True, kw_only=True)
 class HeldOutFlags:
     """What to measure of a model on held-out data.
 
     Attributes:
-        calibration: Is the gate right about the model's own tokens? AUROC and calibration
-            error at every step, with the --steps, --temperature and --policy of sampling.
-        likelihood: The masked-diffusion bound, in nats and bits per token.
-        order: With --likelihood, also the exact likelihood of writing one token per pass in
-            this order: left-to-right, confidence, margin or entropy. Costs a pass per token;
-            left-to-right also takes --steps, and is then written in so many passes.
-        data: Held-out rows: moses-sample (5,000 test molecules, shipped; the default for a
-            model of molecules), moses (the test split) or a file.
-        rows: Rows drawn from them; default 500.
-        canvases: Canvases drawn for each row, of the likelihood; default 8.
-        plot: Also draw the reliability diagram of the gate into this .png file.
+        calibration: Measure whether the gate is right about the model's own tokens: AUROC
+            and calibration error at every step, with --steps, --temperature and --policy.
+        likelihood: Measure the masked-diffusion bound, in nats and bits per token.
+        order: With --likelihood: also measure the exact likelihood of writing one token per
+            pass in this order: left-to-right, confidence, margin or entropy. It takes a pass
+            for each token; left-to-right with --steps takes that many passes.
+        data: Held-out rows: moses-sample (5,000 test molecules in the package; the default
+            for a model of molecules), moses (the test split) or a file.
+        rows: Number of rows drawn from the data; default 500.
+        canvases: Number of random canvases of each row, for --likelihood; default 8.
+        plot: Also draw the reliability diagram of the gate in this .png file.
     """
 
     calibration: Switch = False
@@ -78,7 +78,7 @@ class HeldOutFlags:
             if getattr(self, name) is not None and not self.likelihood:
                 raise ConfigError(f"--{name} has no effect without --likelihood.")
         if self.plot is not None and not self.calibration:
-            raise ConfigError("--plot draws the gate's calibration; add --calibration.")
+            raise ConfigError("--plot draws the calibration of the gate; add --calibration.")
         if self.plot is not None and self.plot.suffix != ".png":
             raise ConfigError(f"--plot {self.plot} must end in .png.")
 
@@ -170,7 +170,7 @@ def _rows(
 
     molecules = is_molecular(network.tokenizer)
     if flags.data is None and not molecules:
-        raise ConfigError(f"the model {name} writes texts; name held-out ones with --data FILE.")
+        raise ConfigError(f"the model {name} writes texts; name held-out texts with --data FILE.")
     source = flags.data or "moses-sample"
     with err().status(f"reading {source}"):
         texts, rejected = _texts(source, molecules, column)
@@ -195,7 +195,7 @@ def _texts(source: str, molecules: bool, column: str | None) -> tuple[list[str],
 
     named = source in ("moses-sample", "moses")
     if column is not None and (named or not molecules):
-        raise ConfigError("--column is of a table of molecules in a file; it has no effect here.")
+        raise ConfigError("--column names a column of a table of molecules; it has no effect here.")
     if source == "moses-sample":
         return load_moses_sample("test"), 0
     if source == "moses":
@@ -275,7 +275,7 @@ def _ordered(
 def _tell_left_out(rows: Rows) -> None:
     if rows.left_out:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in rows.left_out.items())
-        note(f"kept out of {rows.source}: {reasons}", style="yellow")
+        note(f"left out of {rows.source}: {reasons}", style="yellow")
 
 
 def _plot(report: GateReport, path: Path) -> None:
@@ -284,9 +284,9 @@ def _plot(report: GateReport, path: Path) -> None:
     try:
         draw_reliability(report, path)
     except MissingExtraError as error:
-        note(f"no picture: {error}", style="yellow")
+        note(f"{path} was not drawn: {error}", style="yellow")
         return
-    note(f"drew the reliability diagram into {path}")
+    note(f"drew the reliability diagram in {path}")
 
 
 def _show_calibration(report: GateReport, rows: Rows, how: dict[str, Any]) -> None:
@@ -320,12 +320,12 @@ def _show_likelihood(bound: LikelihoodBound, rows: Rows, jointly: bool) -> None:
     _print_likelihood(bound)
     line = (
         f"{bound.rows:,} rows of {rows.source}, {bound.tokens:,} tokens, {bound.canvases} canvases "
-        "each; all nats ÷ all tokens, one token per pass in random order"
+        "each; all nats divided by all tokens; one token per pass, in random order"
     )
     if jointly:
         line += (
-            "; of blanks drawn by themselves, which this model does not do: for what it draws add "
-            "--order left-to-right --steps K"
+            "; tokens of a pass drawn independently, while this model draws them jointly: for its "
+            "own likelihood add --order left-to-right --steps K"
         )
     out().print(Text(line, "dim"))
 
@@ -334,9 +334,9 @@ def _show_ordered(ordered: OrderedLikelihood, rows: Rows) -> None:
     kind = "exact" if ordered.exact else "upper bound"
     heading(f"negative log-likelihood in the order {ordered.order} ({kind})")
     _print_likelihood(ordered)
-    how = "one token per pass, in the order that the canvas decides"
+    how = "one token per pass, in an order that depends on the canvas"
     if ordered.steps is not None:
-        how = f"{ordered.steps} passes, a block from left to right in each"
+        how = f"{ordered.steps} passes, each writes a block, from left to right"
     line = f"{ordered.rows:,} rows of {rows.source}, {ordered.tokens:,} tokens; {how}"
     out().print(Text(line, "dim"))
 

@@ -21,7 +21,7 @@ def infill(
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
 ) -> int:
-    """Fill the holes of prompts, or grow molecules around fragments; what is given stays.
+    """Fill the blanks of prompts, or build molecules that contain given fragments.
 
     **Examples**
 
@@ -33,22 +33,22 @@ def infill(
     imadarem infill --model runs/text/model "a <mask><mask><mask> day" -n 8 --json
     ```
 
-    Fragments are SMILES with attachment points `*`, `[*:1]` or `[1*]`. A molecule is given
-    out only if RDKit finds every fragment in it, attached where it was marked, stereo and
-    charges included; what was lost is counted with the reason. Flags can be given several
-    times.
+    The given tokens and fragments never change. Fragments are SMILES with attachment points
+    `*`, `[*:1]` or `[1*]`. RDKit checks every molecule: it contains each fragment, attached
+    where it was marked, with its stereo and charges. Rejected molecules are counted by
+    reason. A fragment flag can be repeated.
 
     Args:
-        prompts: One `<mask>` for each blank token, or the tokenizer's own mask, such as
-            `[MASK]`; `<gap>` for a hole of 0 to 16 tokens, `<gap:3-8>` for one of 3 to 8, with
-            a model that knows such holes; molecules in the model's notation, such as SELFIES.
-        count: Fillings of each prompt [default: 1], or distinct molecules for each fragment
+        prompts: Texts with `<mask>` (or the tokenizer's own mask, such as `[MASK]`) for each
+            blank token, `<gap>` for 0 to 16 tokens or `<gap:3-8>` for 3 to 8 (by a model
+            trained with such holes); molecules in the model's notation, such as SELFIES.
+        count: Fillings of each prompt [default: 1], or different molecules for each fragment
             [default: 16].
     """
     if fragments.given == bool(prompts):
         raise ConfigError(
-            "give at least one prompt with <mask>, or else a fragment by --linker, --motif, "
-            "--scaffold or --superstructure, and not both. See: imadarem infill --help"
+            "give either prompts with <mask> for each blank, or fragments with --linker, "
+            "--motif, --scaffold or --superstructure. See: imadarem infill --help"
         )
     if fragments.given:
         fragments.tasks()  # before the model is loaded, which takes longer
@@ -71,4 +71,6 @@ def infill(
 
 def _only_molecules(output: OutputFlags) -> None:
     if output.out is not None and output.out.suffix == ".selfies":
-        raise ConfigError(f"--out {output.out}: molecules around fragments go to .smi or .csv.")
+        raise ConfigError(
+            f"--out {output.out} must end in .smi or .csv for molecules with fragments."
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from imadarem.cli.console import err
 from imadarem.cli.numbers import Positive, Seed, Steps, Temperature, whole
@@ -27,25 +27,27 @@ TopK = Annotated[int, whole(1, 2**31 - 1)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Sampling", sort_key=2))
 @dataclass(frozen=True, kw_only=True)
 class SamplingFlags:
     """How to sample.
 
     Attributes:
-        model: A folder written by a training run, a name on the hub, "default" (molecules by
-            SELFIES) or "smiles".
-        steps: Most refinement passes; default is the model's own setting.
-        temperature: Divides the logits; 0 takes the likeliest token.
-        policy: gate, left-to-right, gate-adaptive, gate-in-place, entropy, ancestral,
-            confidence, margin, entropy-bound or remask; default is the model's own.
-        schedule: How many blanks a step fills: linear (as many in each) or cosine (few at
-            first); default is the model's own.
-        top_k: Draw each token from the so many likeliest alone.
-        top_p: Draw each token from the fewest likeliest that have this probability together.
+        model: A folder written by a training run, a name on the Hugging Face Hub, or a model
+            of the package: "default" (molecules as SELFIES) or "smiles".
+        steps: Maximum number of refinement passes; default: the model's setting.
+        temperature: Divides the logits; 0 takes the most likely token. Default: the model's
+            setting.
+        policy: Which tokens each pass writes: gate, left-to-right, gate-adaptive,
+            gate-in-place, entropy, ancestral, confidence, margin, entropy-bound or remask;
+            default: the model's setting.
+        schedule: How many blanks each pass fills: linear (equal numbers) or cosine (few at
+            first); default: the model's setting.
+        top_k: Sample from the k most likely tokens.
+        top_p: Sample from the smallest set of tokens whose probabilities sum to at least p.
         seed: The same seed gives the same samples.
-        device: cpu or cuda; default is cuda where there is one.
-        batch_size: Samples refined together; changes the speed, never a sample.
+        device: cpu or cuda; default: cuda if available.
+        batch_size: Rows refined together; changes the speed, not the samples.
     """
 
     model: str = "default"

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import grid, json_line, note, out
@@ -41,14 +41,14 @@ PICTURED = 100
 ENDINGS = (".smi", ".csv", ".selfies", ".txt")
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group("Output", sort_key=3))
 @dataclass(frozen=True, kw_only=True)
 class OutputFlags:
     """Where the samples go.
 
     Attributes:
-        out: Also write them to a file: .smi, .csv, .selfies or .txt by its ending.
-        grid: Also draw the valid molecules into this .svg file.
+        out: Also write the samples to a file ending in .smi, .csv, .selfies or .txt.
+        grid: Also draw the valid molecules in this .svg file.
         json: Print JSON Lines instead of a table.
     """
 
@@ -81,10 +81,7 @@ class OutputFlags:
         if self.out is not None:
             ending = self.out.suffix
             if ending not in ENDINGS:
-                raise ConfigError(
-                    f"--out {self.out} has the ending {ending or 'of no format'!r}. "
-                    f"Legal: {', '.join(ENDINGS)}."
-                )
+                raise ConfigError(f"--out {self.out} must end in one of {', '.join(ENDINGS)}.")
             if ending == ".selfies" and notation != "selfies":
                 raise ConfigError(f"--out {self.out}: this model writes {notation}, not SELFIES.")
             if ending == ".smi" and not is_molecular(tokenizer):
@@ -284,15 +281,15 @@ def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
     from imadarem.viz.molecules import molecule_grid_svg
 
     if not smiles:
-        note(f"no valid molecule to draw: {path} was not written", style="yellow")
+        note(f"there is no valid molecule to draw, so {path} was not written", style="yellow")
         return False
     try:
         write_text(molecule_grid_svg(smiles[:PICTURED], columns=columns), path)
     except MissingLibraryError as error:
-        note(f"no picture: {error}", style="yellow")
+        note(f"{path} was not drawn: {error}", style="yellow")
         return False
     of_all = f" of {len(smiles):,}" if len(smiles) > PICTURED else ""
-    note(f"drew {min(len(smiles), PICTURED)}{of_all} molecules into {path}")
+    note(f"drew {min(len(smiles), PICTURED)}{of_all} molecules in {path}")
     return True
 
 
@@ -323,6 +320,6 @@ def parser(tokenizer: Any) -> Callable[[str], str | None] | None:
     try:
         canonical("C")
     except MissingExtraError as error:
-        note(f"validity not checked: {error}", style="yellow")
+        note(f"validity was not checked: {error}", style="yellow")
         return None
     return canonical

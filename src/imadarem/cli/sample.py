@@ -51,9 +51,8 @@ def sample(
 ) -> None:
     """Draw samples from blank canvases.
 
-    More than 10,000 samples for --out go to the file as they are drawn, in the order of their
-    numbers, and the settings into FILE.json. A run that was interrupted, by whatever,
-    continues with the same command and --resume.
+    With --out, more than 10,000 samples are written as they are drawn, and the settings go to
+    FILE.json. An interrupted run continues with the same command and --resume.
 
     **Examples**
 
@@ -67,28 +66,17 @@ def sample(
     ```
 
     Args:
-        count: How many.
-        length: Tokens per canvas; default is drawn from the training lengths.
-        resume: Continue the file of --out where it ends, or begin it.
-        only_valid: Draw on until there are so many valid molecules, none twice, and say how
-            many rows that took; at most 10,000.
+        count: Number of samples.
+        length: Tokens per canvas; default: drawn from the lengths of the training data.
+        resume: Continue the file of --out where it ends, or start it.
+        only_valid: Draw until --count different valid molecules are found (at most 10,000),
+            and report how many rows were drawn.
     """
-    if output.out is None and count > MOST_IN_MEMORY:
-        raise ConfigError(
-            f"--count is {count:,}: at most {MOST_IN_MEMORY:,} samples are held in memory. Add "
-            "--out FILE, which is written as they are drawn."
-        )
-    if resume and output.out is None:
-        raise ConfigError("--resume continues a file; name it with --out.")
-    if only_valid and (resume or count > STREAMED):
-        raise ConfigError(
-            f"--only-valid keeps what it finds in memory: -n up to {STREAMED:,}, and no --resume. "
-            "Write all rows, and drop those that are no molecules afterwards."
-        )
+    _check(count, only_valid, resume, output)
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     if only_valid and not is_molecular(model.tokenizer):
-        raise ConfigError("--only-valid is for molecules, and this model writes none.")
+        raise ConfigError("--only-valid is for molecules; this model writes texts.")
     if output.out is not None and (resume or count > STREAMED):
         stream(model, count, length, sampling, output, resume=resume)
         return
@@ -102,6 +90,22 @@ def sample(
                 drawn = model.sample(count, on_rows=advance, **settings)
                 outcome = judge(drawn, model.tokenizer, time.perf_counter() - start)
         deliver(outcome, output)
+
+
+def _check(count: int, only_valid: bool, resume: bool, output: OutputFlags) -> None:
+    """Refuse what could not be done, before the model is loaded."""
+    if output.out is None and count > MOST_IN_MEMORY:
+        raise ConfigError(
+            f"--count is {count:,}: at most {MOST_IN_MEMORY:,} samples are held in memory. Add "
+            "--out FILE, which is written as they are drawn."
+        )
+    if resume and output.out is None:
+        raise ConfigError("--resume continues a file; name it with --out.")
+    if only_valid and (resume or count > STREAMED):
+        raise ConfigError(
+            f"--only-valid holds its molecules in memory: it takes -n up to {STREAMED:,} and no "
+            "--resume. For more, write all rows and remove the invalid ones afterwards."
+        )
 
 
 def _only_valid(
@@ -128,7 +132,7 @@ def _only_valid(
         advance(len(found) - before)
     if not found:
         raise DataError(
-            f"none of {drawn:,} rows is a molecule. Train the model for longer, or lower the "
+            f"none of {drawn:,} rows is a valid molecule. Train the model for longer, or lower "
             "--temperature."
         )
     if len(found) < count:

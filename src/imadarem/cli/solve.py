@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import json_line, note, out, progress_bar
@@ -48,20 +50,45 @@ TASK = "sudoku"
 Votes = Annotated[int, whole(1, 10_000)]
 
 
+@Parameter(name="*", group=Group("Solver", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class SolverFlags:
+    """How to solve.
+
+    Attributes:
+        model: A folder written by `imadarem train --task sudoku`, or "sudoku", the model in
+            the package.
+        steps: Maximum number of refinement steps.
+        votes: Number of symmetric forms in which each puzzle is solved; the most frequent
+            answer is taken.
+        seed: Seed of the choice of symmetric forms.
+        check: Check each puzzle beforehand and the answer after every step, and do not stop
+            at a wrong answer before the last step. With `--no-check` the halting head of
+            the network decides when to stop, and the answer is not checked.
+        device: cpu or cuda; default: cuda if available.
+        batch_size: Puzzles refined together; changes the speed, not the answers.
+    """
+
+    model: str = "sudoku"
+    steps: Steps = 16
+    votes: Votes = 1
+    seed: Seed = 0
+    check: bool = True
+    device: str | None = None
+    batch_size: Positive = 64
+
+
+SOLVER = SolverFlags()
+
+
 def solve(
     *puzzles: str,
-    model: str = "sudoku",
-    steps: Steps = 16,
-    votes: Votes = 1,
-    seed: Seed = 0,
     limit: Positive | None = None,
-    check: bool = True,
     quiet: Switch = False,
     json: Switch = False,
-    device: str | None = None,
-    batch_size: Positive = 64,
+    solver: SolverFlags = SOLVER,
 ) -> int:
-    """Solve sudokus of 4x4, 6x6 and 9x9 cells, and show how the model gets there.
+    """Solve sudokus of 4x4, 6x6 and 9x9 cells, and show every step.
 
     **Examples**
 
@@ -74,57 +101,62 @@ def solve(
     ```
 
     One puzzle is shown step by step, with `*` before each cell that the step changed;
-    several get a line each. An exact solver first makes sure that a puzzle has one solution.
-    Exit code 1: a puzzle was not solved. 2: one is wrong, or has several solutions.
+    several puzzles get one line each. Before the model starts, an exact solver checks that
+    each puzzle has exactly one solution. Exit code 1: a puzzle was not solved. 2: a puzzle
+    is wrong or has several solutions.
 
     Args:
         puzzles: A file of puzzles (one a line, drawn as a grid, or a table), `-` for stdin,
-            or the 16, 36 or 81 cells themselves, `.` for a blank.
-        model: A folder written by `imadarem train --task sudoku`, or "sudoku", the one in
-            the package.
-        steps: Most refinement steps.
-        votes: Ask each puzzle in so many symmetric forms; the answer that most agree on wins.
-        seed: Of the symmetric forms.
-        limit: Read at most so many puzzles.
-        check: Test the puzzle before and the answer after every step; a wrong answer is never
-            the last word before the last step. `--no-check` shows what the network alone
-            does: its halting head decides when to stop, and nobody looks whether it is right.
-        quiet: Print only the answer, one line a puzzle; one that was not solved keeps its
-            blanks.
-        json: Print JSON Lines: the steps of a single puzzle, a result each, a summary.
-        device: cpu or cuda; default is cuda where there is one.
-        batch_size: Puzzles refined together; changes the speed, never an answer.
+            or the 16, 36 or 81 cells themselves, with `.` for a blank.
+        limit: Maximum number of puzzles to read.
+        quiet: Print only the answers, one line each; an unsolved puzzle is printed as given.
+        json: Print JSON Lines: the steps of a single puzzle, each result, and a summary.
     """
     if quiet and json:
-        raise ConfigError("--quiet and --json were both given, and each is a form. Choose one.")
+        raise ConfigError("--quiet and --json exclude each other; give one of them.")
     asked = _questions(puzzles, limit)
-    refused = _refused(asked, check)
-    single = len(asked) == 1
-    if single and refused:
-        raise DataError(_located(asked[0], refused[0], puzzles))
-    seconds = 0.0
+    refused = _refused(asked, solver.check)
+    if len(asked) == 1 and refused:
+        raise DataError(_located(asked[0], refused[0]))
     answers = {n: _refusal(asked[n], reason) for n, reason in refused.items()}
-    open_numbers = [n for n in range(len(asked)) if n not in refused]
-    if open_numbers:
-        network = load_model(model, device)
-        sizes = _sizes(network, model)
-        for n in open_numbers:
-            if size_of(asked[n].clues) not in sizes:
-                answers[n] = _refusal(asked[n], _unknown_size(asked[n], model, sizes))
-        if single and answers:
-            raise DataError(str(answers[0].refused))
-        open_numbers = [n for n in open_numbers if n not in answers]
-        runner = _Runner(network, check=check, steps=steps, votes=votes, seed=seed, traced=single)
-        with progress_bar("solving", len(open_numbers)) as advance:
-            for first in range(0, len(open_numbers), batch_size):
-                chunk = open_numbers[first : first + batch_size]
-                start = time.perf_counter()
-                found = runner.answers([asked[n] for n in chunk])
-                seconds += time.perf_counter() - start
-                answers |= zip(chunk, found, strict=True)
-                advance(len(chunk))
-    _deliver([answers[n] for n in range(len(asked))], seconds, steps, quiet, json)
-    return _code(list(answers.values()), steps, votes)
+    solved, seconds = _solved(asked, [n for n in range(len(asked)) if n not in refused], solver)
+    answers |= solved
+    _deliver([answers[n] for n in range(len(asked))], seconds, solver.steps, quiet, json)
+    return _code(list(answers.values()), solver.steps, solver.votes)
+
+
+def _solved(
+    asked: list[Question], numbers: list[int], solver: SolverFlags
+) -> tuple[dict[int, Answer], float]:
+    """The model's answers to the questions of these numbers, and the seconds it took.
+
+    A puzzle of a size that the model does not know is refused.
+
+    Raises:
+        DataError: It is the only one.
+    """
+    if not numbers:
+        return {}, 0.0
+    network = load_model(solver.model, solver.device)
+    sizes = _sizes(network, solver.model)
+    answers = {
+        n: _refusal(asked[n], _unknown_size(asked[n], solver.model, sizes))
+        for n in numbers
+        if size_of(asked[n].clues) not in sizes
+    }
+    if len(asked) == 1 and answers:
+        raise DataError(str(answers[0].refused))
+    known = [n for n in numbers if n not in answers]
+    runner, seconds = _Runner(network, solver, traced=len(asked) == 1), 0.0
+    with progress_bar("solving", len(known)) as advance:
+        for first in range(0, len(known), solver.batch_size):
+            chunk = known[first : first + solver.batch_size]
+            start = time.perf_counter()
+            found = runner.answers([asked[n] for n in chunk])
+            seconds += time.perf_counter() - start
+            answers |= zip(chunk, found, strict=True)
+            advance(len(chunk))
+    return answers, seconds
 
 
 # --- what is asked
@@ -177,7 +209,7 @@ def _is_puzzle(text: str) -> bool:
 
 
 def _refused(asked: list[Question], check: bool) -> dict[int, str]:
-    """The numbers of puzzles that have not exactly one solution, and what is wrong with them."""
+    """The numbers of the puzzles without exactly one solution, and what is wrong with each."""
     test = solve_exactly if check else check_grid
     refused = {}
     with progress_bar("checking", len(asked)) as advance:
@@ -190,8 +222,8 @@ def _refused(asked: list[Question], check: bool) -> dict[int, str]:
     return refused
 
 
-def _located(question: Question, reason: str, puzzles: tuple[str, ...]) -> str:
-    """A reason, behind where the puzzle stands if that is not on the command line."""
+def _located(question: Question, reason: str) -> str:
+    """The reason, after the place of the puzzle if that is not the command line."""
     return reason if question.place.startswith("the puzzle,") else f"{question.place}: {reason}"
 
 
@@ -202,8 +234,8 @@ def _refusal(question: Question, reason: str) -> Answer:
 def _unknown_size(question: Question, model: str, sizes: list[int]) -> str:
     known = " and ".join(f"{size}x{size}" for size in sizes)
     return (
-        f"the puzzle is {question.size}, and the model {model} knows {known} only. Train one "
-        f"with imadarem train --task sudoku --set sizes={size_of(question.clues)}."
+        f"the puzzle is {question.size}, and the model {model} solves {known} only. Train a "
+        f"model with imadarem train --task sudoku --set sizes={size_of(question.clues)}."
     )
 
 
@@ -218,8 +250,8 @@ def _sizes(model: ImplicitRefinementModel, name: str) -> list[int]:
     sizes = model_sizes(model.config, model.tokenizer)
     if not sizes:
         raise ConfigError(
-            f"the model {name} is none of sudokus: its tokens are not the digits 1 to 9. solve "
-            "takes a model trained by imadarem train --task sudoku; infill fills other texts."
+            f"the model {name} is not a sudoku model: its vocabulary lacks the digits 1 to 9. "
+            "solve takes a model trained by imadarem train --task sudoku; infill fills other texts."
         )
     return list(sizes)
 
@@ -230,34 +262,25 @@ def _sizes(model: ImplicitRefinementModel, name: str) -> list[int]:
 class _Runner:
     """Asks a model; the steps are those of the orchestrator's inference."""
 
-    def __init__(
-        self,
-        model: ImplicitRefinementModel,
-        *,
-        check: bool,
-        steps: int,
-        votes: int,
-        seed: int,
-        traced: bool,
-    ) -> None:
+    def __init__(self, model: ImplicitRefinementModel, flags: SolverFlags, *, traced: bool) -> None:
         from imadarem.data.sudoku import SudokuSymmetry, SudokuVerifier
         from imadarem.orchestrator.config import OrchestrationConfig
         from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 
         tokenizer = model.tokenizer
         self.special, self.first = model.special, tokenizer.encode("1")[0]
-        self.steps, self.votes, self.traced = steps, votes, traced
+        self.steps, self.votes, self.traced = flags.steps, flags.votes, traced
         verify = SudokuVerifier(self.first, self.special.mask, self.special.pad)
-        self.verify = verify if check else None
+        self.verify = verify if flags.check else None
         # What the verifier does not take is wrong, however sure the network is: only its
         # word and the cap stop a row then.
         rules: dict[str, Any] = {"halt_confidence": None, "quality_threshold": None}
         config = OrchestrationConfig(
             canvas_edit_strategies=["replace"],
             adaptive_edit_selection=False,
-            augmentation_count=max(votes, 300),
-            seed=seed,
-            **({**rules, "patience": None} if check else {}),
+            augmentation_count=max(flags.votes, 300),
+            seed=flags.seed,
+            **({**rules, "patience": None} if flags.check else {}),
         )
         self.orchestrator: UnifiedRefinerOrchestrator = UnifiedRefinerOrchestrator(
             model, tokenizer, None, config
@@ -359,7 +382,7 @@ def _code(answers: list[Answer], steps: int, votes: int) -> int:
     if failed:
         note(
             f"{failed} not solved within {steps} steps. Try --steps {4 * steps}, or --votes "
-            f"{max(8, 2 * votes)} to ask in several forms.",
+            f"{max(8, 2 * votes)} to solve several symmetric forms.",
             style="yellow",
         )
     if any(answer.refused for answer in answers):

@@ -195,7 +195,7 @@ def story(answer: Answer, cap: int) -> Text:
         parts.append(Text(f"\nthe answer of {_forms(answer.votes)}:"))
         parts.append(drawn(answer.grid, blank=NO_DIGIT, givens=givens, sign=CHANGED))
     if answer.broken:
-        parts.append(Text(f"\nwhat breaks a rule ({BROKEN}):"))
+        parts.append(Text(f"\ncells that break a rule ({BROKEN}):"))
         parts.append(
             drawn(answer.grid, blank=NO_DIGIT, givens=givens, marked=answer.broken, sign=BROKEN)
         )
@@ -258,7 +258,7 @@ def _figures(step: GridStep) -> str:
 def _ending(answer: Answer, cap: int) -> list[Text]:
     lines = []
     if not answer.steps:
-        lines.append(Text("there is no blank to fill, so the model was not asked"))
+        lines.append(Text("the puzzle has no blank, so the model did not run"))
     else:
         stopped = f"stopped: {answer.stopping_reason}"
         if answer.stopping_reason == "max_steps":
@@ -273,10 +273,10 @@ def _ending(answer: Answer, cap: int) -> list[Text]:
 def _verdict(answer: Answer, *, whole: bool = False) -> Text:
     """Solved or not, and how that is known."""
     if answer.verified:
-        reason = ", verified: every rule holds and the givens are as they were" if whole else ""
+        reason = ", verified: every rule holds and the givens are unchanged" if whole else ""
         return Text(f"solved{reason}", "bold green")
     if answer.verified is None:
-        reason = " (--no-check): the network alone says so" if whole else ""
+        reason = " (--no-check)" if whole else ""
         return Text(f"not checked{reason}", "yellow")
     count = len(answer.broken)
     verdict = f"not solved: {count} cells break a rule"

@@ -1,4 +1,4 @@
-"""``imadarem trace``: what was written, judged and taken back in every step."""
+"""``imadarem trace``: what every step of a refinement writes, judges and re-masks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def trace(
     json: Switch = False,
     sampling: SamplingFlags = SAMPLING,
 ) -> None:
-    """Show every step: an arrow under each token written, the gate's opinion below it.
+    """Show every step: an arrow under each token written, the gate's probability below it.
 
     **Examples**
 
@@ -48,14 +48,14 @@ def trace(
     ```
 
     Args:
-        prompts: Texts with `<mask>`, or the tokenizer's own mask, for each blank; without a
-            prompt, blank canvases.
-        count: Samples, or fillings of each prompt.
-        length: Tokens per blank canvas; default is drawn from the training lengths.
-        out: Also write it to a file: .json, or .txt for the picture.
-        html: Also write the studio's view of it, one file that needs no network.
-        svg: Also write it as a figure.
-        json: Print the records (schema imadarem.trajectory/1) instead of the picture.
+        prompts: Texts with `<mask>` (or the tokenizer's own mask, such as `[MASK]`) for each
+            blank token; default: a blank canvas.
+        count: Number of samples, or of fillings of each prompt.
+        length: Tokens per blank canvas; default: drawn from the lengths of the training data.
+        out: Also write the records to a .json file, or the text to a .txt file.
+        html: Also write the steps as an interactive .html page that needs no network.
+        svg: Also draw the steps in this .svg file.
+        json: Print the records as JSON (schema imadarem.trajectory/1) instead of the text.
     """
     _check(prompts, length, {"out": out, "html": html, "svg": svg})
     model = load_model(sampling.model, sampling.device)
@@ -119,7 +119,7 @@ def _figure(trajectory: Trajectory, model: ImplicitRefinementModel) -> str:
 
 def _check(prompts: tuple[str, ...], length: int | None, targets: dict[str, Path | None]) -> None:
     if prompts and length is not None:
-        raise ConfigError("--length is of blank canvases; a prompt has its own length.")
+        raise ConfigError("--length has no effect on prompts: a prompt has its own length.")
     legal = {"out": (".json", ".txt"), "html": (".html",), "svg": (".svg",)}
     for flag, path in targets.items():
         if path is not None and path.suffix not in legal[flag]:
