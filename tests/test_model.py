@@ -123,6 +123,21 @@ def test_the_teacher_follows_by_its_decay() -> None:
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
+def test_a_decay_that_is_given_counts_and_not_the_models_own() -> None:
+    model = tiny_model(ema_decay=0.9)
+    model.init_teacher()
+    before = model.network.backbone.to_logits.bias.detach().clone()
+    with torch.no_grad():
+        model.network.backbone.to_logits.bias += 1.0
+    model.update_teacher(0.25)
+    assert model.teacher is not None
+    # 0.25 · b + 0.75 · (b + 1) = b + 0.75
+    assert torch.allclose(model.teacher.network.backbone.to_logits.bias, before + 0.75)  # type: ignore[union-attr, operator]
+    model.update_teacher(0.0)
+    student = model.network.backbone.to_logits.bias
+    assert torch.allclose(model.teacher.network.backbone.to_logits.bias, student)  # type: ignore[union-attr, arg-type]
+
+
 def test_updating_a_teacher_that_is_not_there_says_so() -> None:
     with pytest.raises(ConfigError, match="init_teacher"):
         tiny_model().update_teacher()

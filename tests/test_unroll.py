@@ -233,6 +233,21 @@ def test_halting_is_right_where_every_blank_holds_its_label_after_the_step() -> 
     assert token_accuracy(state.answer, question) == 0.5
 
 
+def test_a_row_without_a_blank_teaches_the_halting_head_nothing() -> None:
+    canvas = Canvas.with_holes([[4, 5], [1, 5]], SPECIAL)
+    question = Question(canvas, torch.tensor([[4, 5], [3, 5]]))
+    state = UnrollState(torch.tensor([[4, 5], [3, 5]]), torch.zeros(2, 2, V))
+    zeros, halting = torch.zeros(2, 2), torch.tensor([2.0, 2.0], requires_grad=True)
+    output = StepOutput(torch.zeros(2, 2, V), zeros, halting, zeros.bool(), canvas.ids, state)
+    halt = score_step(output, question).halt
+    assert halt is not None
+    # Both rows are right, and only the second had a blank: ln(1 + e^-2), -sigmoid(-2).
+    assert halt.tolist() == pytest.approx([0.0, 0.126928], abs=1e-5)
+    halt.sum().backward()
+    assert halting.grad is not None
+    assert halting.grad.tolist() == pytest.approx([0.0, -0.119203], abs=1e-5)
+
+
 def test_what_is_no_blank_is_never_wrong() -> None:
     question = asked([1, 5], [3, 9])
     assert entirely_right(torch.tensor([[3, 5]]), question).tolist() == [True]

@@ -34,17 +34,25 @@ __all__ = [
     "task_model",
 ]
 
-#: Settings that the shapes or the meaning of saved weights depend on.
-ARCHITECTURE = (
-    "hidden_size",
-    "num_heads",
-    "intermediate_size",
-    "conv_kernel_size",
-    "joint_size",
-    "rotary",
-    "self_conditioning",
-    "use_refine_gate",
+#: Settings of a model that a run may change when it starts from another model: they are of
+#: sampling or of training. All others belong to its weights, or are fitted to them.
+MAY_CHANGE = frozenset(
+    {
+        "dropout",
+        "gradient_checkpointing",
+        "refine_fraction",
+        "max_refinement_steps",
+        "sampling_temperature",
+        "min_refine_uncertainty",
+        "mask_schedule",
+        "stop_threshold",
+        "diversity_weight",
+        "gate_weight",
+        "ema_decay",
+    }
 )
+#: Settings that may grow: blocks and positions are added.
+MAY_GROW = ("num_layers", "max_seq_len")
 
 
 def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:
@@ -209,16 +217,13 @@ def initial_model(
         ConfigError: A setting would change the architecture.
     """
     changed = {k: v for k, v in settings.model.items() if getattr(saved.config, k) != v}
-    for name in ARCHITECTURE:
-        if name in changed:
-            raise ConfigError(
-                f"{name} = {changed[name]!r} was given, but the model to start from has "
-                f"{getattr(saved.config, name)!r}, and --init keeps the architecture. Leave "
-                "one of the two out."
-            )
-    saved = saved.enlarged(
-        num_layers=changed.pop("num_layers", None), max_seq_len=changed.pop("max_seq_len", None)
-    )
+    for name in changed.keys() - MAY_CHANGE - set(MAY_GROW):
+        raise ConfigError(
+            f"{name} = {changed[name]!r} was given, but the model to start from has "
+            f"{getattr(saved.config, name)!r}, and --init keeps the architecture. Leave "
+            "one of the two out."
+        )
+    saved = saved.enlarged(**{name: changed.pop(name, None) for name in MAY_GROW})
     counts = data.train.no_longer_than(saved.config.max_seq_len).length_counts()
     if len(data.tokenizer) > saved.config.vocab_size:
         saved = saved.with_vocabulary(data.tokenizer)

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,19 +167,27 @@ def train(
 
 
 def _train(settings: RunSettings, options: Options) -> int:
+    from imadarem.training.run_folder import hold
     from imadarem.training.trainer import Trainer
 
-    run = _on_rows(settings, options) if settings.task is None else _on_task(settings, options)
-    config = TrainingConfig(**settings.training)
-    with TrainingView(config.steps, molecular=run.molecular, json=options.json) as view:
+    with ExitStack() as during:
+        # A resumed run reads the folder. Another one makes it, once there is data to train on.
+        if options.resume:
+            during.enter_context(hold(options.folder))
+        run = _on_rows(settings, options) if settings.task is None else _on_task(settings, options)
+        if not options.resume:
+            during.enter_context(hold(options.folder))
+            _refuse_old_run(options.folder)
+        config = TrainingConfig(**settings.training)
+        view = TrainingView(config.steps, molecular=run.molecular, json=options.json)
         trainer = Trainer(
             run.objective, config, options.folder, device=options.device, on_event=view
         )
-        with trainer.hold(), _stopping(trainer):
-            if options.resume:
-                _resume(trainer)
-            _keep_settings(settings, options.folder)
-            result = trainer.run()
+        if options.resume:
+            _resume(trainer)
+        _keep_settings(settings, options.folder)
+        with view, _stopping(trainer):
+            result = trainer.run(locked=True)
     code = report_end(result, run.objective, options.folder, options.json)
     if result.finished:
         run.then(result)

@@ -7,6 +7,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,31 @@ import torch
 
 from imadarem.checkpoint import save_state
 from imadarem.files import save_json, write_text
-from imadarem.locks import TEMPORARY
+from imadarem.locks import TEMPORARY, exclusive
+from imadarem.training.processes import rank
 
-__all__ = ["RunLog", "latest_checkpoint", "remove_leftovers", "save_checkpoint"]
+__all__ = ["RunLog", "hold", "latest_checkpoint", "remove_leftovers", "save_checkpoint"]
 
 #: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
 KEPT_CHECKPOINTS = 2
 PACKAGES = ("imadarem", "torch", "accelerate", "numpy", "safetensors")
+
+
+@contextmanager
+def hold(run_dir: Path) -> Iterator[None]:
+    """Keep others from writing to a run folder, which is made if it does not exist.
+
+    Of several processes that train together the first one holds it for all.
+
+    Raises:
+        BusyError: Another process is writing to it.
+    """
+    if rank() > 0:
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with exclusive(run_dir):
+        yield
 
 
 def latest_checkpoint(run_dir: str | Path) -> Path | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -19,11 +19,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 
 from imadarem.errors import CheckpointError, MissingExtraError, TrainingError
-from imadarem.locks import exclusive
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.processes import gathered, rank, share_first, world_size
 from imadarem.training.record import TrainingRecord
-from imadarem.training.run_folder import RunLog, latest_checkpoint, remove_leftovers
+from imadarem.training.run_folder import RunLog, hold, latest_checkpoint, remove_leftovers
 from imadarem.training.settings import TrainingConfig
 
 __all__ = [
@@ -253,7 +252,7 @@ class Trainer:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._log = RunLog(self.run_dir, enabled=rank() == 0)
         self._first: Any = None
-        self._stop, self._held, self.finished = False, False, False
+        self._stop, self.finished = False, False
         self._interruptible_thread: int | None = None
 
     @property
@@ -272,24 +271,6 @@ class Trainer:
         if self._interruptible_thread == threading.get_ident():
             self._interruptible_thread = None
             raise _StopAskedFor
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep other processes from writing to the run folder; :meth:`run` does so anyway.
-
-        Raises:
-            BusyError: Another process is writing to it.
-        """
-        if self._held or rank() > 0:
-            yield
-            return
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.run_dir):
-            self._held = True
-            try:
-                yield
-            finally:
-                self._held = False
 
     def resume(self) -> int:
         """Go on from the newest checkpoint of the run folder; returns its step.
@@ -310,18 +291,22 @@ class Trainer:
 
     # The loop
 
-    def run(self) -> TrainingResult:
+    def run(self, *, locked: bool = False) -> TrainingResult:
         """Train until ``steps``, or until asked to stop; save; return how it went.
 
         A run that was asked to stop ends with the save: it is neither calibrated nor
         validated.
+
+        Args:
+            locked: Whether the caller holds the run folder's lock already.
 
         Raises:
             BusyError: Another process is writing to the run folder.
             TrainingError: The gradient was not finite many steps in a row. The last
                 checkpoint is untouched.
         """
-        with self.hold():
+        lock = nullcontext() if locked else hold(self.run_dir)
+        with lock, torch.random.fork_rng(devices=[]):
             # 1. Take away what a killed run left.
             self._begin()
             # 2. Validate before the first step, where the objective does.
@@ -366,19 +351,18 @@ class Trainer:
     def _train(self) -> None:
         config = self.config
         clock, amount = time.perf_counter(), 0
-        with torch.random.fork_rng(devices=[]):
-            while self.step < config.steps and not self._asked_to_stop():
-                figures, rate = self._train_step()
-                amount += figures.amount
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    now = time.perf_counter()
-                    self._report(figures, rate, amount / (now - clock))
-                    clock, amount = now, 0
-                if self.step % config.eval_every == 0 and self.step < config.steps:
-                    self._validate()
-                    clock, amount = time.perf_counter(), 0
-                if self.step % config.save_every == 0:
-                    self.save()
+        while self.step < config.steps and not self._asked_to_stop():
+            figures, rate = self._train_step()
+            amount += figures.amount
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                now = time.perf_counter()
+                self._report(figures, rate, amount / (now - clock))
+                clock, amount = now, 0
+            if self.step % config.eval_every == 0 and self.step < config.steps:
+                self._validate()
+                clock, amount = time.perf_counter(), 0
+            if self.step % config.save_every == 0:
+                self.save()
 
     def _train_step(self) -> tuple[StepFigures, float]:
         factor = learning_rate_factor(
