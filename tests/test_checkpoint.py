@@ -90,6 +90,29 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644
 
 
+def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed first, a file could be empty after a power cut: the name is written, the text not."""
+    calls: list[str] = []
+    flush, move = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        (draft,) = tmp_path.iterdir()
+        assert os.path.samestat(os.fstat(handle), draft.stat())
+        calls.append(f"flush {draft.read_text()}")
+        flush(handle)
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append("move")
+        move(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text("all of it", tmp_path / "note.txt")
+    assert calls == ["flush all of it", "move"]
+
+
 @pytest.mark.slow
 def test_killing_a_writer_never_leaves_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -468,3 +469,17 @@ def test_passes_without_an_exact_likelihood_are_refused() -> None:
         )
     with pytest.raises(ConfigError, match="steps=0"):
         ordered_likelihood(random_network(), STRINGS, SPECIAL, "left-to-right", steps=0)
+
+
+def test_each_canvas_of_a_row_hides_positions_of_its_own() -> None:
+    """With one draw for all of them, each canvas would hide what the smaller ones hide."""
+    shown: list[Tensor] = []
+
+    def answer(ids: Tensor, call: int) -> tuple[Tensor, Tensor]:
+        shown.append(ids == SPECIAL.mask)
+        return torch.zeros(*ids.shape, 8), torch.zeros(ids.shape)
+
+    likelihood_bound(Scripted(answer), [[3, 4, 5, 6] * 3], SPECIAL, canvases=12)
+    hidden = sorted((set(row.nonzero().flatten().tolist()) for (row,) in shown), key=len)
+    assert [len(places) for places in hidden] == list(range(1, 13))
+    assert not all(small <= large for small, large in pairwise(hidden))

@@ -363,3 +363,46 @@ def test_a_policy_is_told_what_each_token_was_drawn_with() -> None:
     assert [row == pytest.approx(want) for row, want in zip(told, expected, strict=True)] == [
         True
     ] * 3
+
+
+class TakesAllBack:
+    """Writes every blank and re-masks every written token, in every step."""
+
+    refines, uses_teacher = True, False
+
+    def __call__(self, view: PassView) -> Decision:
+        return Decision(view.open, view.written)
+
+
+class WritesNothing:
+    refines, uses_teacher = True, False
+
+    def __call__(self, view: PassView) -> Decision:
+        nothing = torch.zeros_like(view.open)
+        return Decision(nothing, nothing)
+
+
+@pytest.mark.parametrize("policy", [TakesAllBack(), WritesNothing()])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_the_last_step_leaves_no_blank_whatever_the_policy_decides(
+    policy: Policy, steps: int
+) -> None:
+    records = run(alternating(), Canvas.blank([5], SPECIAL), policy, steps=steps)
+    assert not records[-1].canvas.open.any()
+    assert not records[-1].remasked.any()
+    assert len(records) == steps
+
+
+def test_quality_is_the_mean_over_the_tokens_and_the_end_without_what_lies_behind() -> None:
+    """Position 1 ends the row: (0.8 + 0.6) / 2; pads behind it have no probability to count."""
+    probs = torch.zeros(1, 4, V)
+    probs[0, :, 4], probs[0, :, 5] = 0.8, 0.2
+    probs[0, 1] = torch.tensor([0, 0, 0.6, 0, 0.4, 0, 0, 0])
+    network = Scripted(lambda ids, call: (probs.log(), torch.full(ids.shape, 9.0)))
+    records = run(network, Canvas.blank([4], SPECIAL), Ancestral(), steps=1, temperature=0.0)
+    assert records[-1].canvas.ids.tolist() == [[4, 2, 0, 0]]
+    assert records[-1].quality.tolist() == pytest.approx([0.7])
+    # A prompt's given tokens are not the model's, and do not count either.
+    canvas = Canvas.with_holes([[5, 1, 5, 5]], SPECIAL)
+    records = run(network, canvas, Ancestral(), steps=1, temperature=0.0, may_end=False)
+    assert records[-1].quality.tolist() == pytest.approx([1.0])

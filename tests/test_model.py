@@ -110,16 +110,17 @@ def test_gradient_checkpointing_changes_memory_not_numbers() -> None:
 # Teacher
 
 
-def test_the_teacher_follows_by_its_decay() -> None:
+# 0.9 · b + 0.1 · (b + 1) = b + 0.1; a decay given to the update stands in place of the config's.
+@pytest.mark.parametrize(("decay", "moved"), [(None, 0.1), (0.5, 0.5), (0.0, 1.0)])
+def test_the_teacher_follows_by_its_decay(decay: float | None, moved: float) -> None:
     model = tiny_model(ema_decay=0.9)
     model.init_teacher()
     before = model.network.backbone.to_logits.bias.detach().clone()
     with torch.no_grad():
         model.network.backbone.to_logits.bias += 1.0
-    model.update_teacher()
+    model.update_teacher(decay)
     assert model.teacher is not None
-    # 0.9 · b + 0.1 · (b + 1) = b + 0.1
-    assert torch.allclose(model.teacher.network.backbone.to_logits.bias, before + 0.1)  # type: ignore[union-attr, operator]
+    assert torch.allclose(model.teacher.network.backbone.to_logits.bias, before + moved)  # type: ignore[union-attr, operator]
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 

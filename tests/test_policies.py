@@ -14,7 +14,7 @@ from torch import Tensor
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
 from imadarem.sampling.draw import normalized_entropy
-from imadarem.sampling.noise import RowNoise, row_seeds
+from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
     AdaptiveGate,
@@ -327,3 +327,20 @@ def test_a_joint_heads_gate_fills_from_the_left_and_flags_what_lost_three_nats()
     assert plain == Gate(fraction=0.5, drop=1.0, order="confidence")
     with pytest.raises(ConfigError, match="left-to-right"):
         Gate(order="leftmost")
+
+
+@pytest.mark.parametrize("policy", [Confidence(gumbel=1.0), Gate(gumbel=1.0)])
+def test_gumbel_noise_falls_linearly_to_nothing(policy: Policy) -> None:
+    """Of two blanks the noise prefers one, by g, and the confidence the other, by 0.45 g.
+
+    The noise of step s of 10 weighs 1 - s / 10: it wins while that is above 0.45, up to step 5.
+    """
+    for step in range(1, 11):
+        asked = view([1, 1], step=step, steps=10, remaining=1)
+        noise = asked.noise.gumbel(Stream.ORDER, 2)[0]
+        noisy, gap = int(noise.argmax()), float(noise.max() - noise.min())
+        log_probs = torch.full((1, 2, 2), -math.inf, dtype=torch.float64)
+        log_probs[0, :, 0] = torch.where(torch.arange(2) == noisy, -1.0 - 0.45 * gap, -1.0)
+        asked = replace(asked, log_probs=log_probs, drawn=torch.zeros(1, 2, dtype=torch.long))
+        picked = int(policy(asked).write[0].long().argmax())
+        assert picked == (noisy if step <= 5 else 1 - noisy), step
