@@ -13,10 +13,11 @@ from cyclopts import App, CycloptsError
 
 from imadarem import __version__
 from imadarem.cli.console import complain, help_console, note
-from imadarem.cli.data import inspect, moses
+from imadarem.cli.data import moses
 from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
+from imadarem.cli.inspect import inspect
 from imadarem.cli.optimize import optimize
 from imadarem.cli.sample import sample
 from imadarem.cli.serve import serve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -38,6 +39,8 @@ __all__ = [
 
 #: Columns of output that goes to a file or a pipe: enough never to wrap or cut anything.
 UNWRAPPED = 10_000
+#: Between two lines of progress that is not shown as a bar.
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class _Console(Console):
@@ -116,15 +119,30 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[object]], *, left: int 
 
 @contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr while the block runs; the value is called with newly done items."""
+    """A bar on stderr while the block runs; the value is called with newly done items.
+
+    Where stderr is no terminal, a line every ten seconds.
+    """
+    lines, ready = _ProgressLines(), 0
+
+    def advance(done: int) -> None:
+        nonlocal ready
+        ready += done
+        bars.advance(task, done)
+        lines(label, ready, total)
+
     with _progress() as bars:
         task = bars.add_task(label, total=total)
-        yield lambda done: bars.advance(task, done)
+        yield advance
 
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr for work in stages; the value is called as (stage, done, total)."""
+    """Bars on stderr for work in stages; the value is called as (stage, done, total).
+
+    Where stderr is no terminal, a line every ten seconds.
+    """
+    lines = _ProgressLines()
     with _progress() as bars:
         tasks: dict[str, Any] = {}
 
@@ -132,8 +150,23 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
+            lines(stage, done, total)
 
         yield tell
+
+
+class _ProgressLines:
+    """Prints how far the work is where stderr is no terminal, every ten seconds."""
+
+    def __init__(self) -> None:
+        self.silent = err().is_terminal
+        self.last = time.monotonic()
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        if self.silent or time.monotonic() - self.last < SECONDS_BETWEEN_LINES:
+            return
+        self.last = time.monotonic()
+        note(f"{label}: {done:,}" + ("" if total is None else f" of {total:,}"))
 
 
 def _progress() -> Progress:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import random
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -21,8 +20,8 @@ from typing import Any
 from imadarem.data import moses
 from imadarem.data.corpus import TokenCorpus
 from imadarem.data.molecule_files import RejectedLine, read_smiles
-from imadarem.data.molecules import canonical
 from imadarem.data.molecules import split as split_molecules
+from imadarem.data.notation import ToNotation
 from imadarem.data.text import iter_lines
 from imadarem.errors import DataError
 from imadarem.files import load_json, save_json
@@ -37,8 +36,6 @@ from imadarem.workers import Progress, Workers
 
 __all__ = ["PreparedData", "Texts", "encode_texts", "prepare", "read_texts"]
 
-#: Charges, isotopes, hydrogens and stereo marks in a SMILES.
-MARKS = re.compile(r"[][@/\\]")
 #: Rows held out of a named data set for validation.
 HELD_OUT = 2_000
 
@@ -237,25 +234,6 @@ class _Encoder:
             return str(error)
 
 
-@dataclass(frozen=True)
-class _Notation:
-    """Turns one text into its notation, or None; it travels to worker processes."""
-
-    kind: type[CorpusTokenizer]
-
-    def __call__(self, text: str) -> tuple[str | None, str]:
-        try:
-            notation = self.kind.to_notation(text)
-        except DataError as error:
-            return None, str(error)
-        # A notation that cannot say something must not leave it out unsaid.
-        if self.kind.notation == "selfies" and MARKS.search(text):
-            back = canonical(self.kind.to_text(notation))
-            if back != canonical(text):
-                return None, f"its {self.kind.notation} gives another molecule back: {back}"
-        return notation, ""
-
-
 def _learn(
     kind: type[CorpusTokenizer],
     texts: Texts,
@@ -266,7 +244,7 @@ def _learn(
     parts: list[list[str]] = []
     rejected = list(texts.rejected)
     for part, stage in ((texts.train, f"to {kind.notation}"), (texts.valid, "held-out")):
-        converted = workers.map(stage, _Notation(kind), part)
+        converted = workers.map(stage, ToNotation(kind), part)
         good = [notation for notation, _ in converted if notation]
         rejected += [
             RejectedLine(0, text, reason or "it has no token")
