@@ -76,7 +76,7 @@ def test_the_command_names_what_was_standardized_and_who_has_no_room(said, elsew
     assert summary["models"]["smiles"] == {"canvas": 54, "too_long": 1, "of": 7}
     code, out, err = said("data", "inspect", "a.smi")
     assert re.search(r"smiles +smiles +54 tokens +1 \(12\.5%\)", out)
-    assert "8 molecules; writing them in every notation" in err
+    assert err == ""
     assert said("data", "inspect", "a.smi", "--tautomer")[0] == 2
 
 

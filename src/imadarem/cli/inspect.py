@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from imadarem.cli.console import grid, heading, json_line, note, out, stages
+from imadarem.cli.console import err, grid, heading, json_line, note, out, stages
 from imadarem.cli.models import Switch
 from imadarem.cli.numbers import Processes
 from imadarem.cli.results import share
@@ -63,11 +63,12 @@ def inspect(
 
     if tautomer and not standardize:
         raise ConfigError("--tautomer is part of --standardize; give both.")
-    note(f"reading {file}")
-    found = read_smiles(file, column=column)
-    smiles, changes = found.smiles, dict[str, int]()
-    note(f"{len(smiles):,} molecules; writing them in every notation")
-    cores = 1 if len(smiles) < FEW else os.cpu_count()
+    with err().status(f"reading {file}"):
+        found = read_smiles(file, column=column)
+    smiles, changes, cores = found.smiles, dict[str, int](), 1
+    if len(smiles) >= FEW:
+        note(f"{len(smiles):,} molecules; writing them in every notation")
+        cores = os.cpu_count() or 1
     with stages() as progress, Workers(processes or cores, progress) as workers:
         if standardize:
             smiles, changes = standardize_all(smiles, workers, tautomer=tautomer)
