@@ -59,10 +59,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from turns import Contender, Rates, crossover, ratios, spread, take_turns
 
+from imadarem import ImplicitRefinementModel
 from imadarem.corruption import stratified_rates
 from imadarem.data.corpus import TokenCorpus, collate
 from imadarem.data.moses import load_moses_sample
-from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import SelfiesTokenizer
 
 #: The row that the others are compared with, where it is there.

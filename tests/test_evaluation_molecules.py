@@ -247,12 +247,13 @@ def test_training_molecules_score_as_real_ones_do():
 
 
 @pytest.mark.slow
-def test_more_processes_change_nothing_but_the_time():
-    smiles = [*load_moses_sample("test")[:100], "CC("]
+def test_more_processes_change_nothing_but_the_time(monkeypatch):
+    monkeypatch.setattr("imadarem.workers.PATIENCE", 0.0)
+    smiles = [*load_moses_sample("test")[:70], "CC("]
     told: list[tuple[str, int, int]] = []
     spread = evaluate_molecules(smiles, processes=2, progress=lambda *step: told.append(step))
     assert spread == evaluate_molecules(smiles)
-    assert ("reading", 101, 101) in told and ("describing", 100, 100) in told
+    assert ("reading", 71, 71) in told and ("describing", 70, 70) in told
     assert {stage for stage, _, _ in told} == {"reading", "describing", "diversity"}
 
 

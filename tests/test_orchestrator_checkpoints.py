@@ -252,7 +252,8 @@ def wait_for_a_checkpoint(folder: Path) -> None:
 def test_killing_a_saving_process_leaves_the_newest_checkpoint_loadable(tmp_path: Path) -> None:
     # Its server imports torch once; every child is a process of its own.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # What an optimiser imports with its first step, too.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     delays = random.Random(0)
     counts = []
     for trial in range(4):

@@ -51,7 +51,8 @@ def test_the_shipped_sample_is_a_data_set(tmp_path: Path) -> None:
     assert read_texts("moses-sample", rows=100, seed=4).train != texts.train
 
 
-def test_processes_change_nothing(tmp_path: Path) -> None:
+def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imadarem.workers.PATIENCE", 0.0)
     path = table(tmp_path, ["SMILES", *MOLECULES * 10])
     alone, shared = (prepare(path, valid_fraction=0.3, processes=n) for n in (1, 2))
     assert [r.tolist() for r in alone.train] == [r.tolist() for r in shared.train]

@@ -195,7 +195,8 @@ def test_seeds_that_follow_share_no_puzzles():
 
 
 @pytest.mark.slow
-def test_processes_change_nothing():
+def test_processes_change_nothing(monkeypatch):
+    monkeypatch.setattr("imadarem.workers.PATIENCE", 0.0)
     # More than one chunk of 64, so that the pool is really used.
     assert generate_many(130, 4, seed=1, processes=2) == generate_many(130, 4, seed=1)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.pool import Pool
+from time import monotonic
 from typing import TypeVar
 
 from imadarem.errors import ConfigError
@@ -16,13 +17,15 @@ Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``, in the calling process."""
 
 CHUNK = 64
+#: Seconds that the calling process works alone: starting the others takes about as long.
+PATIENCE = 2.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Workers:
-    """Worker processes for the length of a ``with`` block, started when first needed.
+    """Worker processes for the length of a ``with`` block, started once work takes two seconds.
 
     They are spawned, not forked: a fork of a process in which torch runs threads can
     hang. A script that asks for them therefore needs ``if __name__ == "__main__":``.
@@ -55,20 +58,24 @@ class Workers:
         self, stage: str, work: Callable[[Item], Result], items: Sequence[Item]
     ) -> list[Result]:
         """``[work(item) for item in items]``; ``work`` and its results must pickle."""
-        if self.processes == 1 or len(items) <= CHUNK:
-            return self._collected(stage, map(work, items), len(items))
-        if self._pool is None:
-            self._pool = multiprocessing.get_context("spawn").Pool(self.processes)
-        return self._collected(stage, self._pool.imap(work, items, CHUNK), len(items))
+        collected = []
+        for done, result in enumerate(self._results(work, items), start=1):
+            collected.append(result)
+            if self.progress is not None and (done % CHUNK == 0 or done == len(items)):
+                self.progress(stage, done, len(items))
+        return collected
 
     def advance(self, stage: str) -> Callable[[int, int], None] | None:
         """``advance(done, total)`` of one stage, for work that is not done in ``map``."""
         return None if self.progress is None else partial(self.progress, stage)
 
-    def _collected(self, stage: str, results: Iterable[Result], total: int) -> list[Result]:
-        collected = []
-        for done, result in enumerate(results, start=1):
-            collected.append(result)
-            if self.progress is not None and (done % CHUNK == 0 or done == total):
-                self.progress(stage, done, total)
-        return collected
+    def _results(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        start = monotonic()
+        for done, item in enumerate(items):
+            many = self.processes > 1 and len(items) - done > CHUNK
+            if many and self._pool is None and monotonic() - start >= PATIENCE:
+                self._pool = multiprocessing.get_context("spawn").Pool(self.processes)
+            if many and self._pool is not None:
+                yield from self._pool.imap(work, items[done:], CHUNK)
+                return
+            yield work(item)
