@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 LAYERS = (
     ("errors",),
     ("checks",),
-    ("config", "locks", "workers"),
+    ("config", "files", "locks", "workers"),
     ("checkpoint",),
     ("tokenizers", "corruption", "model_folder", "pretrained"),
     ("canvas",),
