@@ -16,6 +16,8 @@ __all__ = ["JudgeHead", "JudgeLogits", "Platt"]
 
 #: Bias at initialisation: nearly every token of the data is right.
 RARE = -4.0
+#: Log-probabilities are cut here: a token that may not stand somewhere has none.
+LEAST_LOG_PROB = -15.0
 
 
 class JudgeLogits(NamedTuple):
@@ -37,8 +39,10 @@ class JudgeHead(nn.Module):
     """One block of its own on the states of a network, and three outputs.
 
     The network is trained to predict blanks, and what its states say of the tokens that stand
-    there is little: the block compares them with their neighbours. A gap is judged from both
-    sides of it.
+    there is little. So the judge starts from four numbers of each position: the log-probability
+    of its token and that of the likeliest one, by the position itself and given the tokens left
+    of it. They reach the outputs directly, and the block, which compares a position with its
+    neighbours. A gap is judged from both sides of it.
 
     Args:
         config: Of the network.
@@ -47,7 +51,8 @@ class JudgeHead(nn.Module):
     def __init__(self, config: ImplicitRefinementConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.fit = nn.Parameter(torch.zeros(2, width))
+        self.fit = nn.Parameter(torch.zeros(4, width))
+        self.direct = nn.Parameter(torch.zeros(4, 3))
         self.block = Block(config)
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
@@ -57,30 +62,36 @@ class JudgeHead(nn.Module):
         with torch.no_grad():
             self.score.bias.copy_(torch.tensor([RARE, RARE / 2, RARE / 2]))
             self.right.score.bias.zero_()
+            # Surprise: the likeliest token's log-probability less that of the token itself.
+            self.direct[2:, 0] = torch.tensor([-0.5, 0.5])
 
     def forward(
-        self, states: Tensor, logits: Tensor, ids: Tensor, attended: Tensor | None
+        self,
+        states: Tensor,
+        logits: Tensor,
+        joint_logits: Tensor,
+        ids: Tensor,
+        attended: Tensor | None,
     ) -> JudgeLogits:
         """Judge the tokens that the network has read.
 
         Args:
             states: ``(B, L, D)``.
-            logits: ``(B, L, V)`` of the same pass, given the tokens left of a position where the
-                network has a joint head.
+            logits: ``(B, L, V)`` of the same pass.
+            joint_logits: ``(B, L, V)``, given the tokens left of a position; the same as
+                ``logits`` for a network without a joint head.
             ids: ``(B, L)``.
             attended: ``(B, L)`` bool, or None for all.
         """
-        log_probs = logits.log_softmax(dim=-1)
-        own = log_probs.gather(-1, ids[..., None])
-        best = log_probs.amax(dim=-1, keepdim=True)
-        x = states + own * self.fit[0] + best * self.fit[1]
-        x = self.norm(self.block(x, attended, None))
+        alone, given = logits.log_softmax(dim=-1), joint_logits.log_softmax(dim=-1)
+        odds = [_own_and_best(alone, ids), _own_and_best(given, ids)]
+        numbers = torch.cat(odds, dim=-1).clamp(min=LEAST_LOG_PROB)
+        x = self.norm(self.block(states + _mixed(numbers, self.fit), attended, None))
         hidden = F.gelu(self.hidden(x))
         # Products and sums: a matrix product of three columns rounds by the size of the batch.
-        wrong, before, after = (
-            (hidden * weight).sum(dim=-1) + bias
-            for weight, bias in zip(self.score.weight, self.score.bias, strict=True)
-        )
+        scores = [(hidden * weight).sum(dim=-1) for weight in self.score.weight]
+        sums = torch.stack(scores, dim=-1) + self.score.bias + _mixed(numbers, self.direct)
+        wrong, before, after = sums.unbind(dim=-1)
         if attended is not None:
             before, after = before * attended, after * attended
         missing = F.pad(before, (0, 1)) + F.pad(after, (1, 0))
@@ -93,9 +104,22 @@ class JudgeHead(nn.Module):
         halves = Platt(missing.slope, missing.offset / 2)
         for row, fit in enumerate((wrong, halves, halves)):
             self.score.weight[row] *= fit.slope
+            self.direct[:, row] *= fit.slope
             self.score.bias[row] = fit.slope * self.score.bias[row] + fit.offset
         self.right.score.weight *= right.slope
         self.right.score.bias.copy_(right.slope * self.right.score.bias + right.offset)
+
+
+def _own_and_best(log_probs: Tensor, ids: Tensor) -> Tensor:
+    """``(B, L, 2)`` log-probabilities of the token that stands there and of the likeliest."""
+    own = log_probs.gather(-1, ids[..., None])
+    return torch.cat([own, log_probs.amax(dim=-1, keepdim=True)], dim=-1)
+
+
+def _mixed(numbers: Tensor, weights: Tensor) -> Tensor:
+    """``(B, L, N)`` numbers and ``(N, C)`` weights → ``(B, L, C)``, without a matrix product."""
+    parts = (numbers[..., n : n + 1] * row for n, row in enumerate(weights))
+    return sum(parts, start=numbers.new_zeros(()))
 
 
 class Platt(NamedTuple):

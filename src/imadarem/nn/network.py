@@ -140,7 +140,9 @@ class RefinementNetwork(nn.Module):
         states, logits = self.backbone(input_ids, attention_mask)
         attended = None if attention_mask is None else attention_mask.bool()
         own = logits if self.joint is None else logits + self.joint(states, input_ids)
-        judge = None if self.judge is None else self.judge(states, own, input_ids, attended)
+        judge = None
+        if self.judge is not None:
+            judge = self.judge(states, logits, own, input_ids, attended)
         return InPlaceOutput(states, own, judge)
 
     def _gate_logits(self, states: Tensor) -> Tensor:
