@@ -143,3 +143,19 @@ def test_a_chemists_odd_file_is_counted_and_nothing_is_dropped_in_silence(tmp_pa
     ]
     assert decoded.count("C[C@H](N)C(=O)O") == 2
     assert decoded.count("C[C@@H](N)C(=O)O") == 1
+
+
+def test_standardized_molecules_are_parents_each_once_and_what_changed_is_counted(tmp_path):
+    path = tmp_path / "salts.smi"
+    alkanes = ["C" * n for n in range(1, 20)]
+    path.write_text("\n".join([*alkanes, "CC(=O)[O-].[Na+]", "CC(=O)O", "C[NH3+].[Cl-]"]))
+    texts = read_texts(path, standardize=True, valid_fraction=0.3)
+    assert sorted([*texts.train, *texts.valid]) == sorted([*alkanes, "CC(=O)O", "CN"])
+    counts = {name: texts.notes[name] for name in ("fragments_removed", "neutralised")}
+    assert counts == {"fragments_removed": 2, "neutralised": 2}
+    assert texts.notes["duplicates_removed"] == 1
+    assert "multi_fragment" not in texts.notes  # those that are left have one part
+    data = prepare(path, tokenizer="smiles", standardize=True, valid_fraction=0.3)
+    assert "[Na+]" not in data.tokenizer.tokens
+    with pytest.raises(ConfigError, match="no effect on moses-sample"):
+        read_texts("moses-sample", standardize=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Group, Parameter
 from rich.text import Text
 
-from imadarem.cli.console import err, grid, heading, json_line, out, progress_bar, stages
+from imadarem.cli.console import err, grid, heading, json_line, note, out, progress_bar, stages
 from imadarem.cli.held_out import HELD_OUT, HeldOutFlags, evaluate_held_out
 from imadarem.cli.models import Switch, is_molecular
 from imadarem.cli.numbers import Count, Processes, Seed, Steps, Temperature
@@ -111,6 +111,7 @@ def evaluate(
     /,
     *,
     column: str | None = None,
+    standardize: Switch = False,
     model: str | None = None,
     seed: Seed = 0,
     json: Switch = False,
@@ -135,11 +136,14 @@ def evaluate(
         file: .smi, .csv, .tsv, .txt or .sdf, each also with .gz, or .parquet; a line that is
             no molecule counts as an invalid sample.
         column: The column of a table that holds SMILES.
+        standardize: Score the largest fragment of each molecule of the file, neutralised.
         model: Sample from this model instead of reading a file.
         seed: Seed of the sampling, and of the choice of real molecules or held-out rows.
         json: Print JSON Lines instead of a table.
     """
     held_out.check()
+    if standardize and (file is None or held_out.asked):
+        raise ConfigError("--standardize is for a FILE of molecules; it has no effect here.")
     if held_out.asked:
         evaluate_held_out(
             _held_out_model(file, model, drawn, comparison, held_out),
@@ -152,7 +156,10 @@ def evaluate(
         )
         return
     _check(file, model, column, drawn, comparison)
-    samples, how = (_read(file, column), {}) if file else _sampled(str(model), drawn, seed)
+    if file is None:
+        samples, how = _sampled(str(model), drawn, seed)
+    else:
+        samples, how = _read(file, column, standardize), {}
     ours, real = _compared(samples, seed, comparison)
     name = str(file or model)
     if json:
@@ -242,15 +249,23 @@ def _last_mean_gate(trajectory: Trajectory) -> float | None:
     return fmean(judged) if judged else None
 
 
-def _read(file: Path, column: str | None) -> list[str | None]:
+def _read(file: Path, column: str | None, standardized: bool) -> list[str | None]:
     """Every sample of a file; a line that is no molecule becomes None."""
     from imadarem.data.molecule_files import iter_smiles
+    from imadarem.data.standardize import standardize
 
     with err().status(f"reading {file}"):
         items = list(iter_smiles(file, column))
     if not items:
         raise DataError(f"{file} holds no line with a molecule.")
-    return [item if isinstance(item, str) else None for item in items]
+    samples = [item if isinstance(item, str) else None for item in items]
+    if not standardized:
+        return samples
+    found = [None if sample is None else standardize(sample) for sample in samples]
+    fragments = sum(row is not None and row.fragments for row in found)
+    charges = sum(row is not None and row.charges for row in found)
+    note(f"standardized: {fragments:,} with fragments removed, {charges:,} neutralised")
+    return [None if row is None else row.smiles for row in found]
 
 
 def _compared(

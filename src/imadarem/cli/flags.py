@@ -141,6 +141,8 @@ class DataFlags:
     Attributes:
         data: moses (1.6 million molecules), moses-sample (15,000, shipped) or a file.
         column: The column of a table that holds the texts.
+        standardize: Take the largest fragment of each molecule of a file, neutralised, and
+            each once.
         rows: Train on at most so many rows.
         tokenizer: selfies, smiles, safe (fragments) or char, learned from the data, or the
             folder of a saved tokenizer. The first three read molecules, the others lines of
@@ -153,6 +155,7 @@ class DataFlags:
 
     data: str | None = None
     column: str | None = None
+    standardize: Annotated[bool | None, Parameter(negative="")] = None
     rows: int | None = None
     tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
     valid_fraction: float | None = None

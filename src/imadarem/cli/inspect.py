@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def inspect(
             figures as JSON Lines.
     """
     from imadarem.data.inspection import canvas_fits, inspect_notations
-    from imadarem.data.molecule_files import read_smiles
+    from imadarem.data.molecule_files import feature_counts, read_smiles
     from imadarem.data.molecules import canonical
     from imadarem.data.standardize import standardize_all
     from imadarem.workers import Workers
@@ -72,6 +73,7 @@ def inspect(
     with stages() as progress, Workers(processes or cores, progress) as workers:
         if standardize:
             smiles, changes = standardize_all(smiles, workers, tautomer=tautomer)
+            found = replace(found, notes=dict(feature_counts(smiles)))
         distinct = len(set(workers.map("canonical forms", canonical, smiles)))
         notated = inspect_notations(smiles, workers)
     counts = {"accepted": len(found.smiles), "rejected": len(found.rejected), **changes}
@@ -113,7 +115,7 @@ def _print(
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in counts.items()]
     console.print(grid(("molecules", "count"), rows))
     if found.notes:
-        heading("features of the accepted molecules (kept as written)")
+        heading("features of these molecules (kept as written)")
         notes = [(name.replace("_", " "), f"{count:,}") for name, count in found.notes.items()]
         console.print(grid(("note", "count"), notes))
     heading("tokens per molecule")

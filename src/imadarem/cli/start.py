@@ -108,6 +108,7 @@ def prepared_data(
             processes=processes,
             progress=progress,
             extend="init" in settings.data,
+            standardize=settings.data.get("standardize", False),
         )
     if settings.training["surplus"] and isinstance(data.tokenizer, CorpusTokenizer):
         data = replace(data, tokenizer=data.tokenizer.with_nothing())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,14 @@ from imadarem.data.molecules import parse, parse_error, rdkit_reason
 from imadarem.data.text import is_utf8, iter_lines, open_binary
 from imadarem.errors import DataError, MissingExtraError
 
-__all__ = ["MoleculeFile", "RejectedLine", "iter_smiles", "read_smiles"]
+__all__ = [
+    "FEATURES",
+    "MoleculeFile",
+    "RejectedLine",
+    "feature_counts",
+    "iter_smiles",
+    "read_smiles",
+]
 
 TEXTS = (".smi", ".smiles", ".ism", ".can", ".cxsmiles", ".txt", ".csv", ".tsv")
 MOLFILES = (".sdf", ".sd", ".mol")
@@ -39,7 +46,8 @@ MOST_IN_MEMORY = 5_000_000
 MOST_REJECTED = 1_000_000
 """Lines that may be no molecules before the file is refused."""
 
-_NOTES = {
+#: What a chemist should know about a molecule, by name, and how it shows in SMILES.
+FEATURES = {
     "multi_fragment": re.compile(r"\."),
     "isotope": re.compile(r"\[\d"),
     "charge": re.compile(r"\[[^]]*[+-]"),
@@ -122,7 +130,7 @@ def read_smiles(
                 raise _too_many_rejected(path, read, rejected)
             rejected.append(item)
             continue
-        notes.update(name for name, pattern in _NOTES.items() if pattern.search(item))
+        notes.update(_features(item))
         read += 1
         if most is None and read > MOST_IN_MEMORY:
             raise DataError(
@@ -141,6 +149,15 @@ def read_smiles(
     if not smiles:
         raise DataError(f"{path} holds no molecule.{_first_reasons(rejected)}")
     return MoleculeFile(smiles=smiles, rejected=rejected, notes=dict(+notes))
+
+
+def feature_counts(smiles: Iterable[str]) -> Counter[str]:
+    """How many molecules have each feature of :attr:`MoleculeFile.notes`, by name."""
+    return Counter(name for text in smiles for name in _features(text))
+
+
+def _features(smiles: str) -> list[str]:
+    return [name for name, pattern in FEATURES.items() if pattern.search(smiles)]
 
 
 def iter_smiles(path: str | Path, column: str | None = None) -> Iterator[str | RejectedLine]:

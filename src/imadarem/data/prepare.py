@@ -19,11 +19,12 @@ from typing import Any
 
 from imadarem.data import moses
 from imadarem.data.corpus import TokenCorpus
-from imadarem.data.molecule_files import RejectedLine, read_smiles
+from imadarem.data.molecule_files import FEATURES, RejectedLine, feature_counts, read_smiles
 from imadarem.data.molecules import split as split_molecules
 from imadarem.data.notation import ToNotation
+from imadarem.data.standardize import standardize_all
 from imadarem.data.text import iter_lines
-from imadarem.errors import DataError
+from imadarem.errors import ConfigError, DataError
 from imadarem.files import load_json, save_json
 from imadarem.tokenizers import (
     MOLECULE_NOTATIONS,
@@ -82,6 +83,7 @@ def read_texts(
     *,
     column: str | None = None,
     molecules: bool = True,
+    standardize: bool = False,
     rows: int | None = None,
     valid_fraction: float = 0.1,
     seed: int = 0,
@@ -93,13 +95,20 @@ def read_texts(
             molecules), or a file.
         column: The column of a table that holds the texts.
         molecules: Check each line of a file as a molecule; False takes lines as they are.
+        standardize: Take the largest fragment of each molecule of a file, neutralised, and each
+            once; ``notes`` counts what that changed.
         rows: Keep at most so many texts, drawn with ``seed``; None keeps all.
         valid_fraction: Share of a user's file that is held out.
         seed: Of the split and of ``rows``.
 
     Raises:
         DataError: The file cannot be read, or too few texts are left to split.
+        ConfigError: ``standardize`` was asked for, and this is not a file of molecules.
     """
+    if standardize and (source in ("moses", "moses-sample") or not molecules):
+        raise ConfigError(
+            f"standardize (--standardize) is for a file of molecules; it has no effect on {source}."
+        )
     if source in ("moses", "moses-sample"):
         texts = (
             moses.load_split(moses.fetch_moses(), "train")
@@ -116,8 +125,12 @@ def read_texts(
             None if rows is None else math.ceil(1.05 * rows / max(1 - valid_fraction, 0.01)) + 100
         )
         found = read_smiles(source, column=column, most=most, seed=seed)
-        notes = Counter(found.notes)
-        parts = split_molecules(found.smiles, seed=seed, valid_fraction=valid_fraction, notes=notes)
+        notes, smiles = Counter(found.notes), found.smiles
+        if standardize:
+            smiles, changes = standardize_all(smiles, Workers())
+            other = Counter({name: n for name, n in notes.items() if name not in FEATURES})
+            notes = other + feature_counts(smiles) + Counter(changes)
+        parts = split_molecules(smiles, seed=seed, valid_fraction=valid_fraction, notes=notes)
         result = Texts(parts.train[:rows], parts.valid, found.rejected, dict(notes))
     else:
         lines = [line for _, line in iter_lines(source) if line]
@@ -168,6 +181,7 @@ def prepare(
     processes: int | None = None,
     progress: Progress | None = None,
     extend: bool = False,
+    standardize: bool = False,
 ) -> PreparedData:
     """Read, split, encode; the result for MOSES is cached on disk.
 
@@ -184,12 +198,14 @@ def prepare(
         extend: Add tokens that a given tokenizer of one of the named notations does not know,
             in place of leaving out the texts that have them. ``notes`` counts them as
             ``new_tokens``.
+        standardize: See :func:`read_texts`.
 
     Raises:
+        ConfigError: See :func:`read_texts`.
         DataError: See :func:`read_texts` and :func:`encode_texts`.
     """
-    cache = _cache_folder(source, tokenizer, rows, seed)
-    cached = _cached(source, tokenizer, rows, seed)
+    cache = None if standardize else _cache_folder(source, tokenizer, rows, seed)
+    cached = None if standardize else _cached(source, tokenizer, rows, seed)
     if cached is not None:
         return cached
     named = isinstance(tokenizer, str) and not Path(tokenizer).is_dir()
@@ -198,6 +214,7 @@ def prepare(
         source,
         column=column,
         molecules=notation in MOLECULE_NOTATIONS,
+        standardize=standardize,
         rows=rows,
         valid_fraction=valid_fraction,
         seed=seed,
