@@ -500,7 +500,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         optimizer: torch.optim.Optimizer | None = None,
         scheduler: Any = None,
     ) -> dict[str, Any]:
-        """Go on from the newest complete checkpoint of ``run_dir``, bit for bit on a CPU.
+        """Go on from the newest complete checkpoint of ``run_dir``, as if it had not stopped.
 
         Returns:
             The ``extra`` that was saved.

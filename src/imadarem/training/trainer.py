@@ -2,7 +2,8 @@
 
 Everything random in step ``s`` is a pure function of (seed, s, rank): which rows, which
 masks, which draws, which dropped activations. A resumed run therefore needs no state but
-that of the objective and the optimiser, and continues bit for bit on a CPU.
+that of the objective and the optimiser. With the same CPU, torch and number of threads it
+ends with the same weights, bit for bit.
 """
 
 from __future__ import annotations
