@@ -240,6 +240,13 @@ def test_saved_and_loaded_it_draws_the_same(trained, tmp_path):
     assert again.infill(prompt, seed=3).texts == expected.texts
 
 
+def test_a_model_folder_is_loaded_without_a_word(trained, tmp_path, capfd):
+    trained.model.save_pretrained(tmp_path)
+    capfd.readouterr()
+    ImplicitRefinementModel.from_pretrained(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_trajectory_reads_in_the_tokenizers_tokens(trained):
     trajectory = trained.model.analyze_refinement_trajectory(n=1, seed=4)
     words = set(trained.tokenizer.get_vocab()) | {"[MASK]", "[EOS]", ""}

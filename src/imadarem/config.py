@@ -14,7 +14,7 @@ from typing import Any
 from imadarem import checks
 from imadarem.errors import ConfigError
 
-__all__ = ["ImplicitRefinementConfig"]
+__all__ = ["MODEL_TYPE", "ImplicitRefinementConfig"]
 
 MODEL_TYPE = "imadarem"
 #: Keys that Hugging Face tools write into ``config.json`` and that carry no setting of ours.

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+from imadarem.config import MODEL_TYPE
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError, nearest
 from imadarem.files import load_json
 from imadarem.tokenizers.contract import Tokenizer
@@ -148,17 +149,24 @@ def _vocabulary(file: Path) -> list[str]:
 
 def _hugging_face(name: str, *, local: bool) -> Tokenizer:
     try:
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedConfig
     except ImportError as error:
         raise MissingExtraError("transformers", "hf") from error
+    # transformers warns of a config.json that it does not know, and only looks for a class in it.
+    ours = local and _is_our_config(Path(name) / "config.json")
+    given = {"config": PreTrainedConfig()} if ours else {}
     try:
-        return cast(Tokenizer, AutoTokenizer.from_pretrained(name, local_files_only=local))
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(name, local_files_only=local, **given))
     # transformers and the Rust side raise what they like for a damaged file, bare Exception too.
     except Exception as error:
         raise CheckpointError(
             f"{name!r} holds no tokenizer that transformers can load: {shortened(str(error), 200)} "
             "Check the name, or write the folder again with save_pretrained."
         ) from error
+
+
+def _is_our_config(file: Path) -> bool:
+    return file.exists() and _read_object(file).get("model_type") == MODEL_TYPE
 
 
 def _read_object(file: Path) -> dict[str, Any]:
