@@ -216,10 +216,13 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
             for each in others
             if each.address == crowded and not each.busy and each is not self
         ]
+        silent = [each for each in idle if each.cycle is None]
+        # Several silent ones at once: each search among all connections takes time.
+        count = 1 + self._limits.connections // 16 if silent else 1
+        for each in sorted(silent or idle, key=lambda each: each._idle_since)[:count]:
+            each.transport.abort()
         if idle:
-            oldest = min(idle, key=lambda each: (each.cycle is not None, each._idle_since))
             self._event_log.add("closed idle connections to make room", f"of {crowded}")
-            oldest.transport.abort()
             return
         self._event_log.add("rejected connections", f"of {self.address}, all others are busy")
         self._reject(

@@ -26,6 +26,9 @@ from imadarem.serve.limits import MAX_SAMPLES, MAX_SEED, MAX_SMILES_CHARS
 
 __all__ = ["Endpoints"]
 
+#: Canvases of more samples are made on a thread; for few the change of threads takes longer.
+FEW_SAMPLES = 64
+
 
 class Endpoints:
     """The handlers of the routes; no computation on the event loop takes long.
@@ -44,7 +47,10 @@ class Endpoints:
         self._client.check_queue()
         model, seed = self._catalogue.find(body.model), _seed(body.seed)
         seeds = row_seeds(body.count, seed)
-        canvas = blank_canvas(model, seeds, body.length)
+        if body.count > FEW_SAMPLES:
+            canvas = await asyncio.to_thread(blank_canvas, model, seeds, body.length)
+        else:
+            canvas = blank_canvas(model, seeds, body.length)
         rows = await self._client.rows(request, _job(model, canvas, seeds, body))
         samples = [row.to_dict() for row in rows]
         return JSONResponse({"model": model.id, "seed": seed, "samples": samples})
