@@ -84,17 +84,16 @@ def many_headers(port: int) -> None:
 
 
 def silent_connections(port: int) -> None:
-    """1,100 open connections at every moment; the server's own limit is below that."""
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (4_096, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-    )
+    """1,100 connections, and then 100 new ones a second in the place of the oldest."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
     silent: list[socket.socket] = []
     while True:
         with contextlib.suppress(OSError):
             silent.append(connect(port))
         if len(silent) > 1_100:
             silent.pop(0).close()
-            time.sleep(0.002)
+            time.sleep(0.01)
 
 
 def slow_requests(port: int) -> None:

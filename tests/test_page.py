@@ -10,8 +10,9 @@ pytest.importorskip("playwright")
 
 from browser_parts import PHONE, chromium, overflow, page_of
 from cli_parts import SIXTY, WORDS, saved_model
-from running_server import running
+from running_server import server_thread
 
+from imadarem.serve import request_guard
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 
 # The browser and the server start once for all; each test is then a second or less.
@@ -33,9 +34,8 @@ def server(browser, tmp_path_factory):
     words = saved_model(
         folder, CharTokenizer.from_corpus(WORDS), WORDS, length_mode="eos", max_seq_len=12
     )
-    flags = ("--model", "default", "--model", "sudoku", "--model", f"words={words}")
-    with running(*flags) as served:
-        yield served
+    with server_thread("default", "sudoku", f"words={words}") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,10 @@ def locked(browser, tmp_path_factory):
     """A server that asks for its token."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny = saved_model(folder, SelfiesTokenizer.from_corpus(SIXTY), SIXTY)
-    with running("--model", f"tiny={tiny}", IMADAREM_TOKEN="right") as served:
-        yield served
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_guard, "WRONG_TOKEN_SECONDS", 0.1)
+        with server_thread(f"tiny={tiny}", token="right") as running:
+            yield running
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cli_parts import WORDS, saved_model
 from running_server import metric, server_process, server_thread
 
 from imadarem.errors import ConfigError
-from imadarem.serve import request_guard, server
+from imadarem.serve import request_guard
 from imadarem.serve.limits import Limits
 from imadarem.serve.server import bind, check_exposure, fit_to_descriptors, host_names
 from imadarem.tokenizers import CharTokenizer
@@ -157,17 +157,11 @@ def test_a_port_in_use_is_named():
             bind("127.0.0.1", other.getsockname()[1])
 
 
-# 512 descriptors stay free for what is no counted connection. Where that leaves too few, a
+# 256 descriptors stay free for what is no counted connection. Where that leaves too few, a
 # quarter of all is for connections.
 @pytest.mark.parametrize(
     ("soft", "hard", "connections"),
-    [
-        (20_000, 20_000, 512),
-        (256, 4_096, 512),
-        (1_024, 1_024, 512),
-        (700, 700, 188),
-        (256, 256, 64),
-    ],
+    [(20_000, 20_000, 512), (256, 4_096, 512), (768, 768, 512), (700, 700, 444), (256, 256, 64)],
 )
 def test_connections_leave_descriptors_in_reserve(monkeypatch, caplog, soft, hard, connections):
     chosen = []
@@ -175,9 +169,8 @@ def test_connections_leave_descriptors_in_reserve(monkeypatch, caplog, soft, har
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: chosen.append(pair))
     with caplog.at_level(logging.WARNING, logger="imadarem.serve"):
         assert fit_to_descriptors(Limits()).connections == connections
-    assert chosen == ([(min(1_024, hard), hard)] if soft < 1_024 else [])
+    assert chosen == ([(min(768, hard), hard)] if soft < 768 else [])
     assert ("ulimit -n" in caplog.text) == (connections < 512)
-    assert server.RESERVED_DESCRIPTORS == 512
 
 
 def test_wrong_flags_are_errors_before_a_model_is_loaded(said):

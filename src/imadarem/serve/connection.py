@@ -18,7 +18,7 @@ from imadarem.serve.api_errors import ApiError
 from imadarem.serve.limits import Limits
 from imadarem.serve.request_guard import WRONG_TOKEN
 
-__all__ = ["ConnectionLog", "HttpConnection"]
+__all__ = ["ConnectionTable", "HttpConnection"]
 
 log = logging.getLogger("imadarem.serve")
 
@@ -36,20 +36,34 @@ LINGER_SECONDS = 2.0
 LOG_SECONDS = 10.0
 
 
-class ConnectionLog:
-    """Logs each kind of event at most once in :data:`LOG_SECONDS`, with their number."""
+class ConnectionTable:
+    """How many connections each client address has, and a log of those that were closed.
 
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+    Args:
+        limits: How many connections there may be.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.open: Counter[str] = Counter()
+        self._events: Counter[str] = Counter()
         self._next_line: dict[str, float] = {}
 
-    def add(self, event: str, detail: str) -> None:
-        """Count an event; ``detail`` describes the latest one."""
-        self._counts[event] += 1
+    def crowded_address(self, address: str) -> str | None:
+        """The address with too many connections after a new one from ``address``, or None."""
+        if self.open[address] > self.limits.connections_per_address:
+            return address
+        if self.open.total() > self.limits.connections:
+            return self.open.most_common(1)[0][0]
+        return None
+
+    def log(self, event: str, address: str) -> None:
+        """Log each kind of event at most once in :data:`LOG_SECONDS`, with their number."""
+        self._events[event] += 1
         now = time.monotonic()
         if now >= self._next_line.get(event, 0.0):
-            log.warning("%s (%d times since the last line): %s", event, self._counts[event], detail)
-            self._counts[event] = 0
+            log.warning("%s: %d, the last one of %s", event, self._events[event], address)
+            self._events[event] = 0
             self._next_line[event] = now + LOG_SECONDS
 
 
@@ -67,8 +81,7 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         server_state: All open connections, among others.
         app_state: Copied into the scope of each request.
         _loop: The event loop.
-        limits: How many connections there may be.
-        event_log: Shared by all connections.
+        table: Shared by all connections.
     """
 
     def __init__(
@@ -78,12 +91,12 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        limits: Limits,
-        event_log: ConnectionLog,
+        table: ConnectionTable,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.conn = self._parser = _LimitedParser(h11.SERVER, MAX_HEAD_BYTES)
-        self._limits, self._event_log = limits, event_log
+        self._table = table
+        self._counted = False
         self._read_buffer = memoryview(bytearray(READ_BYTES))
         self._idle_since = self.loop.time()
         #: When the request that is being received began; None between two requests.
@@ -113,7 +126,14 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection, if necessary in the place of one that is idle."""
         super().connection_made(transport)
+        self._table.open[self.address] += 1
+        self._counted = True
         self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        self._uncount()
+        super().connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the event loop puts what it reads."""
@@ -185,14 +205,14 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
             # It closes once the client has taken the answer, and may never do that.
             self._abort_at = now + LINGER_SECONDS
         elif self._write_paused_at is not None and now - self._write_paused_at > WRITE_SECONDS:
-            self._event_log.add("closed connections that do not take their answer", self.address)
+            self._table.log("closed connections that do not take their answer", self.address)
             self.transport.abort()
         elif (
             not self.busy
             and self._request_began is not None
             and now - self._request_began > REQUEST_SECONDS
         ):
-            self._event_log.add("closed connections without a complete request", self.address)
+            self._table.log("closed connections without a complete request", self.address)
             if self._received_any:
                 text = f"the request was not complete after {REQUEST_SECONDS:g} seconds."
                 self._reject(ApiError(408, text))
@@ -201,34 +221,36 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
 
     # Here
 
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._table.open[self.address] -= 1
+            if not self._table.open[self.address]:
+                del self._table.open[self.address]
+
     def _make_room(self) -> None:
-        connections = cast("set[HttpConnection]", self.connections)
-        others = [each for each in connections if not each.transport.is_closing()]
-        addresses = Counter(each.address for each in others)
-        if addresses[self.address] > self._limits.connections_per_address:
-            crowded = self.address
-        elif len(others) > self._limits.connections:
-            ((crowded, _),) = addresses.most_common(1)
-        else:
+        crowded = self._table.crowded_address(self.address)
+        if crowded is None:
             return
         idle = [
             each
-            for each in others
-            if each.address == crowded and not each.busy and each is not self
+            for each in cast("set[HttpConnection]", self.connections)
+            if each.address == crowded and each._counted and not each.busy and each is not self
         ]
         silent = [each for each in idle if each.cycle is None]
-        # Several silent ones at once: each search among all connections takes time.
-        count = 1 + self._limits.connections // 16 if silent else 1
+        # Several silent ones at once: the search among all connections takes time.
+        count = 1 + self._table.limits.connections // 16 if silent else 1
         for each in sorted(silent or idle, key=lambda each: each._idle_since)[:count]:
+            each._uncount()
             each.transport.abort()
         if idle:
-            self._event_log.add("closed idle connections to make room", f"of {crowded}")
+            self._table.log("closed idle connections to make room", crowded)
             return
-        self._event_log.add("rejected connections", f"of {self.address}, all others are busy")
+        self._table.log("rejected connections, all others were busy", self.address)
         self._reject(
             ApiError(
                 503,
-                f"{len(others)} connections are open, the most that are accepted.",
+                f"{self._table.open[crowded]} connections are open, the most that are accepted.",
                 code="too_many_connections",
                 headers={"Retry-After": "1"},
             )

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 
-from imadarem.errors import ImadaremError, MissingExtraError, MissingLibraryError
 from imadarem.serve.api_errors import ApiError
 
 __all__ = ["DrawingProcess"]
 
-DRAWING_SECONDS = 10.0
+#: Longest time to start the process, and to draw one molecule.
+START_SECONDS, DRAWING_SECONDS = 60.0, 10.0
 MAX_WAITING = 64
 #: Longest answer of the process: an SVG of the longest SMILES has a tenth of that.
 MAX_ANSWER_BYTES = 4_194_304
@@ -69,18 +68,11 @@ class DrawingProcess:
 
     async def _ask(self, smiles: str) -> dict[str, str | int]:
         try:
+            process = await self._running()
+            assert process.stdin is not None and process.stdout is not None
             async with asyncio.timeout(DRAWING_SECONDS):
-                if self._process is None or self._process.returncode is not None:
-                    self._process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "imadarem.serve.drawing_process"),
-                        stdin=PIPE,
-                        stdout=PIPE,
-                        limit=MAX_ANSWER_BYTES,
-                    )
-                assert self._process.stdin is not None and self._process.stdout is not None
-                self._process.stdin.write(json.dumps(smiles).encode() + b"\n")
-                line = await self._process.stdout.readline()
-            answer: dict[str, str | int] = json.loads(line)
+                process.stdin.write(json.dumps(smiles).encode() + b"\n")
+                answer: dict[str, str | int] = json.loads(await process.stdout.readline())
         except TimeoutError:
             await self.close()
             raise ApiError(
@@ -92,31 +84,21 @@ class DrawingProcess:
             await self.close()
             raise ApiError(500, "the process that draws molecules ended.") from None
         except BaseException:
-            # Whoever asks next must not read this answer.
+            # The next request must not read this answer.
             await self.close()
             raise
         return answer
 
-
-def _answer(smiles: str) -> dict[str, str | int]:
-    from imadarem.viz.molecules import molecule_grid_svg
-
-    try:
-        return {"svg": molecule_grid_svg([smiles], columns=1)}
-    except (MissingExtraError, MissingLibraryError) as error:
-        return {"status": 501, "message": str(error)}
-    except ImadaremError as error:
-        return {"status": 422, "message": str(error)}
-
-
-def main() -> None:
-    """Read SMILES and write drawings, one JSON value a line, until the input ends."""
-    # Ctrl-C in a terminal reaches this process too; the server ends it when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+    async def _running(self) -> Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "imadarem.serve.drawing_worker"),
+                stdin=PIPE,
+                stdout=PIPE,
+                limit=MAX_ANSWER_BYTES,
+            )
+            assert self._process.stdout is not None
+            async with asyncio.timeout(START_SECONDS):
+                # It writes one line once it is ready.
+                await self._process.stdout.readline()
+        return self._process

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from imadarem.errors import ConfigError
-from imadarem.serve.connection import ConnectionLog, HttpConnection
+from imadarem.serve.connection import ConnectionTable, HttpConnection
 from imadarem.serve.limits import Limits
 from imadarem.serve.request_guard import is_loopback
 
@@ -26,11 +26,12 @@ __all__ = ["Server", "bind", "check_exposure", "host_names"]
 
 log = logging.getLogger("imadarem.serve")
 
-#: Connections that wait to be accepted; the event loop accepts all of them at once.
-BACKLOG = 128
-#: File descriptors that connections leave free: for connections that were accepted and not yet
-#: counted, or closed and not yet released, and for files of the process itself.
-RESERVED_DESCRIPTORS = 4 * BACKLOG
+#: Connections that wait to be accepted, and how many of them the event loop accepts at once. If
+#: it accepted more, it would close some to make room before it could read their request.
+BACKLOG, ACCEPTED_AT_ONCE = 512, 32
+#: File descriptors that connections leave free: for those accepted and not yet counted, or
+#: closed and not yet released, and for files of the process itself.
+RESERVED_DESCRIPTORS = 256
 #: Idle connections are closed after this time. It is longer than clients keep them, or a
 #: client could send a request on one just when the server closes it.
 KEEP_ALIVE_SECONDS = 75
@@ -132,16 +133,15 @@ class Server(uvicorn.Server):
         limits: Limits,
         on_ready: Callable[[], None],
     ) -> None:
-        connection = partial(
-            HttpConnection, limits=fit_to_descriptors(limits), event_log=ConnectionLog()
-        )
+        table = ConnectionTable(fit_to_descriptors(limits))
+        connection = partial(HttpConnection, table=table)
         config = uvicorn.Config(
             app,
             http=cast(Any, connection),
             # What bounds memory and time in HttpConnection holds for these two alone.
             loop="asyncio",
             ws="none",
-            backlog=BACKLOG,
+            backlog=ACCEPTED_AT_ONCE,
             log_level="error",
             access_log=False,
             server_header=False,
@@ -161,6 +161,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does; then check deadlines and report that the server is ready."""
         await super().startup(sockets)
+        # The start set the length of the queue to the number that is accepted at once.
+        self._listening.listen(BACKLOG)
         self._checking = asyncio.create_task(self._check_connections())
         if self.started:
             self._on_ready()
