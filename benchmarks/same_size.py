@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 import transformers
+from scripted import ScriptedGate
 from torch import Tensor, nn
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.sampling.policies import LeftToRight, Policy
-from imadarem.sampling.scripted import ScriptedGate
 
 PAD, MASK, EOS = 0, 1, 2
 SPECIAL = SimpleNamespace(mask_token_id=MASK, pad_token_id=PAD, eos_token_id=EOS)
@@ -103,7 +103,7 @@ def dense(size: Size) -> Row:
 
 
 def scripted(size: Size) -> Row:
-    """Shares and ends as :class:`~imadarem.sampling.scripted.ScriptedGate` has them."""
+    """Shares and ends as :class:`~scripted.ScriptedGate` has them."""
     return refined("refiner, scripted gate", refiner(size), size, ScriptedGate())
 
 

@@ -7,12 +7,12 @@ import torch
 from fakes import records, uneven_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import ScriptedGate
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError
 from imadarem.nn import RefinementNetwork, RefinementOutput
 from imadarem.sampling.batching import GROUP, Widths, batches
-from imadarem.sampling.scripted import ScriptedGate
 from imadarem.sampling.unique_rows import forward_unique_rows
 from imadarem.sampling.work import count_work
 

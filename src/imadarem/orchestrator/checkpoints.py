@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -12,14 +12,14 @@ import torch.distributed
 from imadarem.checkpoint import load_state, load_tensors
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.files import load_json
+from imadarem.orchestrator.bandit import DiscountedBandit
 from imadarem.orchestrator.carried import Carried
-from imadarem.orchestrator.config import without_retired
+from imadarem.orchestrator.config import OrchestrationConfig, without_retired
+from imadarem.orchestrator.memory import Memory
 from imadarem.training.processes import gathered, rank, world_size
 from imadarem.training.record import TrainingRecord
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
-
-if TYPE_CHECKING:
-    from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+from imadarem.training.update import GuardedUpdate
 
 __all__ = ["load", "read_extra", "save", "state_beside_model"]
 
@@ -29,15 +29,33 @@ OF_INFERENCE = frozenset(
 )
 
 
-def state_beside_model(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, Any]:
+class Resumable(Protocol):
+    """What a checkpoint takes from an orchestrator and gives back to it."""
+
+    model: Any
+    memory_bank: Memory | None
+    config: OrchestrationConfig
+    bandit: DiscountedBandit
+    record: TrainingRecord
+    update: GuardedUpdate
+    carried: Carried | None
+
+    @property
+    def edit_performance(self) -> dict[str, Any]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+def state_beside_model(orchestrator: Resumable) -> dict[str, Any]:
     """Everything but the weights: the founding document's names, then what it takes to resume."""
     bank, update = orchestrator.memory_bank, orchestrator.update
     return {
         "config": orchestrator.config.to_dict(),
-        "step_count": orchestrator.step_count,
+        "step_count": orchestrator.record.step_count,
         "memory_bank_stats": {} if bank is None else bank.get_stats(),
-        "recent_losses": orchestrator.recent_losses,
-        "gradient_norms": orchestrator.gradient_norms[-100:],
+        "recent_losses": orchestrator.record.recent_losses,
+        "gradient_norms": orchestrator.record.gradient_norms[-100:],
         "edit_performance": orchestrator.edit_performance,
         "grok_fast_state": None if update.grok_fast is None else update.grok_fast.state_dict(),
         "record": orchestrator.record.to_dict(),
@@ -56,7 +74,7 @@ def read_extra(run_dir: Path) -> dict[str, Any]:
 
 
 def save(
-    orchestrator: UnifiedRefinerOrchestrator,
+    orchestrator: Resumable,
     run_dir: Path,
     optimizer: torch.optim.Optimizer | None,
     scheduler: Any,
@@ -68,14 +86,14 @@ def save(
         parts = {"orchestrator": state}
         if scheduler is not None:
             parts["scheduler"] = scheduler.state_dict()
-        trainer = {"step": orchestrator.step_count, "extra": dict(extra)}
+        trainer = {"step": orchestrator.record.step_count, "extra": dict(extra)}
         save_checkpoint(run_dir, orchestrator.model, optimizer, trainer, parts)
     if world_size() > 1:
         torch.distributed.barrier()
 
 
 def load(
-    orchestrator: UnifiedRefinerOrchestrator,
+    orchestrator: Resumable,
     run_dir: Path,
     optimizer: torch.optim.Optimizer | None,
     scheduler: Any,
@@ -113,7 +131,7 @@ def load(
     return extra
 
 
-def _own_state(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, Any]:
+def _own_state(orchestrator: Resumable) -> dict[str, Any]:
     carried = orchestrator.carried
     return {
         "carried": None if carried is None else carried.state_dict(),
@@ -121,7 +139,7 @@ def _own_state(orchestrator: UnifiedRefinerOrchestrator) -> dict[str, Any]:
     }
 
 
-def _load_own_state(orchestrator: UnifiedRefinerOrchestrator, own: Mapping[str, Any]) -> None:
+def _load_own_state(orchestrator: Resumable, own: Mapping[str, Any]) -> None:
     torch.set_rng_state(own["rng"])
     orchestrator.carried = None
     if own["carried"] is not None:
@@ -129,9 +147,7 @@ def _load_own_state(orchestrator: UnifiedRefinerOrchestrator, own: Mapping[str, 
         orchestrator.carried = Carried.from_state_dict(own["carried"], special, orchestrator.device)
 
 
-def _load_memory(
-    orchestrator: UnifiedRefinerOrchestrator, saved: Mapping[str, Any] | None, folder: Path
-) -> None:
+def _load_memory(orchestrator: Resumable, saved: Mapping[str, Any] | None, folder: Path) -> None:
     """First of all, since it may refuse: nothing else has changed by then."""
     bank = orchestrator.memory_bank
     if (bank is None) != (saved is None):

@@ -10,8 +10,6 @@ from imadarem.errors import ConfigError
 from imadarem.sampling.noise import Stream
 from imadarem.sampling.policies import Decision, PassView
 
-__all__ = ["ScriptedGate"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedGate:
