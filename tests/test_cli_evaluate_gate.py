@@ -10,7 +10,8 @@ import pytest
 from cli_parts import SIXTY, WORDS, records, saved_model
 
 from imadarem.evaluation.gate_report import gate_report
-from imadarem.evaluation.likelihood import likelihood_bound, ordered_log_likelihood
+from imadarem.evaluation.likelihood import likelihood_bound
+from imadarem.evaluation.ordered_likelihood import ordered_log_likelihood
 from imadarem.model import ImplicitRefinementModel
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 
@@ -152,7 +153,7 @@ def test_the_reliability_diagram_is_drawn(said, molecules):
     code, _, err = said(*line, "--plot", "gate.png")
     assert code == 0
     assert Path("gate.png").read_bytes().startswith(b"\x89PNG")
-    assert "drew the reliability diagram into gate.png" in err
+    assert "drew the reliability diagram in gate.png" in err
 
 
 @pytest.mark.parametrize(

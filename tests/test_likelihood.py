@@ -14,12 +14,11 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError, DataError
-from imadarem.evaluation.likelihood import (
+from imadarem.evaluation.likelihood import likelihood_bound, row_bounds
+from imadarem.evaluation.ordered_likelihood import (
     ORDERS,
-    likelihood_bound,
     ordered_likelihood,
     ordered_log_likelihood,
-    row_bounds,
 )
 from imadarem.sampling.loop import refine
 from imadarem.sampling.policies import EntropyBound, Margin, Policy

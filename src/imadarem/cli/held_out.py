@@ -19,12 +19,12 @@ from imadarem.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from imadarem.data.corpus import TokenCorpus
-    from imadarem.evaluation.gate_report import GateFigures, GateReport
-    from imadarem.evaluation.likelihood import (
+    from imadarem.evaluation.corpus_likelihood import (
         CorpusLikelihood,
         LikelihoodBound,
         OrderedLikelihood,
     )
+    from imadarem.evaluation.gate_report import GateFigures, GateReport
     from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
@@ -258,7 +258,7 @@ def _likelihood(
 def _ordered(
     network: ImplicitRefinementModel, rows: Rows, order: str, steps: int | None
 ) -> OrderedLikelihood:
-    from imadarem.evaluation.likelihood import ordered_likelihood
+    from imadarem.evaluation.ordered_likelihood import ordered_likelihood
 
     with progress_bar(f"likelihood, {order}", len(rows.corpus)) as advance:
         return ordered_likelihood(

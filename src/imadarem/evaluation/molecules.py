@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +19,14 @@ from numpy.typing import NDArray
 from imadarem.data.molecules import canonical
 from imadarem.data.moses import load_moses_sample
 from imadarem.errors import ConfigError, DataError
-from imadarem.evaluation.chemistry import Features, describe
-from imadarem.evaluation.fcd import Activations, activation_statistics, frechet_distance
-from imadarem.evaluation.tanimoto import Bits, mean_powers, nearest_similarity
+from imadarem.evaluation.chemistry import Features
+from imadarem.evaluation.fcd import frechet_distance
+from imadarem.evaluation.molecule_sets import PROPERTIES, MoleculeSet, Reference, listed
+from imadarem.evaluation.tanimoto import mean_powers, nearest_similarity
 from imadarem.workers import Progress, Workers
 
 __all__ = ["MoleculeReport", "Reference", "evaluate_molecules", "reference_row"]
 
-PROPERTIES = ("logp", "sa", "qed", "weight")
 QUALITY_QED, QUALITY_SA = 0.6, 4.0
 
 
@@ -99,82 +97,6 @@ class MoleculeReport:
         return dataclasses.asdict(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """A set of molecules to compare with, reduced to what the metrics need.
-
-    Attributes:
-        name: What a table calls it.
-        fingerprints: (N, 128) packed bits, one row for each molecule.
-        fragments: BRICS fragment → occurrences.
-        scaffolds: Murcko scaffold → occurrences.
-        properties: ``logp``, ``sa``, ``qed`` and ``weight`` → (N,) values.
-        activations: ChemNet's statistics, for FCD.
-    """
-
-    name: str
-    fingerprints: Bits
-    fragments: Mapping[str, int]
-    scaffolds: Mapping[str, int]
-    properties: Mapping[str, NDArray[np.float64]]
-    activations: Activations | None = None
-
-    @classmethod
-    def from_smiles(
-        cls,
-        smiles: Iterable[str],
-        *,
-        name: str = "reference",
-        fcd: bool = False,
-        processes: int | None = None,
-        progress: Progress | None = None,
-    ) -> Reference:
-        """Measure a set of molecules; broken ones are an error.
-
-        Raises:
-            DataError: The set is empty or a string is no molecule.
-        """
-        with Workers(processes, progress) as workers:
-            return cls._measured(_listed(smiles, "reference"), name, fcd, workers)
-
-    @classmethod
-    def _measured(cls, given: list[str], name: str, fcd: bool, workers: Workers) -> Reference:
-        sample = _Sample.measured(given, workers, filters=False)
-        if len(sample.forms) < len(given):
-            bad = len(given) - len(sample.forms)
-            raise DataError(
-                f"{bad} of {len(given)} reference strings are no molecules. Read files with "
-                "read_smiles, which keeps those out."
-            )
-        return cls(
-            name=name,
-            fingerprints=sample.bits("narrow"),
-            fragments=sample.fragments(),
-            scaffolds=sample.scaffolds(),
-            properties={key: sample.values(key) for key in PROPERTIES},
-            activations=sample.activations(workers) if fcd else None,
-        )
-
-    @classmethod
-    def from_moses(
-        cls, statistics: Mapping[str, Mapping[str, Any]], *, name: str = "MOSES test"
-    ) -> Reference:
-        """MOSES' published statistics, from :func:`imadarem.data.moses.load_statistics`."""
-        fcd = statistics["FCD"]
-        columns = {"logp": "logP", "sa": "SA", "qed": "QED", "weight": "weight"}
-        return cls(
-            name=name,
-            fingerprints=np.packbits(statistics["SNN"]["fps"], axis=1),
-            fragments=statistics["Frag"]["frag"],
-            scaffolds=statistics["Scaf"]["scaf"],
-            properties={
-                key: np.asarray(statistics[column]["values"], dtype=np.float64)
-                for key, column in columns.items()
-            },
-            activations=Activations(mu=fcd["mu"].astype(np.float64), sigma=fcd["sigma"]),
-        )
-
-
 def evaluate_molecules(
     smiles: Iterable[str | None],
     *,
@@ -205,12 +127,12 @@ def evaluate_molecules(
         DataError: No samples, one string instead of a list, or a broken reference.
         MissingExtraError: RDKit, or ``fcd_torch`` for FCD, is not installed.
     """
-    given = _listed(smiles, "smiles")
+    given = listed(smiles, "smiles")
     with Workers(processes, progress) as workers:
         target = _as_reference(reference, fcd, workers)
-        known = None if train is None else _training_set(train, train_is_canonical, workers)
-        sample = _Sample.measured([text or "" for text in given], workers)
-    return _report(len(given), sample, known, target, fcd, workers)
+        training = None if train is None else _training_set(train, train_is_canonical, workers)
+        sample = MoleculeSet.measured([text or "" for text in given], workers)
+    return _report(len(given), sample, training, target, fcd, workers)
 
 
 def reference_row(
@@ -254,77 +176,13 @@ def reference_row(
     )
 
 
-# --- a measured set
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sample:
-    """Valid molecules, each distinct one measured once and weighed by its repetitions.
-
-    Attributes:
-        forms: Canonical SMILES of the valid molecules, in the given order.
-        counts: Distinct canonical SMILES → repetitions, in order of first occurrence.
-        features: One for each of ``counts``.
-        weights: (N,) the values of ``counts``.
-    """
-
-    forms: list[str]
-    counts: Counter[str]
-    features: list[Features]
-    weights: NDArray[np.int64]
-
-    @classmethod
-    def measured(cls, smiles: list[str], workers: Workers, *, filters: bool = True) -> _Sample:
-        forms = workers.map("reading", canonical, smiles)
-        distinct = list(dict.fromkeys(form for form in forms if form is not None))
-        found = workers.map("describing", partial(describe, filters=filters), distinct)
-        # A canonical form that cannot be read back is no usable molecule either.
-        features = {form: f for form, f in zip(distinct, found, strict=True) if f is not None}
-        valid = [form for form in forms if form in features]
-        counts = Counter(valid)
-        return cls(
-            forms=valid,
-            counts=counts,
-            features=[features[form] for form in counts],
-            weights=np.array(list(counts.values()), dtype=np.int64),
-        )
-
-    def bits(self, width: str) -> Bits:
-        """(N, bytes) packed fingerprints: ``narrow`` or ``wide``."""
-        rows = b"".join(getattr(f, width) for f in self.features)
-        return np.frombuffer(rows, dtype=np.uint8).reshape(len(self.features), -1)
-
-    def values(self, name: str) -> NDArray[np.float64]:
-        """A property of every valid molecule, repetitions included."""
-        return np.repeat([getattr(f, name) for f in self.features], self.weights)
-
-    def fragments(self) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for feature, count in zip(self.features, self.counts.values(), strict=True):
-            for fragment in feature.fragments:
-                total[fragment] += count
-        return total
-
-    def scaffolds(self) -> Counter[str]:
-        total: Counter[str] = Counter()
-        for feature, count in zip(self.features, self.counts.values(), strict=True):
-            if feature.scaffold is not None:
-                total[feature.scaffold] += count
-        return total
-
-    def activations(self, workers: Workers) -> Activations | None:
-        return activation_statistics(
-            list(self.counts), list(self.counts.values()), workers.advance("fcd")
-        )
-
-
 # --- metrics
 
 
 def _report(
     samples: int,
-    sample: _Sample,
-    known: frozenset[str] | None,
+    sample: MoleculeSet,
+    training: frozenset[str] | None,
     target: Reference | None,
     fcd: bool,
     workers: Workers,
@@ -337,7 +195,7 @@ def _report(
         unique=_unique(sample.forms),
         unique_1k=_unique(sample.forms, first=1_000),
         unique_10k=_unique(sample.forms, first=10_000),
-        novelty=None if known is None else len(sample.counts.keys() - known) / len(sample.counts),
+        novelty=None if training is None else _novelty(sample, training),
         filters=float(np.average([f.passes for f in sample.features], weights=sample.weights)),
         quality=sum(map(_is_quality, sample.features)) / samples,
         **_diversities(sample, workers),
@@ -353,7 +211,11 @@ def _unique(forms: Sequence[str], first: int | None = None) -> float | None:
     return len(set(taken)) / len(taken)
 
 
-def _means(sample: _Sample) -> dict[str, Any]:
+def _novelty(sample: MoleculeSet, training: frozenset[str]) -> float:
+    return len(sample.counts.keys() - training) / len(sample.counts)
+
+
+def _means(sample: MoleculeSet) -> dict[str, Any]:
     return {key: float(sample.values(key).mean()) for key in PROPERTIES}
 
 
@@ -361,12 +223,12 @@ def _is_quality(feature: Features) -> bool:
     return feature.qed >= QUALITY_QED and feature.sa <= QUALITY_SA
 
 
-def _diversities(sample: _Sample, workers: Workers) -> dict[str, Any]:
+def _diversities(sample: MoleculeSet, workers: Workers) -> dict[str, Any]:
     advance = workers.advance("diversity")
-    once, squared = mean_powers(sample.bits("narrow"), sample.weights.astype(float), advance)
+    similarity, squared = mean_powers(sample.bits("narrow"), sample.weights.astype(float), advance)
     count = len(sample.features)
     found: dict[str, Any] = {
-        "int_div": 1 - float(np.average(once, weights=sample.weights)),
+        "int_div": 1 - float(np.average(similarity, weights=sample.weights)),
         "int_div2": 1 - float(np.average(np.sqrt(squared), weights=sample.weights)),
         "diversity": None,
     }
@@ -377,7 +239,9 @@ def _diversities(sample: _Sample, workers: Workers) -> dict[str, Any]:
     return found
 
 
-def _comparison(sample: _Sample, target: Reference, fcd: bool, workers: Workers) -> dict[str, Any]:
+def _comparison(
+    sample: MoleculeSet, target: Reference, fcd: bool, workers: Workers
+) -> dict[str, Any]:
     nearest = nearest_similarity(
         sample.bits("narrow"), target.fingerprints, workers.advance("nearest neighbours")
     )
@@ -416,15 +280,6 @@ def _wasserstein(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
 # --- arguments
 
 
-def _listed(smiles: Iterable[Any], name: str) -> list[Any]:
-    if isinstance(smiles, str):
-        raise DataError(f"{name} is one string. Give a list of SMILES: [{smiles[:60]!r}].")
-    given = list(smiles)
-    if not given:
-        raise DataError(f"{name} is empty. Give at least one molecule.")
-    return given
-
-
 def _as_reference(
     reference: Reference | Iterable[str] | None, fcd: bool, workers: Workers
 ) -> Reference | None:
@@ -436,7 +291,7 @@ def _as_reference(
             )
         return None
     if not isinstance(reference, Reference):
-        return Reference._measured(_listed(reference, "reference"), "reference", fcd, workers)
+        return Reference.measured(listed(reference, "reference"), "reference", fcd, workers)
     if fcd and reference.activations is None:
         raise ConfigError(
             f"the reference {reference.name!r} was made without FCD. Make it with "
@@ -446,7 +301,7 @@ def _as_reference(
 
 
 def _training_set(train: Iterable[str], is_canonical: bool, workers: Workers) -> frozenset[str]:
-    given = _listed(train, "train")
+    given = listed(train, "train")
     if is_canonical:
         return frozenset(given)
     forms = workers.map("reading", canonical, given)
