@@ -58,7 +58,7 @@ def test_whatever_a_dying_process_left_behind_the_file_is_that_of_one_run(
             grow(file, min(file.rows + written, 30), block)
             ahead = text(file.rows, min(file.rows + 9, 30), suffix).encode()[:left]
         with path.open("ab") as unfinished:
-            unfinished.write(bytes(left) if crash else ahead)
+            unfinished.write(bytes(left) + ahead if crash else ahead)
     with sample_file(path, SEED, 30, resume=True) as file:
         grow(file, 30, 4)
         file.check()

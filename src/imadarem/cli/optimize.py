@@ -87,9 +87,7 @@ def optimize(
     from imadarem.design.evolution import EvolutionSettings, evolve
     from imadarem.design.scores import score_named
 
-    for file, ending in ((out_file, ".csv"), (grid_file, ".svg")):
-        if file is not None and file.suffix != ending:
-            raise ConfigError(f"{file} must end in {ending}.")
+    _check_endings(out_file, grid_file)
     settings = EvolutionSettings(
         score=score,
         budget=budget,
@@ -122,6 +120,22 @@ def optimize(
         )
     seconds = time.perf_counter() - begun
     _deliver(made, score, top, json, seconds)
+    _note_failures(made)
+    if out_file is not None:
+        note(f"wrote {len(made.scored):,} scored molecules to {out_file}")
+    if grid_file is not None:
+        write_grid([row.smiles for row in made.best(top)], grid_file)
+    return 0
+
+
+def _check_endings(out_file: Path | None, grid_file: Path | None) -> None:
+    for file, ending in ((out_file, ".csv"), (grid_file, ".svg")):
+        if file is not None and file.suffix != ending:
+            raise ConfigError(f"{file} must end in {ending}.")
+
+
+def _note_failures(made: Evolution) -> None:
+    """Say how many calls of the score failed, and the first reason."""
     if made.failures:
         first = made.failures[0]
         note(
@@ -129,11 +143,6 @@ def optimize(
             f"the first, {first.smiles}: {first.failure}",
             style="yellow",
         )
-    if out_file is not None:
-        note(f"wrote {len(made.scored):,} scored molecules to {out_file}")
-    if grid_file is not None:
-        write_grid([row.smiles for row in made.best(top)], grid_file)
-    return 0
 
 
 class _View:

@@ -10,9 +10,9 @@ import json
 import math
 import random
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from imadarem.data.molecules import split as split_molecules
 from imadarem.data.notation import ToNotation
 from imadarem.data.standardize import standardize_all
 from imadarem.data.text import iter_lines
-from imadarem.errors import ConfigError, DataError
+from imadarem.errors import BusyError, ConfigError, DataError
 from imadarem.files import load_json, save_json
+from imadarem.locks import exclusive
 from imadarem.tokenizers import (
     MOLECULE_NOTATIONS,
     CorpusTokenizer,
@@ -110,41 +111,57 @@ def read_texts(
             f"standardize (--standardize) is for a file of molecules; it has no effect on {source}."
         )
     if source in ("moses", "moses-sample"):
-        texts = (
-            moses.load_split(moses.fetch_moses(), "train")
-            if source == "moses"
-            else moses.load_moses_sample("train")
-        )
-        random.Random(seed).shuffle(texts)
-        # The data set has no duplicates, so any cut is clean.
-        held_out = min(HELD_OUT, len(texts) // 10)
-        return Texts(train=texts[held_out:][:rows], valid=texts[:held_out])
+        return _named_texts(str(source), rows, seed)
     if molecules:
-        # A file larger than what is wanted of it is not held whole.
-        most = (
-            None if rows is None else math.ceil(1.05 * rows / max(1 - valid_fraction, 0.01)) + 100
-        )
-        found = read_smiles(source, column=column, most=most, seed=seed)
-        notes, smiles = Counter(found.notes), found.smiles
-        if standardize:
-            smiles, changes = standardize_all(smiles, Workers())
-            other = Counter({name: n for name, n in notes.items() if name not in FEATURES})
-            notes = other + feature_counts(smiles) + Counter(changes)
-        parts = split_molecules(smiles, seed=seed, valid_fraction=valid_fraction, notes=notes)
-        result = Texts(parts.train[:rows], parts.valid, found.rejected, dict(notes))
+        result = _molecules(source, column, standardize, rows, valid_fraction, seed)
     else:
-        lines = [line for _, line in iter_lines(source) if line]
-        distinct = sorted(set(lines))
-        random.Random(seed).shuffle(distinct)
-        held = set(distinct[: int(valid_fraction * len(distinct))])
-        train = [line for line in lines if line not in held][:rows]
-        result = Texts(train, [line for line in lines if line in held])
+        result = _lines(source, rows, valid_fraction, seed)
     if not result.train or not result.valid:
         raise DataError(
             f"{source} leaves {len(result.train)} texts to train on and {len(result.valid)} to "
             "validate on. At least 1 of each is needed; a few hundred make sense."
         )
     return result
+
+
+def _named_texts(source: str, rows: int | None, seed: int) -> Texts:
+    if source == "moses":
+        texts = moses.load_split(moses.fetch_moses(), "train")
+    else:
+        texts = moses.load_moses_sample("train")
+    random.Random(seed).shuffle(texts)
+    # The data set has no duplicates, so any cut is clean.
+    held_out = min(HELD_OUT, len(texts) // 10)
+    return Texts(train=texts[held_out:][:rows], valid=texts[:held_out])
+
+
+def _molecules(
+    source: str | Path,
+    column: str | None,
+    standardize: bool,
+    rows: int | None,
+    valid_fraction: float,
+    seed: int,
+) -> Texts:
+    # A file larger than what is wanted of it is not held whole.
+    most = None if rows is None else math.ceil(1.05 * rows / max(1 - valid_fraction, 0.01)) + 100
+    found = read_smiles(source, column=column, most=most, seed=seed)
+    notes, smiles = Counter(found.notes), found.smiles
+    if standardize:
+        smiles, changes = standardize_all(smiles, Workers())
+        other = Counter({name: n for name, n in notes.items() if name not in FEATURES})
+        notes = other + feature_counts(smiles) + Counter(changes)
+    parts = split_molecules(smiles, seed=seed, valid_fraction=valid_fraction, notes=notes)
+    return Texts(parts.train[:rows], parts.valid, found.rejected, dict(notes))
+
+
+def _lines(source: str | Path, rows: int | None, valid_fraction: float, seed: int) -> Texts:
+    lines = [line for _, line in iter_lines(source) if line]
+    distinct = sorted(set(lines))
+    random.Random(seed).shuffle(distinct)
+    held = set(distinct[: int(valid_fraction * len(distinct))])
+    train = [line for line in lines if line not in held][:rows]
+    return Texts(train, [line for line in lines if line in held])
 
 
 def encode_texts(
@@ -220,22 +237,24 @@ def prepare(
         seed=seed,
     )
     with Workers(processes, progress) as workers:
-        if named:
-            data = _learn(tokenizer_class(str(tokenizer)), texts, workers)
-        else:
-            built = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str) else tokenizer
-            if extend and isinstance(built, CorpusTokenizer):
-                data = _learn(type(built), texts, workers, built)
-                if cache is not None:
-                    _save(data, cache)
-                return data
-            train, lost = encode_texts(texts.train, built, workers)
-            valid, more = encode_texts(texts.valid, built, workers, "encode held-out")
-            rejected = [*texts.rejected, *lost, *more]
-            data = PreparedData(built, train, valid, rejected, texts.notes)
+        data = _encoded(texts, tokenizer, named, extend, workers)
     if cache is not None:
         _save(data, cache)
     return data
+
+
+def _encoded(
+    texts: Texts, tokenizer: str | Tokenizer, named: bool, extend: bool, workers: Workers
+) -> PreparedData:
+    """Texts as token ids of a notation that is ``named``, or of a tokenizer that is there."""
+    if named:
+        return _learn(tokenizer_class(str(tokenizer)), texts, workers)
+    built = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str) else tokenizer
+    if extend and isinstance(built, CorpusTokenizer):
+        return _learn(type(built), texts, workers, built)
+    train, lost = encode_texts(texts.train, built, workers)
+    valid, more = encode_texts(texts.valid, built, workers, "encode held-out")
+    return PreparedData(built, train, valid, [*texts.rejected, *lost, *more], texts.notes)
 
 
 @dataclass(frozen=True)
@@ -309,9 +328,12 @@ def _cache_folder(source: str | Path, tokenizer: Any, rows: int | None, seed: in
 
 
 def _save(data: PreparedData, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".prepared-"))
-    try:
+    """Write the cache, unless another process is writing the same one."""
+    with suppress(BusyError), exclusive(folder.with_name(f"{folder.name}.saving")):
+        aside = folder.with_name(f".{folder.name}")
+        # What a killed run left.
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
         data.tokenizer.save_pretrained(aside / "tokenizer")
         data.train.save(aside / "train")
         data.valid.save(aside / "valid")
@@ -319,8 +341,6 @@ def _save(data: PreparedData, folder: Path) -> None:
         save_json({"rejected": rejected, "notes": data.notes}, aside / "prepared.json")
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _load(folder: Path) -> PreparedData:
