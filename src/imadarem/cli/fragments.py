@@ -120,7 +120,7 @@ def fill_fragments(
     score = None if flags.score is None else score_named(flags.score)
     value = _Values(score)
     found: list[Found] = []
-    told: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
     start = time.perf_counter()
     with progress_bar("filling", count * len(tasks)) as advance:
         for task in tasks:
@@ -140,12 +140,12 @@ def fill_fragments(
             ]
             rows.sort(key=lambda row: -math.inf if row.score is None else row.score, reverse=True)
             found += rows[: flags.top]
-            told.append(_summary(task, name, made, count))
+            summaries.append(_summary(task, name, made, count))
     seconds = time.perf_counter() - start
-    _deliver(found, told, output, seconds, score)
+    _deliver(found, summaries, output, seconds, score)
     if value.failures:
         note(f"{len(value.failures):,} molecules have no score: {value.failures[0]}", "yellow")
-    return 0 if all(line["molecules"] == count for line in told) else 1
+    return 0 if all(line["molecules"] == count for line in summaries) else 1
 
 
 class _Values:
@@ -198,7 +198,7 @@ def _summary(task: FragmentTask, name: str, made: Completions, count: int) -> di
 
 def _deliver(
     found: Sequence[Found],
-    told: Sequence[dict[str, Any]],
+    summaries: Sequence[dict[str, Any]],
     output: OutputFlags,
     seconds: float,
     score: Score | None,
@@ -212,15 +212,15 @@ def _deliver(
             # JSON has no infinity: a molecule that the score had no number for.
             known = row.score is not None and math.isfinite(row.score)
             json_line({"kind": "molecule", **vars(row), "score": row.score if known else None})
-        for line in told:
+        for line in summaries:
             json_line({"kind": "summary", **line})
         json_line({"kind": "time", "seconds": seconds})
         return
-    _show(found, told, score)
+    _show(found, summaries, score)
 
 
-def _show(found: Sequence[Found], told: Sequence[dict[str, Any]], score: Score | None) -> None:
-    for line in told:
+def _show(found: Sequence[Found], summaries: Sequence[dict[str, Any]], score: Score | None) -> None:
+    for line in summaries:
         rows = [row for row in found if row.given == line["given"]]
         heading(f"{line['task']} {line['given']}")
         names = ["molecule", "QED", "SA", "weight", "passes"]

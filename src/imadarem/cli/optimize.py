@@ -200,10 +200,10 @@ def _deliver(made: Evolution, name: str, top: int, json: bool, seconds: float) -
     best = made.best(top)
     if json:
         for row in best:
-            told = vars(described(row.smiles, "", None, 0))
-            kept = {k: told[k] for k in ("qed", "sa", "weight")}
+            features = vars(described(row.smiles, "", None, 0))
+            shown = {k: features[k] for k in ("qed", "sa", "weight")}
             record = {"smiles": row.smiles, "score": _number(row.score), "call": row.call}
-            json_line({"kind": "molecule", **record, "parent": row.parent, **kept})
+            json_line({"kind": "molecule", **record, "parent": row.parent, **shown})
         json_line(
             {
                 "kind": "summary",

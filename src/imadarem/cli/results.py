@@ -218,8 +218,8 @@ class Outcome:
             writer.writerow([name, "valid", "steps", "forward_passes", "stopping_reason"])
         for row in self.rows:
             valid = "" if row.valid is None else int(row.valid)
-            told = (row.steps, row.forward_passes, row.stopping_reason)
-            writer.writerow([row.best_text, valid, *told])
+            work = (row.steps, row.forward_passes, row.stopping_reason)
+            writer.writerow([row.best_text, valid, *work])
         return buffer.getvalue()
 
     def _table(self) -> Any:
@@ -294,14 +294,14 @@ def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
 
 
 def _molecule_cells(row: SampleRow) -> tuple[object, ...]:
-    told = (row.stopping_reason, _passes(row))
+    work = (row.stopping_reason, _passes(row))
     if row.canonical is None:
-        return (Text(row.text, "red"), Text("no", "red"), "", "", "", *told)
+        return (Text(row.text, "red"), Text("no", "red"), "", "", "", *work)
     from imadarem.evaluation.chemistry import describe
 
     found = describe(row.canonical, filters=False)
     values = (f"{found.qed:.2f}", f"{found.sa:.1f}", f"{found.weight:.0f}") if found else ("",) * 3
-    return (row.canonical, Text("yes", "green"), *values, *told)
+    return (row.canonical, Text("yes", "green"), *values, *work)
 
 
 def _passes(row: SampleRow) -> str:
