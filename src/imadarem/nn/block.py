@@ -106,6 +106,6 @@ def rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
     """
     # Half precision has no complex numbers, and angles are better in single precision anyway.
     wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
     turned = pairs * turns if torch.is_grad_enabled() else pairs.mul_(turns)
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    return torch.view_as_real(turned).view(x.shape).to(x.dtype)

@@ -33,6 +33,8 @@ class NeighbourConvolution(nn.Module):
     def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
         """``(B, L, D)`` and the attended positions ``(B, L)`` bool → ``(B, L, D)``."""
         heard = x if attended is None else x * attended[..., None]
+        if not torch.is_grad_enabled():
+            return _add_neighbours(x, heard, self.weight)
         y: Tensor = _AddNeighbours.apply(x, heard, self.weight)
         return y
 

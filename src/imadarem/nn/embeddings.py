@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +35,8 @@ class AdaptivePositionalEmbedding(nn.Module):
 
     ``pe'(i) = exp(-decay_i) · pe(i)``, ``decay`` starting at 0. The sinusoids are
     computed in every pass instead of kept in a buffer: a buffer that no checkpoint
-    holds comes back uninitialised from loaders that build modules without memory.
+    holds comes back uninitialised from loaders that build modules without memory. What is
+    computed from the sizes alone is kept by :func:`_table`.
     """
 
     def __init__(self, max_seq_len: int, hidden_size: int) -> None:
@@ -42,10 +46,8 @@ class AdaptivePositionalEmbedding(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """``(L, D)`` positions for a canvas of ``length`` tokens."""
-        angles = _angles(length, self.hidden_size // 2, MAX_WAVELENGTH, self.decay.device)
-        # 0.02 is the scale of the token embeddings: position must not drown the token.
-        sinusoids = 0.02 * torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return torch.exp(-self.decay[:length, None]) * sinusoids.to(self.decay.dtype)
+        table = _table(_sinusoids, length, self.hidden_size, self.decay.device)
+        return torch.exp(-self.decay[:length, None]) * table.to(self.decay.dtype)
 
 
 class TimeEmbedding(nn.Module):
@@ -74,8 +76,35 @@ def rotary_turns(length: int, width: int, heads: int, device: torch.device) -> T
     Returns:
         ``(L, D)``: one number for each pair of channels of the queries, then of the keys.
     """
+    return _table(_turns, length, (width, heads), device)
+
+
+def _turns(length: int, sizes: tuple[int, int], device: torch.device) -> Tensor:
+    width, heads = sizes
     angles = _angles(length, width // heads // 2, ROTARY_WAVELENGTH, device)
     return torch.polar(torch.ones_like(angles), angles).repeat(1, 2 * heads)
+
+
+def _sinusoids(length: int, width: int, device: torch.device) -> Tensor:
+    """``(L, D)`` sines and cosines at the scale of the token embeddings, 0.02."""
+    angles = _angles(length, width // 2, MAX_WAVELENGTH, device)
+    return 0.02 * torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _table(build: Callable[..., Tensor], length: int, sizes: Any, device: torch.device) -> Tensor:
+    """What ``build`` makes of these sizes, made once; nothing may be written to it."""
+    if torch.compiler.is_compiling():
+        return build(length, sizes, device)
+    return _kept_table(build, length, sizes, device, torch.is_inference_mode_enabled())
+
+
+@lru_cache(maxsize=128)
+def _kept_table(
+    build: Callable[..., Tensor], length: int, sizes: Any, device: torch.device, inference: bool
+) -> Tensor:
+    # A tensor made in inference mode has no place in a graph: each mode has its own.
+    with torch.no_grad():
+        return build(length, sizes, device)
 
 
 def _angles(length: int, count: int, wavelength: float, device: torch.device) -> Tensor:

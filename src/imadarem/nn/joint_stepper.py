@@ -3,13 +3,13 @@
 Two steppers with one interface, the same numbers up to rounding. On a CPU each operation of
 torch costs microseconds before it computes anything, and a step has a dozen of them: there the
 step is NumPy over buffers made once, with one matrix product for the recurrence and the logits
-together. A row's numbers are the same in every batch: batches are filled up to a multiple of
-``TILE`` rows, because matrix products round small batches differently on some processors.
+together. A row's numbers are the same in every batch: batches are filled up to whole tiles of
+rows, because matrix products round a few rows otherwise than many.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,13 @@ from torch import Tensor
 from imadarem.nn.joint import JointHead, JointLogits
 from imadarem.nn.recurrence import gated_recurrence
 
-__all__ = ["NumpyStepper", "TorchStepper"]
+__all__ = ["NumpyStepper", "StepWeights", "TorchStepper"]
 
-#: Batches are filled up to a multiple of it. Measured: products of torch round a row alike from
-#: 12 rows on, on Intel and AMD processors and with one thread or two.
-TILE = 16
+#: Batches are filled up to a multiple of it. Measured on Intel and AMD processors, with one thread
+#: and two: products with a matrix laid out by columns round a row alike in 4, 8, 12, … rows.
+TILE = 4
+#: The same of products with a transposed matrix.
+TORCH_TILE = 16
 #: Columns of the product are filled up to a multiple of it (a vector of 16 floats).
 COLUMNS = 16
 
@@ -44,7 +46,9 @@ class TorchStepper:
         self._state_inputs = head.state_inputs(joint.states)
         self._token_inputs = head.token_inputs()
         self._batch = len(joint.logits)
-        self._hidden = joint.states.new_zeros(_filled(self._batch), head.recurrence.hidden_size)
+        self._hidden = joint.states.new_zeros(
+            _filled(self._batch, TORCH_TILE), head.recurrence.hidden_size
+        )
 
     def step(self, position: int, previous: Tensor) -> Tensor:
         """What the head adds to the logits of a position, ``(B, V)``.
@@ -64,38 +68,68 @@ class TorchStepper:
         return logits
 
 
-class NumpyStepper:
-    """In NumPy, for float32 on a CPU.
+class StepWeights(NamedTuple):
+    """The weights of a joint head, laid out for steps in NumPy; made once for many passes.
 
     With ``2 σ(x) = tanh(x / 2) + 1`` one tanh serves the reset and the update gate: the inputs
     of both, and what they multiply, are halved beforehand. Halving is exact.
 
-    Args:
-        joint: Of the pass.
+    Attributes:
+        product: ``(H, N)``: the recurrence's weights halved, those of the logits, and zeros.
+        token_gates: ``(V, 2H)``, the part of both gates' inputs that a token gives, halved.
+        token_new: ``(V, H)``, its part of the new value's.
     """
 
-    def __init__(self, joint: JointLogits) -> None:
+    product: Tensor
+    token_gates: Tensor
+    token_new: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, head: JointHead) -> StepWeights:
+        """A copy: later changes of the head are not seen."""
+        weight_in, weight, _, _ = head.weights
+        used, gates = len(weight) + len(head.to_logits.weight), 2 * weight.shape[1]
+        product = weight.new_zeros(weight.shape[1], -(-used // COLUMNS) * COLUMNS)
+        torch.mul(weight.t(), 0.5, out=product[:, : len(weight)])
+        product[:, len(weight) : used] = head.to_logits.weight.t()
+        tokens = head.tokens.weight
+        halved = 0.5 * F.linear(tokens, weight_in[:gates])
+        return cls(product, halved, F.linear(tokens, weight_in[gates:]))
+
+
+class NumpyStepper:
+    """In NumPy, for float32 on a CPU.
+
+    Args:
+        joint: Of the pass.
+        weights: Of its head; None lays them out now.
+    """
+
+    @torch.no_grad()
+    def __init__(self, joint: JointLogits, weights: StepWeights | None = None) -> None:
         head, self._batch = joint.head, len(joint.logits)
         size, vocab = head.recurrence.hidden_size, len(head.tokens.weight)
-        weight_in, weight, bias_in, bias = (w.detach() for w in head.weights)
-        self._product = _recurrence_and_logits(head)
-        states = joint.states.detach().transpose(0, 1).contiguous()
+        weight_in, _, bias_in, bias = head.weights
+        weights = StepWeights.of(head) if weights is None else weights
+        self._product = weights.product
+        states = joint.states.transpose(0, 1).contiguous()
         # The recurrence's bias of the reset and the update gate may be added beforehand.
         gates, new = slice(0, 2 * size), slice(2 * size, 3 * size)
         self._gates = _GateInputs(
             0.5 * F.linear(states, weight_in[gates], bias_in[gates] + bias[gates]),
-            0.5 * F.linear(head.tokens.weight.detach(), weight_in[gates]),
+            weights.token_gates,
             joint.rows,
             self._batch,
         )
         self._new = _GateInputs(
             F.linear(states, weight_in[new], bias_in[new]),
-            F.linear(head.tokens.weight.detach(), weight_in[new]),
+            weights.token_new,
             joint.rows,
             self._batch,
         )
         self._half_bias: Array = (0.5 * bias[new]).numpy()
-        self._hidden = torch.zeros(_filled(self._batch), size)
+        self._hidden = torch.zeros(_filled(self._batch, TILE), size)
         self._recurrent = torch.zeros(len(self._hidden), self._product.shape[1])
         # Views of buffers that every step writes anew.
         self._reset, self._update = np.split(self._gates.buffer, 2, axis=1)
@@ -151,16 +185,6 @@ class _GateInputs:
         return self.buffer
 
 
-def _recurrence_and_logits(head: JointHead) -> Tensor:
-    """``(H, N)``: ``weight_hh`` halved, the weights of the logits, and zeros."""
-    weight = head.weights[1].detach()
-    used = len(weight) + len(head.to_logits.weight)
-    product = weight.new_zeros(weight.shape[1], -(-used // COLUMNS) * COLUMNS)
-    torch.mul(weight.t(), 0.5, out=product[:, : len(weight)])
-    product[:, len(weight) : used] = head.to_logits.weight.detach().t()
-    return product
-
-
-def _filled(rows: int) -> int:
+def _filled(rows: int, tile: int) -> int:
     """``rows`` filled up to whole tiles."""
-    return -(-rows // TILE) * TILE
+    return -(-rows // tile) * tile

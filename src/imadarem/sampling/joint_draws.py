@@ -12,7 +12,7 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.nn.joint import JointLogits
-from imadarem.nn.joint_stepper import NumpyStepper, TorchStepper
+from imadarem.nn.joint_stepper import NumpyStepper, StepWeights, TorchStepper
 from imadarem.sampling.draw import Truncation, allowed_logits, inverse_cdf
 from imadarem.sampling.noise import RowNoise, Stream
 
@@ -36,6 +36,7 @@ class JointDraws:
         temperature: Divides the logits before a token is drawn.
         may_end: Whether an EOS may be drawn.
         truncation: Cuts the tail of what is drawn from.
+        weights: Of the head, laid out for steps; None lays them out for this pass.
     """
 
     @torch.no_grad()
@@ -47,6 +48,7 @@ class JointDraws:
         temperature: float,
         may_end: bool,
         truncation: Truncation | None = None,
+        weights: StepWeights | None = None,
     ) -> None:
         alone = allowed_logits(joint.logits.detach(), canvas, may_end)
         # Where some row has a blank, the tokens to its right depend on what is drawn there.
@@ -58,8 +60,9 @@ class JointDraws:
         self._drawn = torch.zeros_like(canvas.ids)
         uniform = noise.uniform(Stream.TOKEN, alone.shape[1])
         task = _Task(canvas, alone, uniform, temperature, truncation, self._logits, self._drawn)
-        walk = _NumpyWalk if joint.steps_in_numpy() else _TorchWalk
-        self._walk: _NumpyWalk | _TorchWalk = walk(joint, task)
+        self._walk: _NumpyWalk | _TorchWalk = (
+            _NumpyWalk(joint, task, weights) if joint.steps_in_numpy() else _TorchWalk(joint, task)
+        )
         self._reached = 0
 
     @torch.no_grad()
@@ -145,8 +148,8 @@ class _TorchWalk:
 class _NumpyWalk:
     """The same in NumPy, over the same memory."""
 
-    def __init__(self, joint: JointLogits, task: _Task) -> None:
-        self._stepper = NumpyStepper(joint)
+    def __init__(self, joint: JointLogits, task: _Task, weights: StepWeights | None) -> None:
+        self._stepper = NumpyStepper(joint, weights)
         self._temperature, self._truncation = task.temperature, task.truncation
         # Positions first: each step takes one row of these.
         self._alone, self._logits, self._drawn, self._uniform = (

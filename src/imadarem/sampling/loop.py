@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
+from imadarem.nn.joint import JointHead
+from imadarem.nn.joint_stepper import StepWeights
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
 from imadarem.sampling.halting import StoppingReason, Track
@@ -106,6 +108,8 @@ def refine(
     track = Track.start(len(rows), seeds.device)
     inputs = PassInputs(memory=_rows_of(memory, rows))
     drawn_with = torch.zeros(canvas.ids.shape, device=seeds.device)
+    # The weights of a joint head are laid out once a run, not once a pass.
+    laid_out = lru_cache(StepWeights.of)
     passes = 0
     for step in range(1, steps + 1):
         if len(rows) == 0:
@@ -122,7 +126,7 @@ def refine(
         #    whatever may stand in a blank may stand.
         noise = RowNoise(seeds, step)
         result = PassResult(
-            output, seen, canvas.reopened() if reinject else canvas, noise, settings
+            output, seen, canvas.reopened() if reinject else canvas, noise, settings, laid_out
         )
         view = _LoopView(
             result,
@@ -244,6 +248,7 @@ class PassResult:
         canvas: Which tokens may stand where.
         noise: Of the step.
         settings: How to draw.
+        laid_out: Gives the weights of a joint head for its steps.
     """
 
     output: RefinementOutput
@@ -251,6 +256,7 @@ class PassResult:
     canvas: Canvas
     noise: RowNoise
     settings: SamplingSettings
+    laid_out: Callable[[JointHead], StepWeights]
 
     @cached_property
     def alone(self) -> Tensor:
@@ -262,8 +268,9 @@ class PassResult:
         joint, how = self.output.joint, self.settings
         if joint is None:
             return None
+        weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
         return JointDraws(
-            joint, self.canvas, self.noise, how.temperature, how.may_end, how.truncation
+            joint, self.canvas, self.noise, how.temperature, how.may_end, how.truncation, weights
         )
 
     @cached_property
