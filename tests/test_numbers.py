@@ -12,7 +12,7 @@ from imadarem.cli.numbers import _Bounds
 
 #: Their settings are checked where the run's configuration is.
 CHECKED_ELSEWHERE = ("train",)
-REQUIRED = {("optimize",): ("--score", "qed")}
+REQUIRED = {("optimize",): ("--score", "qed"), ("data", "inspect"): ("x.smi",)}
 
 
 def commands(group: App, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPARED", "compare_before_after", "samples_to_compare"]
 
-#: Samples of each model where none were asked for.
+#: Samples of each model by default.
 COMPARED = 500
-#: Training rows above which nothing is compared unless asked for: the run is no fine-tuning.
+#: Training rows above which nothing is compared unless requested: the run is no fine-tuning.
 MOST_ROWS = 50_000
 #: Held-out rows below which there is nothing to compare with.
 LEAST_HELD_OUT = 4
@@ -28,12 +28,12 @@ LEAST_HELD_OUT = 4
 LEFT_OUT = ("unique_1k", "unique_10k", "int_div2", "diversity")
 
 
-def samples_to_compare(asked: int | None, data: PreparedData) -> int:
-    """How many samples to score: as many as asked for, or 500 for a small file of molecules."""
+def samples_to_compare(requested: int | None, data: PreparedData) -> int:
+    """How many samples to score: as many as requested, or 500 for a small file of molecules."""
     if not is_molecular(data.tokenizer) or len(data.valid) < LEAST_HELD_OUT:
         return 0
-    if asked is not None:
-        return asked
+    if requested is not None:
+        return requested
     return COMPARED if len(data.train) <= MOST_ROWS else 0
 
 

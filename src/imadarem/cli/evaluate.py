@@ -142,9 +142,9 @@ def evaluate(
         json: Print JSON Lines instead of a table.
     """
     held_out.check()
-    if standardize and (file is None or held_out.asked):
+    if standardize and (file is None or held_out.requested):
         raise ConfigError("--standardize is for a FILE of molecules; it has no effect here.")
-    if held_out.asked:
+    if held_out.requested:
         evaluate_held_out(
             _held_out_model(file, model, drawn, comparison, held_out),
             held_out,

@@ -56,7 +56,7 @@ class FragmentFlags:
     top: Positive | None = None
 
     def tasks(self) -> list[FragmentTask]:
-        """Everything that was asked for, read and checked.
+        """The tasks that the flags name, read and checked.
 
         Raises:
             ConfigError: A number is out of range.
@@ -111,7 +111,7 @@ def fill_fragments(
     """Complete the fragments, say what was lost and why, and deliver the molecules.
 
     Returns:
-        0, or 1 where a fragment got fewer molecules than were asked for.
+        0, or 1 where a fragment got fewer molecules than requested.
     """
     from imadarem.design.completion import complete
     from imadarem.design.scores import score_named
@@ -255,7 +255,8 @@ def _sentence(line: dict[str, Any]) -> str:
     lost = ", ".join(f"{count:,} {reason}" for reason, count in line["lost"].items())
     text += f"; rejected: {lost}" if lost else ""
     if n < line["asked"]:
-        text += f". {line['asked']:,} were requested: try --max-blanks, --temperature or --model"
+        requested = f"{line['asked']:,} were requested"
+        text += f". {requested}: try --max-blanks, --temperature or --model"
     return text
 
 

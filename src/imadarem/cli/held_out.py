@@ -60,7 +60,7 @@ class HeldOutFlags:
     plot: Path | None = None
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether anything is to be measured on held-out rows."""
         return self.calibration or self.likelihood
 
@@ -72,7 +72,7 @@ class HeldOutFlags:
         """
         names = ("order", "data", "rows", "canvases", "plot")
         idle = [name for name in names if getattr(self, name) is not None]
-        if idle and not self.asked:
+        if idle and not self.requested:
             raise ConfigError(f"--{idle[0]} has no effect without --calibration or --likelihood.")
         for name in ("canvases", "order"):
             if getattr(self, name) is not None and not self.likelihood:

@@ -49,10 +49,10 @@ def inspect(
 
     Args:
         file: SMILES as .smi, .csv, .tsv or .txt, or .sdf, each also with .gz, or .parquet.
-        column: Name or number of the column with SMILES; default is one with a usual name.
-        standardize: Look at the largest fragment of each molecule, neutralised, each once.
-        tautomer: With --standardize, at its canonical tautomer too.
-        processes: Worker processes; default is one for each core.
+        column: Name or number of the column with SMILES; default: a column with a usual name.
+        standardize: Inspect the largest fragment of each molecule, neutralised, each once.
+        tautomer: With --standardize: its canonical tautomer.
+        processes: Worker processes; default: one for each core.
         json: Print every rejected line, every molecule that a notation refuses, and the
             figures as JSON Lines.
     """

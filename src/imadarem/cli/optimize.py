@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import grid, json_line, note, out, progress_bar
@@ -18,35 +19,99 @@ from imadarem.cli.results import write_grid
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
+    from imadarem.design.evolution import EvolutionSettings
     from imadarem.design.scored_table import Evolution, Generation
+    from imadarem.design.scores import Score
+    from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["optimize"]
 
-SHOWN = 10
 #: NaN is not a score that a run could reach.
 Target = Annotated[float, real(-math.inf, math.inf)]
+
+
+@Parameter(name="*", group=Group("Search", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class SearchFlags:
+    """How to search.
+
+    Attributes:
+        budget: Maximum number of calls of the score.
+        population: Number of best molecules that serve as parents.
+        children: Number of rows that the model fills in each generation.
+        until: Stop at this score.
+        start: First parents: moses-sample or a file of molecules, from which --seed draws as
+            many as --population; default: samples of the model.
+        column: The column of a table that holds the SMILES of --start.
+        scaffold: A fragment that every molecule must contain; if it has attachment points,
+            nothing is attached elsewhere.
+        similar_to: A molecule to which every molecule must be similar.
+        least_similarity: Minimum Tanimoto similarity to it, 0 to 1.
+    """
+
+    budget: Positive = 2000
+    population: Positive = 100
+    children: Positive = 64
+    until: Target | None = None
+    start: str | None = None
+    column: str | None = None
+    scaffold: str | None = None
+    similar_to: str | None = None
+    least_similarity: float | None = None
+
+    def settings(self, score: str, seed: int) -> EvolutionSettings:
+        """The same for the search, checked."""
+        from imadarem.design.evolution import EvolutionSettings
+
+        elsewhere = ("start", "column")
+        return EvolutionSettings(
+            score=score, seed=seed, **{k: v for k, v in vars(self).items() if k not in elsewhere}
+        )
+
+
+@Parameter(name="*", group=Group("Output", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class BestFlags:
+    """Where the molecules go.
+
+    Attributes:
+        out: A .csv file of every scored molecule, highest score first, written after each
+            generation.
+        resume: Continue the run of --out, or start it.
+        top: Number of molecules to show.
+        grid: Also draw them in this .svg file.
+        json: Print JSON Lines: each generation, then the best molecules.
+    """
+
+    out: Path | None = None
+    resume: Switch = False
+    top: Positive = 10
+    grid: Path | None = None
+    json: Switch = False
+
+    def check(self) -> None:
+        """Refuse what could not be written.
+
+        Raises:
+            ConfigError: A file has another ending.
+        """
+        for file, ending in ((self.out, ".csv"), (self.grid, ".svg")):
+            if file is not None and file.suffix != ending:
+                raise ConfigError(f"{file} must end in {ending}.")
+
+
+SEARCH, BEST = SearchFlags(), BestFlags()
 
 
 def optimize(
     *,
     score: str,
-    budget: Positive = 2000,
-    population: Positive = 100,
-    children: Positive = 64,
-    until: Target | None = None,
-    start: str | None = None,
-    column: str | None = None,
-    scaffold: str | None = None,
-    similar_to: str | None = None,
-    least_similarity: float | None = None,
-    out_file: Annotated[Path | None, Parameter(name="--out")] = None,
-    resume: Switch = False,
-    top: Positive = SHOWN,
-    grid_file: Annotated[Path | None, Parameter(name="--grid")] = None,
-    json: Switch = False,
+    search: SearchFlags = SEARCH,
+    output: BestFlags = BEST,
     sampling: SamplingFlags = SAMPLING,
 ) -> int:
-    """Search for molecules of high score: the best have children, which the model writes.
+    """Search for molecules with a high score, by an evolutionary search whose mutations the
+    model writes.
 
     **Examples**
 
@@ -58,80 +123,36 @@ def optimize(
     imadarem optimize --score qed --out best.csv --resume --budget 5000
     ```
 
-    Every child has a branch, a linker or a run of tokens of its parent written anew. A
-    molecule that is known is not scored again, and one that breaks a constraint not at all.
+    In each child the model rewrites a branch, a linker or a run of tokens of its parent. Each
+    molecule is scored once; molecules that break a constraint are not scored.
 
     Args:
-        score: Higher is better: qed, sa (ease of synthesis), logp, similarity:SMILES, or a
-            Python function of your own, module:function, that takes a SMILES and returns a
-            number (None: no number). Where it
-            raises an error, the molecule is recorded and the search continues.
-        budget: Most calls of the score.
-        population: Best molecules that have children.
-        children: Rows that the model fills in a generation.
-        until: Stop at this score.
-        start: moses-sample or a file of molecules to begin with; default is a population
-            of the model's own. As many as the population are drawn by --seed.
-        column: The column of a table that holds the SMILES.
-        scaffold: Every molecule has this fragment; with attachment points, nothing is
-            attached elsewhere.
-        similar_to: Every molecule is similar to this one.
-        least_similarity: By at least this Tanimoto similarity.
-        out_file: A .csv file of every scored molecule, best first, written after each
-            generation.
-        resume: Continue the run in that file, or begin it.
-        top: Molecules to show.
-        grid_file: Draw them into this .svg file.
-        json: Print JSON Lines: each generation, then the best molecules.
+        score: qed, sa (ease of synthesis), logp, similarity:SMILES, or a Python function of
+            your own, module:function, that takes a SMILES and returns a number, or None for
+            no number. Higher is better. If it raises an error, the molecule is recorded and
+            the search continues.
     """
-    from imadarem.design.evolution import EvolutionSettings, evolve
     from imadarem.design.scores import score_named
 
-    _check_endings(out_file, grid_file)
-    settings = EvolutionSettings(
-        score=score,
-        budget=budget,
-        population=population,
-        children=children,
-        seed=sampling.seed,
-        until=until,
-        scaffold=scaffold,
-        similar_to=similar_to,
-        least_similarity=least_similarity,
-    )
+    output.check()
+    settings = search.settings(score, sampling.seed)
     function = score_named(score)
-    continued = resume and out_file is not None and out_file.exists()
-    given = None if start is None or continued else _molecules(start, column, settings)
+    continued = output.resume and output.out is not None and output.out.exists()
+    start = None
+    if search.start is not None and not continued:
+        start = _molecules(search.start, search.column, settings)
     model = load_model(sampling.model, sampling.device)
     if not is_molecular(model.tokenizer):
         raise ConfigError(f"the model {sampling.model} writes texts, not molecules.")
     begun = time.perf_counter()
-    with progress_bar("score calls", budget) as advance:
-        view = _View(advance, json)
-        made = evolve(
-            model,
-            function,
-            settings,
-            start=given,
-            out=out_file,
-            resume=resume,
-            on_generation=view,
-            **{k: v for k, v in sampling.settings().items() if k != "seed"},
-        )
-    seconds = time.perf_counter() - begun
-    _deliver(made, score, top, json, seconds)
+    made = _evolved(model, function, settings, start, output, sampling)
+    _deliver(made, score, output.top, output.json, time.perf_counter() - begun)
     _note_failures(made)
-    if out_file is not None:
-        note(f"wrote {len(made.scored):,} scored molecules to {out_file}")
-    if grid_file is not None:
-        write_grid([row.smiles for row in made.best(top)], grid_file)
+    if output.out is not None:
+        note(f"wrote {len(made.scored):,} scored molecules to {output.out}")
+    if output.grid is not None:
+        write_grid([row.smiles for row in made.best(output.top)], output.grid)
     return 0
-
-
-def _check_endings(out_file: Path | None, grid_file: Path | None) -> None:
-    for file, ending in ((out_file, ".csv"), (grid_file, ".svg")):
-        if file is not None and file.suffix != ending:
-            raise ConfigError(f"{file} must end in {ending}.")
 
 
 def _note_failures(made: Evolution) -> None:
@@ -145,8 +166,32 @@ def _note_failures(made: Evolution) -> None:
         )
 
 
+def _evolved(
+    model: ImplicitRefinementModel,
+    score: Score,
+    settings: EvolutionSettings,
+    start: list[str] | None,
+    output: BestFlags,
+    sampling: SamplingFlags,
+) -> Evolution:
+    """Run the search, with a bar of the calls of the score."""
+    from imadarem.design.evolution import evolve
+
+    with progress_bar("score calls", settings.budget) as advance:
+        return evolve(
+            model,
+            score,
+            settings,
+            start=start,
+            out=output.out,
+            resume=output.resume,
+            on_generation=_View(advance, output.json),
+            **{k: v for k, v in sampling.settings().items() if k != "seed"},
+        )
+
+
 class _View:
-    """Tells how far a run is."""
+    """Shows each generation."""
 
     def __init__(self, advance: Any, json: bool) -> None:
         self.advance = advance
@@ -174,7 +219,7 @@ class _View:
             )
 
 
-def _molecules(source: str, column: str | None, settings: Any) -> list[str]:
+def _molecules(source: str, column: str | None, settings: EvolutionSettings) -> list[str]:
     import random
 
     from imadarem.data.molecule_files import read_smiles
@@ -201,9 +246,9 @@ def _deliver(made: Evolution, name: str, top: int, json: bool, seconds: float) -
     if json:
         for row in best:
             features = vars(described(row.smiles, "", None, 0))
-            shown = {k: features[k] for k in ("qed", "sa", "weight")}
+            chosen = {k: features[k] for k in ("qed", "sa", "weight")}
             record = {"smiles": row.smiles, "score": _number(row.score), "call": row.call}
-            json_line({"kind": "molecule", **record, "parent": row.parent, **shown})
+            json_line({"kind": "molecule", **record, "parent": row.parent, **chosen})
         json_line(
             {
                 "kind": "summary",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,55 +114,56 @@ def solve(
     """
     if quiet and json:
         raise ConfigError("--quiet and --json exclude each other; give one of them.")
-    asked = _questions(puzzles, limit)
-    refused = _refused(asked, solver.check)
-    if len(asked) == 1 and refused:
-        raise DataError(_located(asked[0], refused[0]))
-    answers = {n: _refusal(asked[n], reason) for n, reason in refused.items()}
-    solved, seconds = _solved(asked, [n for n in range(len(asked)) if n not in refused], solver)
+    questions = _read(puzzles, limit)
+    refused = _refused(questions, solver.check)
+    if len(questions) == 1 and refused:
+        raise DataError(_located(questions[0], refused[0]))
+    answers = {n: _refusal(questions[n], reason) for n, reason in refused.items()}
+    solved, seconds = _solved(questions, answers, solver)
     answers |= solved
-    _deliver([answers[n] for n in range(len(asked))], seconds, solver.steps, quiet, json)
+    _deliver([answers[n] for n in range(len(questions))], seconds, solver.steps, quiet, json)
     return _code(list(answers.values()), solver.steps, solver.votes)
 
 
 def _solved(
-    asked: list[Question], numbers: list[int], solver: SolverFlags
+    questions: list[Question], refused: Collection[int], solver: SolverFlags
 ) -> tuple[dict[int, Answer], float]:
-    """The model's answers to the questions of these numbers, and the seconds it took.
+    """The model's answers to all other questions, and the seconds it took.
 
     A puzzle of a size that the model does not know is refused.
 
     Raises:
         DataError: It is the only one.
     """
+    numbers = [n for n in range(len(questions)) if n not in refused]
     if not numbers:
         return {}, 0.0
     network = load_model(solver.model, solver.device)
     sizes = _sizes(network, solver.model)
     answers = {
-        n: _refusal(asked[n], _unknown_size(asked[n], solver.model, sizes))
+        n: _refusal(questions[n], _unknown_size(questions[n], solver.model, sizes))
         for n in numbers
-        if size_of(asked[n].clues) not in sizes
+        if size_of(questions[n].clues) not in sizes
     }
-    if len(asked) == 1 and answers:
+    if len(questions) == 1 and answers:
         raise DataError(str(answers[0].refused))
     known = [n for n in numbers if n not in answers]
-    runner, seconds = _Runner(network, solver, traced=len(asked) == 1), 0.0
+    runner, seconds = _Runner(network, solver, traced=len(questions) == 1), 0.0
     with progress_bar("solving", len(known)) as advance:
         for first in range(0, len(known), solver.batch_size):
             chunk = known[first : first + solver.batch_size]
             start = time.perf_counter()
-            found = runner.answers([asked[n] for n in chunk])
+            found = runner.answers([questions[n] for n in chunk])
             seconds += time.perf_counter() - start
             answers |= zip(chunk, found, strict=True)
             advance(len(chunk))
     return answers, seconds
 
 
-# --- what is asked
+# --- questions
 
 
-def _questions(puzzles: tuple[str, ...], limit: int | None) -> list[Question]:
+def _read(puzzles: tuple[str, ...], limit: int | None) -> list[Question]:
     if not puzzles:
         raise ConfigError(
             "there is no puzzle to solve. Give a file, - for stdin, or the 16, 36 or 81 cells."
@@ -208,12 +209,12 @@ def _is_puzzle(text: str) -> bool:
     return bool(text.strip()) and (set(text) <= LEGAL or cells in [size**2 for size in SIZES])
 
 
-def _refused(asked: list[Question], check: bool) -> dict[int, str]:
+def _refused(questions: list[Question], check: bool) -> dict[int, str]:
     """The numbers of the puzzles without exactly one solution, and what is wrong with each."""
     test = solve_exactly if check else check_grid
     refused = {}
-    with progress_bar("checking", len(asked)) as advance:
-        for number, question in enumerate(asked):
+    with progress_bar("checking", len(questions)) as advance:
+        for number, question in enumerate(questions):
             try:
                 test(question.clues)
             except DataError as error:
@@ -344,7 +345,7 @@ class _Runner:
         )
 
 
-# --- what is said
+# --- output
 
 
 def _deliver(answers: list[Answer], seconds: float, cap: int, quiet: bool, json: bool) -> None:

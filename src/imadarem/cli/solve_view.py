@@ -215,31 +215,31 @@ def summary_line(answer: Answer) -> Text:
 
 
 def summary(answers: list[Answer], seconds: float) -> dict[str, Any]:
-    """Figures of the whole; ``solved`` is a share of those asked, None if nobody looked."""
-    asked = [answer for answer in answers if not answer.refused]
-    judged = [answer for answer in asked if answer.verified is not None]
+    """Figures of the whole; ``solved`` is a share of those answered, None if none was checked."""
+    answered = [answer for answer in answers if not answer.refused]
+    judged = [answer for answer in answered if answer.verified is not None]
     return {
         "puzzles": len(answers),
-        "refused": len(answers) - len(asked),
+        "refused": len(answers) - len(answered),
         "solved": mean(bool(a.verified) for a in judged) if judged else None,
-        "mean_steps": mean(a.steps for a in asked) if asked else None,
-        "mean_forward_passes": mean(a.forward_passes for a in asked) if asked else None,
+        "mean_steps": mean(a.steps for a in answered) if answered else None,
+        "mean_forward_passes": mean(a.forward_passes for a in answered) if answered else None,
         "seconds": seconds,
-        "puzzles_per_second": len(asked) / seconds if seconds else None,
+        "puzzles_per_second": len(answered) / seconds if seconds else None,
     }
 
 
 def totals(answers: list[Answer], seconds: float) -> Text:
     """``98 of 100 solved (98.0%), …``."""
     figures = summary(answers, seconds)
-    asked = len(answers) - figures["refused"]
+    answered = len(answers) - figures["refused"]
     solved = sum(bool(answer.verified) for answer in answers)
-    parts = [f"{asked:,} puzzles answered, not checked"]
+    parts = [f"{answered:,} puzzles answered, not checked"]
     if figures["solved"] is not None:
-        parts = [f"{solved:,} of {asked:,} solved ({share(figures['solved'])})"]
+        parts = [f"{solved:,} of {answered:,} solved ({share(figures['solved'])})"]
     if figures["refused"]:
         parts.append(f"{figures['refused']:,} refused")
-    if asked:
+    if answered:
         passes = f"{figures['mean_forward_passes']:.1f} forward passes"
         parts.append(f"{figures['mean_steps']:.1f} steps and {passes} each")
     if figures["puzzles_per_second"]:
