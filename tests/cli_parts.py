@@ -39,3 +39,8 @@ def saved_model(folder: Path, tokenizer: CorpusTokenizer, texts: list[str], **se
 def records(text: str) -> list[Any]:
     """The objects of JSON Lines; fails on a line that is none."""
     return [json.loads(line) for line in text.splitlines()]
+
+
+def never(text: str) -> bool:
+    """A check that accepts nothing."""
+    return False

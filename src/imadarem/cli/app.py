@@ -19,6 +19,7 @@ from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
 from imadarem.cli.inspect import inspect
 from imadarem.cli.optimize import optimize
+from imadarem.cli.repair import repair
 from imadarem.cli.sample import sample
 from imadarem.cli.serve import serve
 from imadarem.cli.solve import STDIN, solve
@@ -46,6 +47,7 @@ app.command(demo)
 app.command(sample)
 app.command(trace)
 app.command(infill)
+app.command(repair)
 app.command(optimize)
 app.command(solve)
 app.command(serve)
