@@ -10,7 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    pipeline,
+)
 from transformers.generation.streamers import TextDiffusionStreamer
 
 from imadarem.config import ImplicitRefinementConfig
@@ -207,9 +213,37 @@ def test_transformers_names_of_the_sizes_are_understood(folder):
     assert ImadaremConfig(vocab_size=9, num_hidden_layers=3).num_layers == 3
 
 
-def test_the_vocabulary_cannot_be_resized(face):
-    with pytest.raises(ConfigError, match="vocabulary is fixed"):
-        face.resize_token_embeddings(40)
+def test_a_vocabulary_grows_and_the_old_tokens_keep_their_logits(folder, core, canvases, tmp_path):
+    face, known = AutoModelForMaskedLM.from_pretrained(folder), core.config.vocab_size
+    assert face.resize_token_embeddings(known) is face.get_input_embeddings()
+    embeddings = face.resize_token_embeddings(known + 2)
+    assert embeddings.weight.shape[0] == face.config.vocab_size == known + 2
+    logits = face(*canvases).logits
+    assert torch.equal(logits[..., :known], core(*canvases).logits)
+    # What must never be drawn is the same, and the folder loads with a tokenizer of that size.
+    assert face.refiner.special == core.special
+    face.save_pretrained(tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
+    again = ImplicitRefinementModel.from_pretrained(tmp_path)
+    assert torch.equal(again(*canvases).logits, logits)
+    with pytest.raises(ConfigError, match="vocabulary can only grow"):
+        face.resize_token_embeddings(known)
+
+
+def test_gradient_checkpointing_is_switched_on_and_off_and_changes_no_gradient(folder, canvases):
+    face = AutoModelForMaskedLM.from_pretrained(folder).train()
+    ids, inside = canvases
+    gradients = []
+    for switch in (face.gradient_checkpointing_disable, face.gradient_checkpointing_enable):
+        switch()
+        face.zero_grad()
+        torch.manual_seed(0)
+        face(ids, inside, labels=ids).loss.backward()
+        gradients.append(face.get_input_embeddings().weight.grad.clone())
+    assert face.is_gradient_checkpointing and face.refiner.config.gradient_checkpointing
+    assert torch.allclose(*gradients)
+    face.gradient_checkpointing_disable()
+    assert not face.is_gradient_checkpointing
 
 
 # ---------------------------------------------------------------- forward
@@ -245,6 +279,27 @@ def test_the_fill_mask_pipeline_finds_the_blank(face, folder):
     probs = face(ids).logits[0, 3].softmax(-1)
     assert best["token"] == probs.argmax().item()
     assert math.isclose(best["score"], probs.max().item(), rel_tol=1e-5)
+
+
+def test_hidden_states_are_the_embeddings_and_what_each_block_gives(face, core, canvases):
+    found = face(*canvases, output_hidden_states=True)
+    assert [tuple(states.shape) for states in found.hidden_states] == [(3, 8, 16)] * 3
+    backbone = core.network.backbone
+    assert torch.equal(backbone.to_logits(backbone.norm(found.hidden_states[-1])), found.logits)
+    assert face(*canvases).hidden_states is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs_embeds": torch.zeros(1, 4, 16)}, "reads input_ids"),
+        ({}, "reads input_ids"),
+        ({"input_ids": torch.ones(1, 4).long(), "output_attentions": True}, "output_attentions"),
+    ],
+)
+def test_what_a_refiner_does_not_have_is_refused(face, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        face(**arguments)
 
 
 # ---------------------------------------------------------------- generate
@@ -426,3 +481,38 @@ def test_transformers_own_trainer_trains_and_saves_a_refiner(folder, tmp_path):
         again.network.backbone.tokens.weight, model.refiner.network.backbone.tokens.weight
     )
     assert again.sample(2, seed=0).texts
+
+
+def test_new_tokens_are_written_behind_the_prompt(face, core):
+    prompt, special = core.tokenizer.encode("hel"), core.special
+    ids = face.generate(torch.tensor([prompt]), max_new_tokens=3, seed=1)
+    assert ids[0, :3].tolist() == prompt and ids.shape[1] <= 6
+    filled = core.infill([[*prompt, *[special.mask] * 3]], seed=1).rows[0].ids
+    assert rows_of(ids, special.pad) == [filled.tolist()]
+    # "max": no more than the canvas of 8 has room for.
+    assert face.generate(torch.tensor([prompt]), max_new_tokens=99, seed=1).shape[1] <= 8
+    assert face.generate(max_new_tokens=2, seed=1).shape == (1, 2)
+    with pytest.raises(ConfigError, match="Encode the prompt with add_special_tokens=False"):
+        face.generate(torch.tensor([[*prompt, special.eos]]), max_new_tokens=3)
+    with pytest.raises(ConfigError, match="max_new_tokens=5 behind a prompt of 8 tokens"):
+        face.generate(torch.tensor([[3] * 8]), max_new_tokens=5)
+
+
+def test_settings_of_other_models_are_refused_with_what_to_use(face):
+    with pytest.raises(ConfigError, match=r"no setting 'num_beams'.*legal are max_new_tokens"):
+        face.generate(num_beams=4)
+    with pytest.raises(ConfigError, match="eos_token_id=5 is not the model's own"):
+        face.generate(eos_token_id=5)
+    assert len(face.generate(pad_token_id=0, use_cache=True, seed=1)) == 1
+
+
+def test_the_text_generation_pipeline_continues_a_text(face, folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    continues = pipeline("text-generation", model=face, tokenizer=tokenizer)
+    how = {"max_new_tokens": 3, "seed": 2, "temperature": 1.2}
+    found = continues("hel", do_sample=True, add_special_tokens=False, **how)
+    prompt = tokenizer.encode("hel", add_special_tokens=False)
+    expected = face.generate(torch.tensor([prompt]), **how)
+    text = tokenizer.decode(expected[0], skip_special_tokens=True)
+    assert found == [{"generated_text": text}] and text.startswith("hel")
+    assert isinstance(AutoModelForCausalLM.from_pretrained(folder), ImadaremForMaskedLM)

@@ -154,7 +154,7 @@ class ImplicitRefinementModel(
         model.network.load_state_dict(self.teacher.network.state_dict())
         return model.to(next(self.parameters()).device).eval()
 
-    def with_vocabulary(self, tokenizer: Any) -> Self:
+    def with_vocabulary(self, tokenizer: Any = None, *, vocab_size: int | None = None) -> Self:
         """A model with these weights for a tokenizer with further tokens behind the known ones.
 
         A further token starts as the mean of the known ones, and as one that is hardly ever
@@ -162,19 +162,25 @@ class ImplicitRefinementModel(
 
         Args:
             tokenizer: Knows at least the tokens of this model, under the same ids; see
-                :meth:`~imadarem.tokenizers.CorpusTokenizer.extended`.
+                :meth:`~imadarem.tokenizers.CorpusTokenizer.extended`. None leaves the model
+                without one, with the same special ids.
+            vocab_size: Number of tokens; default ``len(tokenizer)``.
 
         Raises:
-            TokenizerError: It has fewer tokens than the model, or another mask token.
+            TokenizerError: There are fewer tokens than the model has, or another mask token.
         """
-        known, size = self.config.vocab_size, len(tokenizer)
-        if size < known or tokenizer.mask_token_id != self.special.mask:
+        known = self.config.vocab_size
+        size = len(tokenizer) if vocab_size is None else vocab_size
+        mask = self.special.mask if tokenizer is None else tokenizer.mask_token_id
+        if size < known or mask != self.special.mask:
             raise TokenizerError(
-                f"this tokenizer has {size} tokens and its mask is {tokenizer.mask_token_id}; the "
+                f"this tokenizer has {size} tokens and its mask is {mask}; the "
                 f"model has {known} and {self.special.mask}. Extend the model's own tokenizer, or "
                 "train a new model."
             )
         model = type(self)(replace(self.config, vocab_size=size), tokenizer=tokenizer)
+        if tokenizer is None:
+            model.special = self.special
         weights = self.student_weights()
         for name, fresh in model.state_dict().items():
             old = weights[name]
