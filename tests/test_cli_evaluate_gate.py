@@ -162,7 +162,10 @@ def test_the_reliability_diagram_is_drawn(said, molecules):
         (("--rows", "5"), "--rows has no effect without --calibration"),
         (("--calibration", "--canvases", "4"), "--canvases has no effect without --likelihood"),
         (("--calibration", "--order", "margin"), "--order has no effect without --likelihood"),
-        (("--likelihood", "--rows", "5", "--order", "left"), "unknown order 'left'"),
+        (
+            ("--likelihood", "--rows", "5", "--order", "left"),
+            "--order='left' (did you mean \"left-to-right\"?) is not one of",
+        ),
         (("--likelihood", "--canvases", "0"), "--canvases. Give a whole number"),
         (("--likelihood", "--plot", "a.png"), "add --calibration"),
         (("--calibration", "--plot", "a.jpg"), "must end in .png"),

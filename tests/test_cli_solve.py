@@ -334,3 +334,8 @@ def test_the_model_in_the_package_fills_in_one_blank(said):
         puzzle = generate(size, size * size - 1, seed=5)
         code, out, _ = said("solve", as_text(puzzle), "--quiet")
         assert (code, out) == (0, "".join(map(str, puzzle.solution)) + "\n")
+
+
+def test_an_empty_argument_is_no_puzzle(said):
+    assert said("solve", "")[0] == 2
+    assert "an empty puzzle was given; a blank cell is a dot" in said("solve", " ")[2]

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class ImadaremError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and correct."""
 
 
 class ConfigError(ImadaremError, ValueError):

@@ -589,8 +589,9 @@ class ImplicitRefinementModel(
             lengths = torch.searchsorted(cumulative, drawn * cumulative[-1], right=True)
         elif self.config.length_mode == "drawn":
             raise ConfigError(
-                "this model draws lengths from its training data, but config.length_counts is "
-                "not set. Pass length=, or set length_counts."
+                "this model draws the length of each sample, but the lengths of its training data "
+                "are unknown (config.length_counts is not set). Give length= (--length on the "
+                "command line), or set length_counts."
             )
         else:
             lengths = torch.tensor(self.config.max_seq_len).expand(n)

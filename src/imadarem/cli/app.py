@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from imadarem import __version__
 from imadarem.cli.console import complain, help_console, note
@@ -77,7 +77,7 @@ def run(tokens: Sequence[str]) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else FINE
     except CycloptsError as error:
-        complain("error", f"{error} See: imadarem {_command(tokens)}--help")
+        complain("error", f"{_reason(error)} See: imadarem {_command(tokens)}--help")
         return WRONG_USE
     except BrokenPipeError:
         # The reader (head, less) has what it wanted. Python would complain again at exit.
@@ -100,6 +100,12 @@ def run(tokens: Sequence[str]) -> int:
 def _spelled(tokens: Sequence[str]) -> list[str]:
     """The tokens as cyclopts reads them: to it a lone hyphen is a flag without a name."""
     return [STDIN if token == "-" else token for token in tokens]
+
+
+def _reason(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError):
+        return f"unexpected argument {error.unused_tokens[0]!r}."
+    return str(error)
 
 
 def _command(tokens: Sequence[str]) -> str:

@@ -74,6 +74,12 @@ class FragmentFlags:
         return tasks
 
     @property
+    def idle(self) -> list[str]:
+        """The flags that were given and have an effect on fragments alone."""
+        names = ("min_blanks", "max_blanks", "score", "top")
+        return [name.replace("_", "-") for name in names if getattr(self, name) is not None]
+
+    @property
     def given(self) -> bool:
         """Whether a fragment was given."""
         return any((self.linker, self.motif, self.scaffold, self.superstructure))

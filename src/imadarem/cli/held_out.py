@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Group, Parameter
 from rich.text import Text
 
+from imadarem.checks import one_of
 from imadarem.cli.console import err, grid, heading, json_line, note, out, progress_bar
 from imadarem.cli.models import Switch, is_molecular, load_model
 from imadarem.cli.numbers import Positive
@@ -77,6 +78,10 @@ class HeldOutFlags:
         for name in ("canvases", "order"):
             if getattr(self, name) is not None and not self.likelihood:
                 raise ConfigError(f"--{name} has no effect without --likelihood.")
+        if self.order is not None:
+            from imadarem.evaluation.ordered_likelihood import ORDERS
+
+            one_of("--order", self.order, ORDERS)
         if self.plot is not None and not self.calibration:
             raise ConfigError("--plot draws the calibration of the gate; add --calibration.")
         if self.plot is not None and self.plot.suffix != ".png":

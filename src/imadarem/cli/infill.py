@@ -46,10 +46,13 @@ def infill(
             [default: 16].
     """
     if fragments.given == bool(prompts):
+        both = f"Both were given, and one prompt is {prompts[0]!r}. " if prompts else ""
         raise ConfigError(
             "give either prompts with <mask> for each blank, or fragments with --linker, "
-            "--motif, --scaffold or --superstructure. See: imadarem infill --help"
+            f"--motif, --scaffold or --superstructure. {both}See: imadarem infill --help"
         )
+    if prompts and fragments.idle:
+        raise ConfigError(f"--{fragments.idle[0]} has no effect on prompts; it needs a fragment.")
     if fragments.given:
         fragments.tasks()  # before the model is loaded, which takes longer
     model = load_model(sampling.model, sampling.device)

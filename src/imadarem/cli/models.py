@@ -94,11 +94,11 @@ def device_named(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).cpu()
     # torch raises half a dozen kinds for a device that is unknown, not compiled in or absent.
     except Exception:
         raise ConfigError(
-            f"--device {name} cannot be used on this machine. Use cpu"
+            f"--device {name!r} cannot be used on this machine. Use cpu"
             f"{' or cuda' if torch.cuda.is_available() else ''}."
         ) from None
     return name

@@ -170,6 +170,8 @@ def _read(puzzles: tuple[str, ...], limit: int | None) -> list[Question]:
         )
     questions: list[Question] = []
     for source in puzzles:
+        if not source.strip():
+            raise ConfigError("an empty puzzle was given; a blank cell is a dot.")
         name, lines = _source(source)
         left = None if limit is None else limit - len(questions)
         for entry in islice(parse_puzzles(lines, name, check=False), left):

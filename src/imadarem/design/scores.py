@@ -93,7 +93,9 @@ def similarity_to(smiles: str) -> Callable[[str], float]:
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     target = parse(smiles)
     if target is None:
-        raise DataError(f"similarity is asked for to {smiles[:80]!r}, which is no molecule.")
+        raise DataError(
+            f"similarity to {smiles[:80]!r} cannot be measured: it is not a valid SMILES."
+        )
     wanted = generator.GetFingerprint(target)
 
     def similarity(other: str) -> float:

@@ -176,7 +176,7 @@ def _check_legal(loss: StepLoss) -> None:
     if bool(torch.isinf(loss.token.detach()).any()):
         raise DataError(
             "a label asks for a token that may not stand there (an EOS in the first place, before "
-            "a given token, or where the length is fixed). Mend the labels."
+            "a given token, or where the length is fixed). Correct the labels."
         )
 
 

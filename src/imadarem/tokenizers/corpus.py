@@ -305,7 +305,7 @@ def _stray_part(notation: str, pattern: str, name: str) -> str:
         at = match.end()
     return (
         f"{shortened(notation)!r} is not {name} notation: no token starts at character {at + 1}, "
-        f"{shortened(notation[at:], 12)!r}. Mend it or leave it out."
+        f"{shortened(notation[at:], 12)!r}. Correct it or leave it out."
     )
 
 

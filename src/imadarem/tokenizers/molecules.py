@@ -66,7 +66,7 @@ class SelfiesTokenizer(CorpusTokenizer):
         # Over SMILES such as "N22" and "O:F" the encoder itself stumbles with a LookupError.
         except (selfies.EncoderError, LookupError) as error:
             raise DataError(
-                f"the SMILES {shortened(text)!r} has no SELFIES: {_reason(error)}. Mend it or "
+                f"the SMILES {shortened(text)!r} has no SELFIES: {_reason(error)}. Correct it or "
                 "leave it out."
             ) from None
 

@@ -157,7 +157,7 @@ def check_grid(grid: Sequence[int]) -> None:
             )
     found = clash(grid)
     if found is not None:
-        raise DataError(f"the givens contradict each other: {found}. Mend one of them.")
+        raise DataError(f"the givens contradict each other: {found}. Correct one of them.")
 
 
 def clash(grid: Sequence[int]) -> str | None:

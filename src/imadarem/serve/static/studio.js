@@ -189,7 +189,7 @@ function fail(error, again = null) {
   const sentence = message.charAt(0).toUpperCase() + message.slice(1);
   $("error").replaceChildren(
     h("p", { class: "message" }, sentence),
-    // What is refused is mended in the form; the hint is then for programs.
+    // What is refused is corrected in the form; the hint is then for programs.
     hint && !fields ? h("p", { class: "hint" }, hint) : "",
     again && !fields ? h("button", { type: "button", id: "again", onclick: again }, "Try again") : "",
   );
