@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from imadarem import ImplicitRefinementModel
-from imadarem.design.completion import FragmentTask, complete
+from imadarem import FragmentTask, ImplicitRefinementModel
+from imadarem.design.completion import complete
 from imadarem.design.scores import score_named
 
 

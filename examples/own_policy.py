@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from imadarem import ImplicitRefinementModel
-from imadarem.sampling.policies import Decision, PassView
+from imadarem import Decision, ImplicitRefinementModel, PassView
 
 
 @dataclass(frozen=True)

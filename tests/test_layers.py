@@ -176,3 +176,14 @@ def test_public_names_are_sorted_and_exist(name):
     public = list(getattr(module, "__all__", []))
     assert public == sorted(set(public), key=constants_classes_functions)
     assert [missing for missing in public if not hasattr(module, missing)] == []
+
+
+def test_the_front_door_shows_sorted_names_that_all_open() -> None:
+    import imadarem
+
+    assert imadarem.__all__ == sorted(set(imadarem.__all__))
+    for name in imadarem.__all__:
+        found = getattr(imadarem, name)
+        assert name == "__version__" or found.__module__.startswith("imadarem."), name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        imadarem.no_such_name  # noqa: B018

@@ -19,31 +19,54 @@ __version__ = "0.1.0"
 
 # Name → module. Resolved on first use: importing the package loads no torch.
 _EXPORTS = {
+    "Canvas": "imadarem.canvas",
     "CharTokenizer": "imadarem.tokenizers",
+    "Decision": "imadarem.sampling.policies",
+    "FragmentTask": "imadarem.design.completion",
     "ImadaremError": "imadarem.errors",
     "ImplicitRefinementConfig": "imadarem.config",
     "ImplicitRefinementModel": "imadarem.model",
+    "Judgement": "imadarem.evaluation.judgement",
     "MaskedTraining": "imadarem.training.masked",
     "MemoryBank": "imadarem.orchestrator.memory",
     "OrchestrationConfig": "imadarem.orchestrator.config",
+    "PassView": "imadarem.sampling.policies",
+    "Policy": "imadarem.sampling.policies",
+    "Reference": "imadarem.evaluation.molecules",
+    "Repair": "imadarem.repair",
     "SafeTokenizer": "imadarem.tokenizers",
+    "Samples": "imadarem.sampling.samples",
+    "SamplingSettings": "imadarem.sampling.settings",
     "SelfiesTokenizer": "imadarem.tokenizers",
     "SmilesTokenizer": "imadarem.tokenizers",
     "Trainer": "imadarem.training.trainer",
     "TrainingConfig": "imadarem.training.trainer",
     "UnifiedRefinerOrchestrator": "imadarem.orchestrator.orchestrator",
     "UnrolledTraining": "imadarem.training.unrolled",
+    "evaluate_molecules": "imadarem.evaluation.molecules",
+    "likelihood_bound": "imadarem.evaluation.likelihood",
+    "load_task": "imadarem.data.task_registry",
 }
 
 __all__ = [  # noqa: F822 (resolved by __getattr__)
+    "Canvas",
     "CharTokenizer",
+    "Decision",
+    "FragmentTask",
     "ImadaremError",
     "ImplicitRefinementConfig",
     "ImplicitRefinementModel",
+    "Judgement",
     "MaskedTraining",
     "MemoryBank",
     "OrchestrationConfig",
+    "PassView",
+    "Policy",
+    "Reference",
+    "Repair",
     "SafeTokenizer",
+    "Samples",
+    "SamplingSettings",
     "SelfiesTokenizer",
     "SmilesTokenizer",
     "Trainer",
@@ -51,17 +74,33 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
     "UnifiedRefinerOrchestrator",
     "UnrolledTraining",
     "__version__",
+    "evaluate_molecules",
+    "likelihood_bound",
+    "load_task",
 ]
 
 if TYPE_CHECKING:
+    from imadarem.canvas import Canvas as Canvas
     from imadarem.config import ImplicitRefinementConfig as ImplicitRefinementConfig
+    from imadarem.data.task_registry import load_task as load_task
+    from imadarem.design.completion import FragmentTask as FragmentTask
     from imadarem.errors import ImadaremError as ImadaremError
+    from imadarem.evaluation.judgement import Judgement as Judgement
+    from imadarem.evaluation.likelihood import likelihood_bound as likelihood_bound
+    from imadarem.evaluation.molecules import Reference as Reference
+    from imadarem.evaluation.molecules import evaluate_molecules as evaluate_molecules
     from imadarem.model import ImplicitRefinementModel as ImplicitRefinementModel
     from imadarem.orchestrator.config import OrchestrationConfig as OrchestrationConfig
     from imadarem.orchestrator.memory import MemoryBank as MemoryBank
     from imadarem.orchestrator.orchestrator import (
         UnifiedRefinerOrchestrator as UnifiedRefinerOrchestrator,
     )
+    from imadarem.repair import Repair as Repair
+    from imadarem.sampling.policies import Decision as Decision
+    from imadarem.sampling.policies import PassView as PassView
+    from imadarem.sampling.policies import Policy as Policy
+    from imadarem.sampling.samples import Samples as Samples
+    from imadarem.sampling.settings import SamplingSettings as SamplingSettings
     from imadarem.tokenizers import CharTokenizer as CharTokenizer
     from imadarem.tokenizers import SafeTokenizer as SafeTokenizer
     from imadarem.tokenizers import SelfiesTokenizer as SelfiesTokenizer
