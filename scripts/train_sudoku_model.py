@@ -16,8 +16,8 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.data.sudoku import sudoku_task
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+from imadarem.orchestrator.training import UnrolledTraining
 from imadarem.training.trainer import Trainer, TrainingConfig
-from imadarem.training.unrolled import UnrolledTraining
 
 
 def main() -> None:

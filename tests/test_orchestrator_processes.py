@@ -210,8 +210,8 @@ def stopped(rank: int, folder: Path) -> int:
     """The step at which a trainer ends whose second process alone is asked to stop."""
     from orchestrator_parts import copy_task, model, orchestrator
 
+    from imadarem.orchestrator.training import UnrolledTraining
     from imadarem.training.trainer import Trainer, TrainingConfig
-    from imadarem.training.unrolled import UnrolledTraining
 
     config = TrainingConfig(
         steps=8, batch_size=8, log_every=1, eval_every=50, save_every=50, valid_rows=4

@@ -28,8 +28,8 @@ from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+from imadarem.orchestrator.training import UnrolledTraining, by_length
 from imadarem.training.trainer import Evaluated, Progress, Trainer, TrainingConfig
-from imadarem.training.unrolled import UnrolledTraining, by_length
 
 
 def settings(**given: Any) -> TrainingConfig:

@@ -42,7 +42,7 @@ _EXPORTS = {
     "Trainer": "imadarem.training.trainer",
     "TrainingConfig": "imadarem.training.trainer",
     "UnifiedRefinerOrchestrator": "imadarem.orchestrator.orchestrator",
-    "UnrolledTraining": "imadarem.training.unrolled",
+    "UnrolledTraining": "imadarem.orchestrator.training",
     "evaluate_molecules": "imadarem.evaluation.molecules",
     "likelihood_bound": "imadarem.evaluation.likelihood",
     "load_task": "imadarem.data.task_registry",
@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from imadarem.orchestrator.orchestrator import (
         UnifiedRefinerOrchestrator as UnifiedRefinerOrchestrator,
     )
+    from imadarem.orchestrator.training import UnrolledTraining as UnrolledTraining
     from imadarem.repair import Repair as Repair
     from imadarem.sampling.policies import Decision as Decision
     from imadarem.sampling.policies import PassView as PassView
@@ -108,7 +109,6 @@ if TYPE_CHECKING:
     from imadarem.training.masked import MaskedTraining as MaskedTraining
     from imadarem.training.trainer import Trainer as Trainer
     from imadarem.training.trainer import TrainingConfig as TrainingConfig
-    from imadarem.training.unrolled import UnrolledTraining as UnrolledTraining
 
 
 def __getattr__(name: str) -> Any:

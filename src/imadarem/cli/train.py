@@ -222,7 +222,7 @@ def _on_rows(settings: RunSettings, options: Options) -> Run:
 def _on_task(settings: RunSettings, options: Options) -> Run:
     """A run over a task: its episodes, a model for them, and what unrolls it."""
     from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-    from imadarem.training.unrolled import UnrolledTraining
+    from imadarem.orchestrator.training import UnrolledTraining
 
     with stages() as progress:
         task = loaded_task(settings, options.processes, progress)

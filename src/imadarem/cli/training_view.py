@@ -15,8 +15,8 @@ from imadarem.cli.console import err, json_line, speaks
 from imadarem.cli.results import share
 
 if TYPE_CHECKING:
+    from imadarem.orchestrator.training import TaskAccuracy
     from imadarem.training import trainer
-    from imadarem.training.unrolled import TaskAccuracy
     from imadarem.training.validation import Validation
 
 __all__ = ["TrainingView", "accuracies"]

@@ -74,7 +74,7 @@ class TrainingObjective(Protocol):
     """What is trained, on what: the seam between the loop and a kind of training.
 
     :class:`~imadarem.training.masked.MaskedTraining` and
-    :class:`~imadarem.training.unrolled.UnrolledTraining` are the two.
+    :class:`~imadarem.orchestrator.training.UnrolledTraining` are the two.
 
     Attributes:
         model: Changed in place.
