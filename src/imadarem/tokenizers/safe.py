@@ -93,7 +93,9 @@ def to_safe(smiles: str, rng: np.random.Generator | None = None) -> str:
     """
     molecule = _parsed(smiles)
     if molecule is None:
-        raise DataError(f"the SMILES {shortened(smiles)!r} is no molecule. Correct or remove it.")
+        raise DataError(
+            f"the SMILES {shortened(smiles)!r} is not a molecule. Correct it or remove it."
+        )
     form = _chem().MolToSmiles(molecule)
     # The atoms in canonical order: the spelling must not depend on how the molecule came.
     molecule = molecule if form == smiles else _parsed(form)
