@@ -164,7 +164,7 @@ def test_the_reliability_diagram_is_drawn(said, molecules):
         (("--calibration", "--order", "margin"), "--order has no effect without --likelihood"),
         (
             ("--likelihood", "--rows", "5", "--order", "left"),
-            "--order='left' (did you mean \"left-to-right\"?) is not one of",
+            "--order='left' is not one of confidence",
         ),
         (("--likelihood", "--canvases", "0"), "--canvases. Give a whole number"),
         (("--likelihood", "--plot", "a.png"), "add --calibration"),
