@@ -41,7 +41,8 @@ from imadarem.errors import CheckpointError, ConfigError
 from imadarem.training.settings import TrainingConfig
 
 if TYPE_CHECKING:
-    from imadarem.training.trainer import Trainer, TrainingObjective, TrainingResult
+    from imadarem.training.contract import TrainingObjective, TrainingResult
+    from imadarem.training.trainer import Trainer
 
 __all__ = ["train"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imadarem.data.prepare import PreparedData
     from imadarem.data.tasks import Task
     from imadarem.model import ImplicitRefinementModel
-    from imadarem.training.trainer import TrainingObjective, TrainingResult
+    from imadarem.training.contract import TrainingObjective, TrainingResult
 
 __all__ = ["print_line", "report_data", "report_end", "report_task"]
 

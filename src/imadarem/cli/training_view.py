@@ -16,7 +16,7 @@ from imadarem.cli.results import share
 
 if TYPE_CHECKING:
     from imadarem.orchestrator.training import TaskAccuracy
-    from imadarem.training import trainer
+    from imadarem.training import contract
     from imadarem.training.validation import Validation
 
 __all__ = ["TrainingView", "accuracies"]
@@ -51,16 +51,16 @@ class TrainingView:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, event: trainer.Progress | trainer.Evaluated) -> None:
+    def __call__(self, event: contract.Progress | contract.Evaluated) -> None:
         """Show one event."""
-        from imadarem.training.trainer import Evaluated
+        from imadarem.training.contract import Evaluated
 
         if isinstance(event, Evaluated):
             self._evaluated(event)
         else:
             self._progress(event)
 
-    def _progress(self, event: trainer.Progress) -> None:
+    def _progress(self, event: contract.Progress) -> None:
         if self.json:
             json_line({"kind": "train", **event.to_dict()})
         loss = event.loss if event.token_loss is None else event.token_loss
@@ -75,7 +75,7 @@ class TrainingView:
         if self._bar.disable and not self.json:
             self._console.print(Text(f"step {event.step:,}/{event.steps:,}  {figures}"))
 
-    def _evaluated(self, event: trainer.Evaluated) -> None:
+    def _evaluated(self, event: contract.Evaluated) -> None:
         if self.json:
             shares = {**self._shares(event.samples), "samples": event.samples}
             more = shares if event.samples else {}

@@ -17,10 +17,10 @@ from imadarem.errors import CheckpointError
 from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.checkpoints import read_extra
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+from imadarem.training.contract import StepFigures
 from imadarem.training.processes import rank, world_size
 from imadarem.training.record import TrainingRecord
 from imadarem.training.settings import TrainingConfig
-from imadarem.training.trainer import StepFigures
 
 __all__ = ["TaskAccuracy", "UnrolledTraining", "by_length"]
 

@@ -17,13 +17,13 @@ from imadarem.data.corpus import LengthBuckets, TokenCorpus, collate
 from imadarem.errors import CheckpointError, DataError, NonFiniteError
 from imadarem.files import load_json
 from imadarem.tokenizers import SpecialIds
+from imadarem.training.contract import StepFigures
 from imadarem.training.objective import Objective
 from imadarem.training.processes import rank, world_size
 from imadarem.training.record import TrainingRecord
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig, refuse_parts_trained_by_unrolling
 from imadarem.training.step import step_generator
-from imadarem.training.trainer import StepFigures
 from imadarem.training.update import GuardedUpdate
 from imadarem.training.validation import (
     GateCalibration,
