@@ -35,7 +35,7 @@ from imadarem.tokenizers import SpecialIds
 
 __all__ = ["GateFigures", "GateReport", "draw_reliability", "gate_report"]
 
-#: Steps in a picture; more could not be told apart.
+#: Steps in a picture; more lines could not be distinguished.
 LINES = 6
 
 

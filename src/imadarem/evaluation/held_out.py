@@ -1,4 +1,4 @@
-"""Rows of data as canvases: what the model is asked for, and what is hidden from it."""
+"""Rows of data as canvases: which positions the model has to predict."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HeldOut:
         Args:
             rows: Token ids of each row, without special tokens.
             special: The tokenizer's special ids.
-            canvas_length: None where the model is told a row's length. Otherwise a canvas
+            canvas_length: None where a row's length is given to the model. Otherwise a canvas
                 has so many positions, and behind its text a row is filled up with EOS, as
                 in training with ``length_mode="eos"``. No effect on a tokenizer without EOS.
 

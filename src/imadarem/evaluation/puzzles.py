@@ -47,7 +47,7 @@ def evaluate_puzzles(
     """Compare answers with labels.
 
     Args:
-        inputs: ``(N, L)`` questions, ``mask_id`` where a token was asked for.
+        inputs: ``(N, L)`` questions, ``mask_id`` at the blanks.
         answers: ``(N, L)`` what the model wrote.
         labels: ``(N, L)`` what is right.
         mask_id: The id of a blank.
@@ -67,13 +67,13 @@ def evaluate_puzzles(
     solved, count = int(right.all(1).sum()), len(inputs)
     low, high = wilson_interval(solved, count)
     blank = inputs == mask_id
-    asked = int(blank.sum())
+    blanks = int(blank.sum())
     return PuzzleReport(
         count=count,
         exact=solved / count,
         exact_low=low,
         exact_high=high,
-        token_accuracy=int((right & blank).sum()) / asked if asked else math.nan,
+        token_accuracy=int((right & blank).sum()) / blanks if blanks else math.nan,
         legal=None if verify is None else int(verify(inputs, answers).sum()) / count,
     )
 

@@ -62,5 +62,5 @@ class ImadaremConfig(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """What ``config.json`` holds: all of our settings, and what the core reads over."""
         theirs = super().to_diff_dict()
-        kept = {key: value for key, value in theirs.items() if key in FOREIGN_KEYS}
-        return {**self.core().to_dict(), **kept}
+        foreign = {key: value for key, value in theirs.items() if key in FOREIGN_KEYS}
+        return {**self.core().to_dict(), **foreign}

@@ -93,7 +93,7 @@ class CanvasGeneration:
         if num_return_sequences < 1:
             raise ConfigError(f"num_return_sequences={num_return_sequences} must be at least 1.")
         if streamer is not None and count != 1:
-            raise ConfigError(f"a streamer shows one row, and {count} were asked for.")
+            raise ConfigError(f"a streamer shows one row, and there are {count}.")
         options |= {
             "steps": _one_of(
                 max_refinement_steps=max_refinement_steps, max_denoising_steps=max_denoising_steps
@@ -148,7 +148,7 @@ class CanvasGeneration:
             real = input_ids != self.refiner.special.pad
             attention_mask = real.flip(1).cumsum(1).flip(1) > 0
         return [
-            row[kept.bool()].tolist() for row, kept in zip(input_ids, attention_mask, strict=True)
+            row[real.bool()].tolist() for row, real in zip(input_ids, attention_mask, strict=True)
         ]
 
     def _generated(self, samples: Samples, as_dict: bool) -> Tensor | ImadaremGenerateOutput:
@@ -218,7 +218,7 @@ def _temperature(temperature: float | None, do_sample: bool | None) -> float | N
         return temperature
     if temperature:
         raise ConfigError(
-            f"do_sample=False takes the likeliest token, and temperature={temperature} draws. "
+            f"do_sample=False takes the most likely token, and temperature={temperature} draws. "
             "Give one of them."
         )
     return 0.0

@@ -78,7 +78,7 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
         Args:
             input_ids: ``(B, L)`` token ids, blanks as the mask id.
             attention_mask: ``(B, L)``, nonzero where a token is real.
-            labels: ``(B, L)`` token ids; -100 where nothing is asked.
+            labels: ``(B, L)`` token ids; -100 at positions that do not count.
             prev_probs: ``(B, L, V)``, the last pass's probabilities (self-conditioning).
             token_type_ids: Ignored; tokenizers of the BERT family send it along.
             inputs_embeds: Refused: which positions are blank is read off the ids.
@@ -88,7 +88,7 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
             return_dict: False returns a tuple without the entries that are None.
 
         Raises:
-            ConfigError: Something is asked for that a refiner does not have.
+            ConfigError: An argument names something that a refiner does not have.
         """
         if input_ids is None or inputs_embeds is not None:
             raise ConfigError(
@@ -100,8 +100,9 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
                 "output_attentions=True is not possible: the attention is computed without forming "
                 "its matrix. Leave it out."
             )
-        asked = output_hidden_states
-        wants_states = self.config.output_hidden_states if asked is None else asked
+        wants_states = output_hidden_states
+        if wants_states is None:
+            wants_states = self.config.output_hidden_states
         with self._recorded_states() if wants_states else nullcontext() as states:
             output = self.refiner(input_ids, attention_mask, prev_probs=prev_probs)
         loss = None

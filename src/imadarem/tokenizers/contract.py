@@ -143,7 +143,7 @@ def _other_special_ids(tokenizer: object) -> set[int]:
 
 
 def _ids_without_token(tokenizer: object, vocab_size: int) -> set[int]:
-    """Ids that pad a model's vocabulary to a round number, where the tokenizer can be asked."""
+    """Ids that pad a model's vocabulary to a round number, where the tokenizer lists its own."""
     vocabulary = getattr(tokenizer, "get_vocab", None)
     return set() if vocabulary is None else set(range(vocab_size)) - set(vocabulary().values())
 
@@ -159,7 +159,7 @@ def _refuse_collisions(ids: dict[str, int | None]) -> None:
             mover = "pad" if "pad" in shared else shared[0]
             raise TokenizerError(
                 f"{' and '.join(shared)} share the token id {value}; mask, pad and eos must "
-                f"differ, or a blank, a filler and an end could not be told apart. Give {mover} "
+                f"differ, or a blank, a filler and an end could not be distinguished. Give {mover} "
                 f'a token of its own: tokenizer.add_special_tokens({{"{mover}_token": '
                 f'"<{mover}>"}}), and count it in vocab_size.'
             )
