@@ -88,7 +88,9 @@ def figures(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> di
     return found
 
 
-def calibrate(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> None:
+def calibrate(
+    model: ImplicitRefinementModel, data: JudgeData, batches: int, keep_gate: bool
+) -> None:
     """Fit each output on all kinds together."""
     pairs, _ = judged(model, data, batches)
     fits = []
@@ -99,6 +101,8 @@ def calibrate(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> 
     judge, config = model.network.judge, model.config
     assert judge is not None
     judge.calibrate(*fits[:3])
+    if keep_gate:
+        return
     slope, offset = fits[3]
     config.gate_temperature /= slope
     config.gate_offset = slope * config.gate_offset + offset
@@ -109,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", default="smiles")
     parser.add_argument("--judge-from", help="start from the judge of this model")
+    parser.add_argument("--keep-gate", action="store_true", help="train the judge alone")
     parser.add_argument("--data", default="moses")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch-size", type=int, default=256)
@@ -129,7 +134,8 @@ def main() -> None:
         model.network.judge.load_state_dict(other.judge.state_dict())
         model.network.gate.load_state_dict(other.gate.state_dict())
     model.eval()
-    for part in (model.network.backbone, model.network.joint):
+    kept = model.network.gate if options.keep_gate else None
+    for part in (model.network.backbone, model.network.joint, kept):
         if part is not None:
             part.requires_grad_(False)
     prepared = prepare(options.data, tokenizer=model.tokenizer, extend=True, seed=options.data_seed)
@@ -163,7 +169,7 @@ def main() -> None:
         if step % FIGURES_EVERY == 0 and step < options.steps:
             print(json.dumps(figures(model, held, 4)), flush=True)
             model.save_pretrained(options.out)
-    calibrate(model, fitted, 20)
+    calibrate(model, fitted, 20, options.keep_gate)
     model.save_pretrained(options.out)
     print(json.dumps(figures(model, held, 40), indent=1), flush=True)
 
