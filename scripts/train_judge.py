@@ -63,7 +63,7 @@ def judged(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> tup
 def pairs_of(said: JudgeLogits, gate: Tensor, rows: JudgedRows) -> list[tuple[str, Pair]]:
     """Logits and labels of one batch, by output and kind."""
     found = []
-    for number, kind in enumerate(KINDS[:DRAFTS]):
+    for number, kind in enumerate(KINDS[:REFILLED]):
         of_kind = (rows.kinds == number)[:, None]
         tokens, gaps = rows.judged & of_kind, rows.gaps & of_kind
         found.append((f"wrong, {kind}", (said.wrong[tokens], rows.wrong[tokens])))

@@ -67,27 +67,27 @@ def test_edits_are_as_many_as_asked_at_most(row: list[int], seed: int, count: in
     assert set(edited) <= set(range(3, 9))
 
 
-def test_a_draft_teaches_the_verdict_alone_and_an_edit_the_tokens_alone() -> None:
+def test_the_networks_own_rows_teach_the_verdict_alone_and_edits_the_tokens_alone() -> None:
     batch = judged_rows(
         [
             ([3, 4], None, CLEAN),
             ([3, 9], [3, 4], EDITS),
             ([9, 4], [3, 4], PLAUSIBLE),
-            ([3], [3, 4], REFILLED),
+            ([3], None, REFILLED),
             ([5, 5], None, DRAFTS),
         ],
         SPECIAL,
     )
     assert batch.wrong.long().tolist() == [[0, 0], [0, 1], [1, 0], [0, 0], [0, 0]]
-    assert batch.missing.long().tolist() == [[0] * 3, [0] * 3, [0] * 3, [0, 1, 0], [0] * 3]
+    assert batch.missing.long().tolist() == [[0] * 3] * 5
     # Half a chance everywhere costs ln 2, whatever is counted.
     zeros = JudgeLogits(torch.zeros(5, 2), torch.zeros(5, 3), torch.zeros(5))
     gate = torch.zeros(5, 2)
     terms = judge_loss(zeros, gate, batch)
     for term in (terms.wrong, terms.missing, terms.right, terms.gate):
         assert term.item() == pytest.approx(math.log(2))
-    # A certain lie about the draft's tokens costs nothing; one about its origin costs 30 / 3.
-    lie = zeros._replace(wrong=torch.tensor([[0.0, 0.0]] * 4 + [[30.0, 30.0]]))
+    # A certain lie about the tokens of its own rows costs nothing; one about its origin costs 30 / 3.
+    lie = zeros._replace(wrong=torch.tensor([[0.0, 0.0]] * 3 + [[30.0, 30.0]] * 2))
     assert judge_loss(lie, gate, batch).wrong.item() == pytest.approx(math.log(2))
     lie = zeros._replace(right=torch.tensor([0.0, 30.0, 30.0, 0.0, 30.0]))
     assert judge_loss(lie, gate, batch).right.item() == pytest.approx((2 * math.log(2) + 30) / 3)
@@ -216,4 +216,4 @@ def test_batches_have_every_kind_in_its_share() -> None:
     assert rows.wrong[rows.kinds == PLAUSIBLE].sum(dim=1).tolist() == [1] * 6
     blank = rows.ids == model.special.mask
     assert bool(blank.any()) and not (blank & rows.judged).any()
-    assert not rows.judged[rows.kinds == DRAFTS].any()
+    assert not rows.judged[rows.kinds >= REFILLED].any()

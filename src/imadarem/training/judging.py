@@ -12,9 +12,10 @@ arXiv:2601.06428). Kinds of rows:
 
 Labels come from an alignment with the data (LLaDA2.2; ME-DLM, arXiv:2605.09603): a token is
 wrong where it is replaced or deleted on the shortest way back, and tokens are missing before a
-position where some are inserted. A draft has no original: it teaches the verdict alone, in
-which *clean* rows are right and the network's own, *refilled* and *drafts*, are not. A share of
-the first three kinds is judged with blanks in it, as a gate reads its canvas in sampling.
+position where some are inserted. The network's own rows, *refilled* and *drafts*, teach the
+verdict alone, in which they are not right and *clean* rows are: another molecule was possible
+in a window, and as labels of tokens they outnumber the mistakes and hide them. A share of the
+first three kinds is judged with blanks in it, as a gate reads its canvas in sampling.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class JudgedRows(NamedTuple):
     Attributes:
         ids: ``(B, L)``, blanks among them.
         inside: ``(B, L)`` bool.
-        judged: ``(B, L)`` bool, tokens with a label: no blank and no draft's.
+        judged: ``(B, L)`` bool, tokens with a label: no blank, and none of the network's rows.
         wrong: ``(B, L)`` bool.
         missing: ``(B, L + 1)`` bool.
         kinds: ``(B,)`` indices into :data:`KINDS`.
@@ -78,7 +79,7 @@ class JudgedRows(NamedTuple):
     @property
     def gaps(self) -> Tensor:
         """``(B, L + 1)`` bool, gaps with a label."""
-        return F.pad(self.inside, (1, 0), value=True) & (self.kinds != DRAFTS)[:, None]
+        return F.pad(self.inside, (1, 0), value=True) & (self.kinds <= PLAUSIBLE)[:, None]
 
 
 def alignment_labels(row: Row, original: Row) -> tuple[np.ndarray, np.ndarray]:
@@ -111,16 +112,16 @@ def local_edits(
 
 
 def judged_rows(rows: Sequence[tuple[Row, Row | None, int]], special: SpecialIds) -> JudgedRows:
-    """A batch of ``(row, original or None, kind)``; without an original nothing is labelled."""
+    """A batch of ``(row, original, kind)``; only edited and plausible rows need an original."""
     ids, inside = collate([np.asarray(row) for row, _, _ in rows], special.pad)
     wrong = np.zeros(ids.shape, dtype=bool)
     missing = np.zeros((len(rows), ids.shape[1] + 1), dtype=bool)
     for number, (row, original, kind) in enumerate(rows):
-        if original is not None and kind != CLEAN:
+        if original is not None and kind in (EDITS, PLAUSIBLE):
             at = len(row)
             wrong[number, :at], missing[number, : at + 1] = alignment_labels(row, original)
     kinds = torch.tensor([kind for _, _, kind in rows])
-    judged = inside & (kinds != DRAFTS)[:, None]
+    judged = inside & (kinds <= PLAUSIBLE)[:, None]
     labels = torch.from_numpy(wrong), torch.from_numpy(missing)
     return JudgedRows(ids, inside, judged, *labels, kinds)
 
@@ -182,7 +183,7 @@ class JudgeData:
         seed = int(self._rng.integers(2**31))
         picked = self._rng.choice(len(self.corpus), self.own, replace=len(self.corpus) < self.own)
         originals = [self.corpus[i] for i in picked]
-        self._refilled = list(zip(self._refill(originals, seed), originals, strict=True))
+        self._refilled = self._refill(originals, seed)
         drafts = self.model.sample(self.own, steps=1, seed=seed)
         self._drafts = [row.ids.tolist() for row in drafts.rows]
 
@@ -204,7 +205,7 @@ class JudgeData:
             changed = self._plausible(given)
             rows += [(a, b, PLAUSIBLE) for a, b in zip(changed, given, strict=True)]
         for i in rng.integers(self.own, size=counts[REFILLED]):
-            rows.append((*self._refilled[i], REFILLED))
+            rows.append((self._refilled[i], None, REFILLED))
         rows += [
             (self._drafts[i], None, DRAFTS) for i in rng.integers(self.own, size=counts[DRAFTS])
         ]
