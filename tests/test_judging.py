@@ -86,7 +86,7 @@ def test_the_networks_own_rows_teach_the_verdict_alone_and_edits_the_tokens_alon
     terms = judge_loss(zeros, gate, batch)
     for term in (terms.wrong, terms.missing, terms.right, terms.gate):
         assert term.item() == pytest.approx(math.log(2))
-    # A certain lie about the tokens of its own rows costs nothing; one about its origin costs 30 / 3.
+    # A certain lie about the tokens of its own rows is free; one about their origin costs 30 / 3.
     lie = zeros._replace(wrong=torch.tensor([[0.0, 0.0]] * 3 + [[30.0, 30.0]] * 2))
     assert judge_loss(lie, gate, batch).wrong.item() == pytest.approx(math.log(2))
     lie = zeros._replace(right=torch.tensor([0.0, 30.0, 30.0, 0.0, 30.0]))
