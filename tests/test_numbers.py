@@ -10,15 +10,13 @@ from cyclopts import App, Argument, CycloptsError
 from imadarem.cli.app import app, run
 from imadarem.cli.numbers import _Bounds
 
-#: Their settings are checked where the run's configuration is.
-CHECKED_ELSEWHERE = ("train",)
 REQUIRED = {("optimize",): ("--score", "qed"), ("data", "inspect"): ("x.smi",)}
 
 
 def commands(group: App, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
     """Every command with the words that call it."""
     for name in group:
-        if name.startswith("-") or name in CHECKED_ELSEWHERE:
+        if name.startswith("-"):
             continue
         if group[name].default_command is None:
             yield from commands(group[name], (*before, name))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 from cyclopts import Group, Parameter
 
+from imadarem.cli.numbers import real, whole
 from imadarem.cli.recipes import ANY_TASK, ON_ROWS, RECIPES
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.orchestrator.config import OrchestrationConfig
@@ -66,6 +67,26 @@ FROM_THE_DATA = {
 }
 #: Flags that are named otherwise than their setting as well.
 OTHER_NAMES = {"max_steps_train": "--unroll-steps", "backprop_truncate_steps": "--window"}
+#: The largest legal numbers, where a million is too small, or more than a computer can hold.
+LARGEST: Mapping[str, int] = {
+    "steps": 10**12,
+    "batch_size": 10**9,
+    "warmup_steps": 10**12,
+    "log_every": 10**12,
+    "eval_every": 10**12,
+    "save_every": 10**12,
+    "seed": 2**63 - 1,
+    "hidden_size": 65_536,
+    "num_layers": 10_000,
+    "num_heads": 65_536,
+    "inner_steps": 1_000,
+    "joint_size": 65_536,
+    "conv_kernel_size": 10_000,
+    "surplus": 10_000,
+    "max_steps_train": 10_000,
+    "max_steps_infer": 10_000,
+    "max_refinement_steps": 10_000,
+}
 #: Types of flags that differ from the setting's.
 TYPES: Mapping[str, Any] = {"step_weighting": str, "step_loss_weights": dict[str, float]}
 
@@ -99,6 +120,9 @@ def _flags_of(source: type, title: str, rank: int, table: str) -> type:
             **names,
         )
         kind = TYPES.get(setting, kind)
+        if kind in (int, int | None):
+            bounds = whole(0, LARGEST.get(setting, 1_000_000))
+            parameter = Parameter.combine(bounds, parameter)
         fields.append((setting, Annotated[kind | None, parameter], field(default=None)))
     made = dataclasses.make_dataclass(f"{source.__name__}Flags", fields, frozen=True, kw_only=True)
     # cyclopts takes a class of the module "types" for a built-in one without fields.
@@ -143,7 +167,7 @@ class DataFlags:
         column: The column of a table that holds the texts.
         standardize: Take the largest fragment of each molecule of a file, neutralised, and
             each once.
-        rows: Train on at most so many rows.
+        rows: Maximum number of rows to train on.
         tokenizer: selfies, smiles, safe (fragments) or char, learned from the data, or the
             folder of a saved tokenizer. The first three read molecules, the others lines of
             text. [default: selfies]
@@ -156,9 +180,9 @@ class DataFlags:
     data: str | None = None
     column: str | None = None
     standardize: Annotated[bool | None, Parameter(negative="")] = None
-    rows: int | None = None
+    rows: Annotated[int, whole(1, 10**12)] | None = None
     tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
-    valid_fraction: float | None = None
+    valid_fraction: Annotated[float, real(0, 1)] | None = None
     init: str | None = None
 
 

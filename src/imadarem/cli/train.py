@@ -24,6 +24,7 @@ from imadarem.cli.flags import (
     given,
 )
 from imadarem.cli.models import Switch, device_named, is_molecular
+from imadarem.cli.numbers import Processes, whole
 from imadarem.cli.settings import RunSettings, parse_settings, read_settings, settings_from_run
 from imadarem.cli.start import (
     initial_model,
@@ -50,6 +51,7 @@ SETTINGS = "settings.toml"
 #: Seconds in which a second signal is taken for an echo of the first: torchrun passes Ctrl-C
 #: on to processes that already had it from the terminal.
 SAME_SIGNAL = 1.0
+Compared = Annotated[int, whole(0, 1_000_000)]
 _DATA, _MODEL, _ORCHESTRATION = DataFlags(), ModelFlags(), OrchestrationFlags()
 _TRAINING = TrainingFlags()
 
@@ -88,8 +90,8 @@ def train(
     config: Path | None = None,
     print_config: Switch = False,
     device: str | None = None,
-    processes: int | None = None,
-    compare: int | None = None,
+    processes: Processes | None = None,
+    compare: Compared | None = None,
     json: Switch = False,
     data: DataFlags = _DATA,
     task: str | None = None,
@@ -130,8 +132,6 @@ def train(
         setting: A setting of the task as NAME=VALUE, as often as needed; a wrong name lists
             the right ones.
     """
-    if compare is not None and compare < 0:
-        raise ConfigError(f"--compare {compare} must be a number of samples, at least 0.")
     flags = RunSettings(
         task=task,
         data=given(data),
