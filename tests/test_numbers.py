@@ -32,25 +32,28 @@ FLAGS = [
 ]
 
 
-def bounds(argument: Argument) -> _Bounds:
-    (found,) = argument.parameter.validator
-    return found
+def refusal(words: tuple[str, ...], argument: Argument, value: object) -> str:
+    """What the command says of a value of the flag."""
+    line = [*words, *REQUIRED.get(words, ()), argument.name, str(value)]
+    with pytest.raises(CycloptsError) as error:
+        app.parse_args(line, exit_on_error=False, print_error=False)
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
     ("words", "argument"), FLAGS, ids=[" ".join([*w, a.name]) for w, a in FLAGS]
 )
-def test_a_whole_number_outside_its_bounds_is_refused_by_the_flags_name(words, argument):
-    known = bounds(argument)
-    for value in (10**30, known.least - 1, known.most + 1, 1.5, "many", ""):
-        with pytest.raises(CycloptsError) as error:
-            app.parse_args(
-                [*words, *REQUIRED.get(words, ()), argument.name, str(value)],
-                exit_on_error=False,
-                print_error=False,
-            )
-        assert argument.name in str(error.value)
-        assert "hole number" in str(error.value)
+def test_a_whole_number_has_bounds_and_one_above_them_is_refused_by_the_flags_name(words, argument):
+    (bounds,) = argument.parameter.validator
+    assert isinstance(bounds, _Bounds) and bounds.most < 10**30
+    said = refusal(words, argument, 10**30)
+    assert argument.name in said and "Give a whole number from" in said
+
+
+@pytest.mark.parametrize("value", [0, -1, 1_000_001, 1.5, "many", ""])
+def test_what_is_no_whole_number_within_the_bounds_is_refused(value):
+    (found,) = [pair for pair in FLAGS if (pair[0], pair[1].name) == (("trace",), "--count")]
+    assert "hole number" in refusal(*found, value)
 
 
 def test_there_are_flags_to_test():
