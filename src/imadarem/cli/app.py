@@ -103,7 +103,7 @@ def _spelled(tokens: Sequence[str]) -> list[str]:
 
 
 def _reason(error: CycloptsError) -> str:
-    if isinstance(error, UnusedCliTokensError):
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument {error.unused_tokens[0]!r}."
     return str(error)
 

@@ -179,7 +179,7 @@ def _show(
                 record["error"] = unreadable[number]
             json_line(record)
         return
-    rows = []
+    rows: list[list[str | Text]] = []
     for number, text in list(enumerate(texts))[:LISTED]:
         if number in unreadable:
             rows.append([text, "", UNREADABLE, unreadable[number]])
