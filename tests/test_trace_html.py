@@ -90,7 +90,7 @@ def in_style_sheet(theme):
 
 
 @pytest.mark.parametrize("theme", [0, 1])
-def test_doubt_is_a_matter_of_lightness_and_can_be_read_at_every_level(theme):
+def test_uncertainty_is_a_matter_of_lightness_and_can_be_read_at_every_level(theme):
     ramp, inks = in_style_sheet(theme)
     light = [luminance(colour) for colour in ramp]
     order = pairwise(light if theme else light[::-1])
@@ -106,7 +106,7 @@ def test_figures_have_the_colours_of_the_page():
 # --- the notebook and the figure
 
 
-def test_a_notebook_shows_tokens_signs_and_doubt_in_a_table_without_script(row):
+def test_a_notebook_shows_tokens_signs_and_uncertainty_in_a_table_without_script(row):
     table = ElementTree.fromstring(row._repr_html_()).find(".//table")
     cells = [[td.text for td in tr.findall("td")] for tr in table.findall("tr")]
     # Names of tokens are text, never markup. What went back to blank is shown as it was.

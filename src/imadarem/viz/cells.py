@@ -25,7 +25,7 @@ __all__ = [
     "summary",
 ]
 
-#: Pale to dark, for a doubt of 0, 0.1 … 1; ``serve/static/view.css`` has the same and a dark set.
+#: Pale to dark, for 0, 0.1 … 1; ``serve/static/base.css`` has the same and a dark set.
 HEAT = (
     "#f4f0e6 #f2d7a4 #eebc71 #e4a057 #d88540 #c76d38 #b5542f #9a442e #80342b #652828 #4a1c24"
 ).split()
@@ -84,12 +84,12 @@ class Cell:
 
     Attributes:
         token: The token there, empty behind an end of sequence.
-        doubt: The gate or the entropy, 0 to 1, or None where nothing was judged.
+        uncertainty: The gate or the entropy, 0 to 1, or None where nothing was judged.
         marks: Any of changed, remasked, given, blank, frozen, end.
     """
 
     token: str
-    doubt: float | None
+    uncertainty: float | None
     marks: frozenset[str]
 
 
@@ -100,11 +100,11 @@ def cells(row: Row) -> Iterator[list[Cell]]:
         for token, given in zip(row.start, row.given, strict=True)
     ]
     for step in row.steps:
-        doubts = step.gate if row.judge == "gate" else step.entropy
-        columns = (step.tokens, step.states, doubts, step.changed, step.remasked)
+        uncertainties = step.gate if row.judge == "gate" else step.entropy
+        columns = (step.tokens, step.states, uncertainties, step.changed, step.remasked)
         line = [
-            Cell(token, _judged(state, doubt), _marks(token, state, changed, remasked))
-            for token, state, doubt, changed, remasked in zip(*columns, strict=True)
+            Cell(token, _judged(state, uncertainty), _marks(token, state, changed, remasked))
+            for token, state, uncertainty, changed, remasked in zip(*columns, strict=True)
         ]
         # A canvas is cropped behind its EOS, so a later step may have fewer positions.
         behind = Cell("", None, frozenset({"frozen"}))
@@ -119,9 +119,9 @@ def labels(lines: Sequence[Sequence[Cell]]) -> list[list[str]]:
     ]
 
 
-def heat_level(doubt: float) -> int:
-    """The number of a doubt's colour in :data:`HEAT`."""
-    return round(min(max(doubt, 0.0), 1.0) * (len(HEAT) - 1))
+def heat_level(uncertainty: float) -> int:
+    """The number of its colour in :data:`HEAT`."""
+    return round(min(max(uncertainty, 0.0), 1.0) * (len(HEAT) - 1))
 
 
 def summary(row: Row) -> str:
@@ -130,8 +130,8 @@ def summary(row: Row) -> str:
     return f"{len(row.steps)} steps, {passes} forward passes, stopped: {row.stopping_reason}"
 
 
-def _judged(state: str, doubt: float | None) -> float | None:
-    return doubt if state in ("WRITTEN", "OPEN") else None
+def _judged(state: str, uncertainty: float | None) -> float | None:
+    return uncertainty if state in ("WRITTEN", "OPEN") else None
 
 
 def _marks(token: str, state: str, changed: bool, remasked: bool) -> frozenset[str]:

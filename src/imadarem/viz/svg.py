@@ -1,4 +1,4 @@
-"""A trajectory as an SVG figure: steps as rows, positions as columns, colour for doubt."""
+"""A trajectory as an SVG figure: steps as rows, positions as columns, colour for uncertainty."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _figure(row: Row, drawing: str | None) -> tuple[str, float, float]:
 def _figure_cell(cell: Cell, label: str, left: float, middle: float, width: float) -> str:
     top, ink, parts = middle - CELL_HEIGHT / 2 + 1, INK, []
     box = f'x="{left + 1:g}" y="{top:g}" width="{width - 2:g}" height="{CELL_HEIGHT - 2}" rx="3"'
-    if cell.doubt is not None:
-        level = heat_level(cell.doubt)
+    if cell.uncertainty is not None:
+        level = heat_level(cell.uncertainty)
         ink = HEAT_INK[level]
         parts.append(f'<rect {box} fill="{HEAT[level]}"/>')
     elif not cell.marks & {"blank", "frozen", "given"}:

@@ -55,8 +55,8 @@ def _table(row: Row) -> str:
 
 def _table_cell(cell: Cell, label: str) -> str:
     names = sorted(cell.marks & {"changed", "given", "remasked"})
-    if cell.doubt is not None:
-        names.append(f"h{heat_level(cell.doubt)}")
+    if cell.uncertainty is not None:
+        names.append(f"h{heat_level(cell.uncertainty)}")
     attributes = f' class="{" ".join(names)}"' if names else ""
-    title = "" if cell.doubt is None else f' title="{cell.doubt:.2f}"'
+    title = "" if cell.uncertainty is None else f' title="{cell.uncertainty:.2f}"'
     return f"<td{attributes}{title}>{escape(label)}</td>"

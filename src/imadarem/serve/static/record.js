@@ -1,21 +1,21 @@
 /** What a record of the schema imadarem.trajectory/1 says, one question per function. */
 
-/** What a cell's colour may mean. Colour is always doubt: the ramp of confidence runs backwards. */
+/** What a cell's colour may mean. Colour is always uncertainty: the ramp of confidence runs backwards. */
 export const MEASURES = {
   gate: {
     label: "Gate",
     says: "probability that the token found here should be predicted again",
-    doubt: (value) => value,
+    uncertainty: (value) => value,
   },
   entropy: {
     label: "Entropy",
     says: "how undecided the model is here, 0 to 1",
-    doubt: (value) => value,
+    uncertainty: (value) => value,
   },
   confidence: {
     label: "Confidence",
     says: "probability of the token drawn here",
-    doubt: (value) => 1 - value,
+    uncertainty: (value) => 1 - value,
   },
 };
 
@@ -71,8 +71,8 @@ export function valueAt(frame, position, measure) {
 
 /** 0 … 10: the colour of a value. */
 export function heatOf(value, measure) {
-  const doubt = MEASURES[measure].doubt(value);
-  return Math.round(Math.min(Math.max(doubt, 0), 1) * 10);
+  const uncertainty = MEASURES[measure].uncertainty(value);
+  return Math.round(Math.min(Math.max(uncertainty, 0), 1) * 10);
 }
 
 /** The mean of a measure over what the model wrote, or null. The gate's is over what it judged. */

@@ -155,7 +155,7 @@ export class Viewer {
       h("span", { class: "sign" }, h("span", { class: `cell ${marks}` }, text), word);
     this.#say();
     return h("div", { class: "legend" },
-      h("span", { class: "ramp", role: "img", "aria-label": "From no doubt to full doubt" }, this.low, ramp, this.high),
+      h("span", { class: "ramp", role: "img", "aria-label": "From certain to uncertain" }, this.low, ramp, this.high),
       this.meaning,
       h("span", { class: "signs" },
         sign("unjudged changed", "C", "changed"), sign("unjudged remasked", "C", "taken back"),
