@@ -25,7 +25,7 @@ def test_a_saved_corpus_comes_back(
     TokenCorpus.from_rows(rows, 256).save(folder)
     loaded = TokenCorpus.load(folder)
     assert [row.tolist() for row in loaded] == rows
-    assert loaded.network.backbone.tokens.dtype == np.uint8
+    assert loaded.tokens.dtype == np.uint8
 
 
 def test_ids_take_the_smallest_type() -> None:

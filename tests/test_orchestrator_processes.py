@@ -181,7 +181,7 @@ def main(folder: Path) -> None:
     report["plain"] = {
         "losses": [train(plain, step, rows)["loss"] for step in range(STEPS)],
         "report": plain.over.bandit.report(),
-        "ids": plain.network.backbone.memory.state_dict()["ids"].tolist(),
+        "ids": plain.memory.state_dict()["ids"].tolist(),
     }
     if rank == 0:
         torch.save(plain.over.model.state_dict(), folder / "plain.pt")

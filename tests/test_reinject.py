@@ -180,7 +180,7 @@ def undecided(model: ImplicitRefinementModel, scale: float, loud: float) -> Impl
 def builder(kind: str) -> ImplicitRefinementModel:
     common: dict[str, object] = {"halting": True, "length_mode": "drawn"}
     if kind == "grid":
-        return undecided(grid_model(sizes=(4, 6), inner_steps=2, carry=True, **common), 0.3, 1.0)
+        return undecided(grid_model(4, (4, 6), inner_steps=2, carry=True, **common), 0.4, 1.0)
     extra: dict[str, dict[str, object]] = {
         "beliefs": {},
         "no beliefs": {"self_conditioning": False, "carry": True},

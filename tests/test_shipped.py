@@ -10,7 +10,7 @@ import pytest
 from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import canonical
 from imadarem.evaluation.chemistry import passes_filters
-from imadarem.model import SHIPPED
+from imadarem.pretrained import SHIPPED
 
 
 @cache

@@ -515,6 +515,7 @@ class ImplicitRefinementModel(
 
     @torch.no_grad()
     def _run(self, canvas: Canvas, seeds: Tensor, run: _Run) -> Samples:
+        checks.integer("batch_size", run.batch_size, 1)
         device = next(self.parameters()).device
         if run.width > 1:
             canvas = canvas.rows(torch.arange(len(canvas)).repeat_interleave(run.width))
