@@ -163,7 +163,7 @@ def trained(request):
     tokenizer = kind()
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in SENTENCES]
     model = model_for(tokenizer, len(tokenizer))
-    losses = train(model, rows, steps=12)
+    losses = train(model, rows, steps=24)
     return SimpleNamespace(tokenizer=tokenizer, model=model, losses=losses, rows=rows)
 
 
