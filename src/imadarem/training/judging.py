@@ -1,6 +1,7 @@
 """What a judge is trained on: rows of data, and rows with errors whose place is known.
 
-``loss = wrong + missing + right + gate``, each a mean binary cross-entropy. The network is
+``loss = 8 (wrong + missing + gate) + right``, each a mean binary cross-entropy: mistakes are
+rare, and their terms a tenth of the verdict's, with which they share a block. The network is
 frozen; the judge and the gate, which reads the network's states alone, learn (DSC,
 arXiv:2601.06428). Kinds of rows:
 
@@ -51,6 +52,8 @@ SHARES = (0.4, 0.2, 0.12, 0.1, 0.18)
 MOST_EDITS = 5
 #: Share of the clean, edited and plausible rows that are judged with blanks in them.
 BLANK_SHARE = 0.2
+#: Weight of the terms of tokens and gaps beside that of rows.
+TOKEN_WEIGHT = 8.0
 #: Largest share of a row that is refilled.
 REFILL_LIMIT = 0.6
 CLEAN, EDITS, PLAUSIBLE, REFILLED, DRAFTS = range(len(KINDS))
@@ -148,7 +151,8 @@ def judge_loss(said: JudgeLogits, gate: Tensor, rows: JudgedRows) -> JudgeLoss:
     missing = _cross_entropy(said.missing[gaps], rows.missing[gaps])
     right = _cross_entropy(said.right[sided], rows.kinds[sided] == CLEAN)
     cheap = _cross_entropy(gate[tokens], rows.wrong[tokens])
-    return JudgeLoss(wrong + missing + right + cheap, wrong, missing, right, cheap)
+    total = TOKEN_WEIGHT * (wrong + missing + cheap) + right
+    return JudgeLoss(total, wrong, missing, right, cheap)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
