@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from imadarem.sampling.noise import mix_rows
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import Objective
 
-__all__ = ["Batch", "canvas_of", "check_ids", "corrupted", "read_batch"]
+__all__ = ["Batch", "canvas_of", "canvases_given", "check_ids", "corrupted", "read_batch"]
 
 KEYS = ("input_ids", "labels", "attention_mask", "task_ids")
 #: Label that counts for nothing, by the convention of Hugging Face.
@@ -142,6 +142,30 @@ def _parts(batch: Tensor | Episodes | Mapping[str, Tensor]) -> dict[str, Tensor]
     if "input_ids" not in given:
         raise DataError(f"a batch needs input_ids; this one has {', '.join(given) or 'nothing'}.")
     return {key: torch.as_tensor(value) for key, value in given.items() if value is not None}
+
+
+def canvases_given(
+    input_ids: Tensor | Sequence[int],
+    attention_mask: Tensor | None,
+    special: SpecialIds,
+    config: ImplicitRefinementConfig,
+) -> Tensor:
+    """``(B, L)`` or ``(L,)`` ids and their mask → ``(B, L)`` int64, padded where masked.
+
+    Raises:
+        DataError: Shape, length or range are not what the model takes.
+    """
+    ids = torch.as_tensor(input_ids)
+    ids = ids[None] if ids.ndim == 1 else ids
+    if attention_mask is not None:
+        mask = torch.as_tensor(attention_mask)
+        if mask.numel() != ids.numel():
+            raise DataError(
+                f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(ids.shape)}."
+            )
+        ids = ids.masked_fill(~mask.reshape(ids.shape).bool(), special.pad)
+    check_ids("input_ids", ids, config)
+    return ids.long()
 
 
 def check_ids(name: str, ids: Tensor, config: ImplicitRefinementConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.data.tasks import Episodes, Symmetry, Task, Verifier
-from imadarem.errors import ConfigError, DataError
+from imadarem.data.tasks import Episodes, Task
+from imadarem.errors import ConfigError
 from imadarem.nn import EmaTeacher
 from imadarem.orchestrator.augment import Augmenter
 from imadarem.orchestrator.bandit import DiscountedBandit
-from imadarem.orchestrator.batch import Batch, canvas_of, check_ids, corrupted, read_batch
+from imadarem.orchestrator.batch import Batch, canvas_of, canvases_given, corrupted, read_batch
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.checkpoints import load, save, state_beside_model
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
 from imadarem.orchestrator.inference import ChosenEdit, Inference
+from imadarem.orchestrator.known_tasks import KnownTasks
 from imadarem.orchestrator.memory import Memory
 from imadarem.orchestrator.objective import Unrolled, UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
@@ -55,15 +56,6 @@ class Refiner(Protocol):
     config: ImplicitRefinementConfig
     special: SpecialIds
     teacher: EmaTeacher | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskParts:
-    """What the orchestrator knows of a task type beside its rows."""
-
-    symmetry: Symmetry | None = None
-    verify: Verifier | None = None
-    paraphrase: Paraphrase | None = None
 
 
 class UnifiedRefinerOrchestrator(nn.Module):
@@ -111,8 +103,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             precision=self.config.mixed_precision,
             grok_fast=_gradient_filter(self.config),
         )
-        self._tasks: dict[str, TaskParts] = {}
-        self._augmenters: dict[str, Augmenter] = {}
+        self.tasks = KnownTasks(model, tokenizer, self.config)
         self.carried: Carried | None = None
 
     # What the founding document names
@@ -157,40 +148,11 @@ class UnifiedRefinerOrchestrator(nn.Module):
             paraphrase: A function of a text that returns paraphrases of it.
             parts: ``symmetry`` and ``verify``, where ``task`` is a name.
         """
-        if isinstance(task, Task):
-            name = task.name
-            known = TaskParts(symmetry=task.symmetry, verify=task.verify, paraphrase=paraphrase)
-        else:
-            name, known = task, TaskParts(paraphrase=paraphrase, **parts)
-        self._tasks[name] = known
-        self._augmenters.pop(name, None)
+        self.tasks.register(task, paraphrase=paraphrase, **parts)
 
     def augmenter(self, task_type: str) -> Augmenter:
         """What augments a task type; its ``available`` and ``unavailable`` say how."""
-        if task_type not in self._augmenters:
-            parts = self._tasks.get(task_type, TaskParts())
-            strategies = list(self.config.augmentation_strategies)
-            starts_fixed = self.model.config.length_mode == "eos" and parts.symmetry is None
-            shifts = "position_shift" in strategies and starts_fixed
-            if shifts:
-                strategies.remove("position_shift")
-            augmenter = Augmenter(
-                strategies,
-                self.config.augmentation_count,
-                self.config.seed,
-                special=self.model.special,
-                vocab_size=self.model.config.vocab_size,
-                symmetry=parts.symmetry,
-                unique_answer=parts.symmetry is not None or parts.verify is not None,
-                paraphrase=parts.paraphrase,
-                tokenizer=self.tokenizer,
-            )
-            if shifts:
-                augmenter.unavailable["position_shift"] = (
-                    "a canvas of this model begins with its text; length_mode='eos' says so"
-                )
-            self._augmenters[task_type] = augmenter
-        return self._augmenters[task_type]
+        return self.tasks.augmenter(task_type)
 
     # Training
 
@@ -231,15 +193,9 @@ class UnifiedRefinerOrchestrator(nn.Module):
         given = read_batch(batch, self.model.special, self.model.config)
         question, counts = self._question(given, task_type, generator)
         task_ids = given.task_ids
-        carried, replaced, first_step = None, 0, 1
-        if self.config.gradient_mode == "carry":
-            carried, replaced = Carried.merged(
-                self.carried, question, task_ids, self.config, generator
-            )
+        carried, replaced, first_step = self._under_way(question, task_ids, generator)
+        if carried is not None:
             question, task_ids = carried.question, carried.task_ids
-            # Rows are at steps of their own; the edit is one for all, by their mean.
-            (mean,) = mean_over_processes([float(carried.steps.float().mean())])
-            first_step = 1 + round(mean)
         question = replace(question, memory=self.recall(question.canvas, task_ids))
         objective = UnrollObjective(self.config, self.model, given.has_answers)
         experience = self.bandit.state_dict()
@@ -253,20 +209,14 @@ class UnifiedRefinerOrchestrator(nn.Module):
             )
         norm = self.update.apply(optimizer, unrolled.loss, self.record)
         written = 0
-        if norm is None:
+        if norm is not None:
+            written = self._keep(question, unrolled, task_ids, carried, task_type)
+            if scheduler is not None:
+                scheduler.step()
+        else:
             # Its choices of this step are taken back: they number the draws of the next ones.
             self.bandit.load_state_dict(experience)
             self.update.refuse_endless_skips(self.record)
-        else:
-            self._learn_edits(unrolled, task_type)
-            if carried is not None and unrolled.surprise is not None:
-                # A row under way is no longer a surprise; only its first step says how much it was.
-                unrolled.surprise[carried.steps > 0] = float("nan")
-            written = self._remember(question, unrolled, task_ids)
-            if carried is not None:
-                self.carried = carried.after(unrolled, self.config)
-            if scheduler is not None:
-                scheduler.step()
         return {
             "loss": unrolled.loss,
             **{f"{term}_loss": value for term, value in unrolled.terms.items()},
@@ -378,17 +328,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             DataError: The ids cannot be used.
             ConfigError: A setting is out of range.
         """
-        ids = torch.as_tensor(input_ids)
-        ids = ids[None] if ids.ndim == 1 else ids
-        if attention_mask is not None:
-            mask = torch.as_tensor(attention_mask)
-            if mask.numel() != ids.numel():
-                raise DataError(
-                    f"attention_mask is {tuple(mask.shape)} and input_ids {tuple(ids.shape)}."
-                )
-            ids = ids.masked_fill(~mask.reshape(ids.shape).bool(), self.model.special.pad)
-        check_ids("input_ids", ids, self.model.config)
-        ids = ids.long()
+        ids = canvases_given(input_ids, attention_mask, self.model.special, self.model.config)
         if votes < 1 or batch_size < 1:
             raise ConfigError(f"votes={votes} and batch_size={batch_size} must be at least 1.")
         refuse_rule(vote_by)
@@ -427,12 +367,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
     def halting(self, task_type: str) -> Halting:
         """The stopping rules of a task type."""
-        return Halting(
-            verify=self._tasks.get(task_type, TaskParts()).verify,
-            confidence=self.config.halt_confidence,
-            quality=self.config.quality_threshold,
-            patience=self.config.patience,
-        )
+        return self.tasks.halting(task_type)
 
     def averaged(self) -> UnifiedRefinerOrchestrator:
         """One over the teacher's weights, for evaluation: same tasks, memory and experience.
@@ -445,7 +380,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
         )
         frozen = self.bandit.frozen
         other.eval()
-        other._tasks, other.bandit, other.record = self._tasks, self.bandit, self.record
+        other.tasks.known = self.tasks.known
+        other.bandit, other.record = self.bandit, self.record
         # The experience is shared, and it goes on to learn in training.
         self.bandit.frozen = frozen
         return other
@@ -541,6 +477,34 @@ class UnifiedRefinerOrchestrator(nn.Module):
         known = canvas.attended & ~canvas.open
         found = self.memory_bank.read(canvas.ids, known, exclude_task_ids=exclude_task_ids)
         return None if found.is_empty else found
+
+    def _under_way(
+        self, question: Question, task_ids: Tensor, generator: torch.Generator
+    ) -> tuple[Carried | None, int, int]:
+        """``carry`` mode: the rows under way, how many are new, and the step that they take."""
+        if self.config.gradient_mode != "carry":
+            return None, 0, 1
+        carried, replaced = Carried.merged(self.carried, question, task_ids, self.config, generator)
+        # Rows are at steps of their own; the edit is one for all, by their mean.
+        (mean,) = mean_over_processes([float(carried.steps.float().mean())])
+        return carried, replaced, 1 + round(mean)
+
+    def _keep(
+        self,
+        question: Question,
+        unrolled: Unrolled,
+        task_ids: Tensor,
+        carried: Carried | None,
+        task_type: str,
+    ) -> int:
+        """What a good step leaves beside the weights; the rows written to the memory."""
+        self._learn_edits(unrolled, task_type)
+        if carried is not None:
+            if unrolled.surprise is not None:
+                # A row under way is no longer a surprise; only its first step says how much it was.
+                unrolled.surprise[carried.steps > 0] = float("nan")
+            self.carried = carried.after(unrolled, self.config)
+        return self._remember(question, unrolled, task_ids)
 
     def _learn_edits(self, unrolled: Unrolled, task_type: str) -> None:
         if not self.config.adaptive_edit_selection:
