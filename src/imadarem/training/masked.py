@@ -35,7 +35,7 @@ from imadarem.training.validation import (
 __all__ = ["MaskedTraining"]
 
 #: Shares of the rows of a model with a joint head, where the settings leave them open.
-BLANK_SHARE, SUFFIX_SHARE, WINDOW_SHARE = 0.25, 0.12, 0.38
+BLANK_SHARE, SUFFIX_SHARE, WINDOW_SHARE = 0.25, 0.12, 0.45
 
 
 class MaskedTraining:

@@ -68,7 +68,7 @@ class TrainingConfig:
         suffix_share: Share of the rows whose masked part is their end, as left-to-right
             policies leave it. None: 0.12 for a model with a joint head, else 0.
         window_share: Share of the rows that hide one or two windows. The rows that the three
-            shares leave hide scattered positions. None: 0.38 for a model with a joint head,
+            shares leave hide scattered positions. None: 0.45 for a model with a joint head,
             else 0.
         surplus: Blanks at most that windows and ends have beyond their tokens, in half of the
             batches, for prompts with holes of unknown length; 0 leaves them out.
