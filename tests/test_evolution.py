@@ -240,7 +240,7 @@ def test_the_command_tells_each_generation_and_the_best(said, folder):
         (["--score", "qde"], 'did you mean "qed"'),
         (["--score", "qed", "--out", "best.smi"], "must end in .csv"),
         (["--score", "qed", "--similar-to", "CC"], "both or neither"),
-        (["--score", "similarity:C1CC"], "no molecule"),
+        (["--score", "similarity:C1CC"], "not a valid SMILES"),
     ],
 )
 def test_wrong_use_is_one_line(said, folder, tokens, message):
