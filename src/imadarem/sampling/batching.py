@@ -37,7 +37,7 @@ GROUP = 16
 #: Widths are multiples of it: as many as the narrower vectors of other processors hold, or more.
 GRAIN = 8
 #: Positions refined together on a CPU: what fits the cache beats what fills the batch.
-CHUNK_TOKENS = 3072
+CHUNK_TOKENS = 4096
 
 
 @dataclass(frozen=True)
