@@ -157,8 +157,8 @@ def test_rows_that_are_done_leave_the_batch():
         samples = refiner.sample(400, length=16, policy=ScriptedGate(), seed=1)
     took = sum(samples.forward_passes)
     assert abs(took / 400 - 4.5) < 0.22
-    # 16 positions a row, 3,072 in a batch: 3 batches, and one row for each in its first pass.
-    assert work.row_passes == took - 400 + 3
+    # 16 positions a row, 4,096 in a batch: 2 batches, and one row for each in its first pass.
+    assert work.row_passes == took - 400 + 2
     assert {row.steps for row in samples.rows} == {3, 4, 5, 6}
 
 
