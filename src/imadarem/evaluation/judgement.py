@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imadarem.canvas import Canvas
 from imadarem.errors import DataError
 from imadarem.evaluation.held_out import HeldOut, device_of
 from imadarem.sampling.draw import forbid
@@ -53,12 +54,8 @@ def judge_rows(
             f"max_seq_len={model.config.max_seq_len}. Leave longer rows out."
         )
     found: dict[int, Judgement] = {}
-    training = model.training
-    model.eval()
-    for numbers, part in data.batches(batch_size, device_of(model)):
-        judged = _judged(model, part)
-        found |= zip(numbers.tolist(), judged, strict=True)
-    model.train(training)
+    for numbers, part, canvas in _batches(model, data, batch_size):
+        found |= zip(numbers.tolist(), _judged(model, part, canvas), strict=True)
     return [found[row] for row in range(len(encoded))]
 
 
@@ -75,18 +72,26 @@ def row_verdicts(model: Any, rows: Sequence[Sequence[int]], batch_size: int) -> 
         return verdicts
     data = HeldOut.from_rows([rows[number] for number in full], model.special)
     places = torch.tensor(full)
-    training = model.training
-    model.eval()
-    for numbers, part in data.batches(batch_size, device_of(model)):
-        canvas = part.canvas(torch.zeros_like(part.inside))
+    for numbers, part, canvas in _batches(model, data, batch_size):
         judge, _ = model.network.judged(part.targets, canvas.attention_mask)
         verdicts[places[numbers]] = judge.right.float().cpu()
-    model.train(training)
     return verdicts
 
 
-def _judged(model: Any, part: HeldOut) -> list[Judgement]:
-    canvas = part.canvas(torch.zeros_like(part.inside))
+def _batches(
+    model: Any, data: HeldOut, batch_size: int
+) -> Iterator[tuple[Tensor, HeldOut, Canvas]]:
+    """Row numbers, these rows and their canvases without blanks; the model in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        for numbers, part in data.batches(batch_size, device_of(model)):
+            yield numbers, part, part.canvas(torch.zeros_like(part.inside))
+    finally:
+        model.train(training)
+
+
+def _judged(model: Any, part: HeldOut, canvas: Canvas) -> list[Judgement]:
     read = model.network.read_in_place(part.targets, canvas.attention_mask)
     log_probs = forbid(read.logits, canvas, may_end=False)
     surprise = -log_probs.gather(-1, part.targets[..., None]).squeeze(-1)

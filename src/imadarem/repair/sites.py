@@ -50,7 +50,7 @@ class Site:
     is_gap: bool
 
 
-def all_sites(row: Row, judgement: Judgement) -> Iterator[Site]:
+def _all_sites(row: Row, judgement: Judgement) -> Iterator[Site]:
     """Every place of a row that may be changed.
 
     Without a judge a token's probability of being wrong is ``1 - p`` of the token in its place,
@@ -71,12 +71,14 @@ def all_sites(row: Row, judgement: Judgement) -> Iterator[Site]:
 
 def flagged_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site]:
     """The places whose probability is above the threshold."""
-    return [site for site in all_sites(row, judgement) if site.probability > threshold]
+    return [site for site in _all_sites(row, judgement) if site.probability > threshold]
 
 
 def likely_sites(row: Row, judgement: Judgement, count: int) -> list[Site]:
     """The ``count`` places that are most likely wrong, the most likely first."""
-    ranked = sorted(all_sites(row, judgement), key=lambda s: (-s.probability, s.position, s.is_gap))
+    ranked = sorted(
+        _all_sites(row, judgement), key=lambda s: (-s.probability, s.position, s.is_gap)
+    )
     return ranked[:count]
 
 
