@@ -408,10 +408,13 @@ def test_surplus_needs_a_token_for_nothing_and_a_known_length() -> None:
 
 def test_an_enlarged_model_computes_the_same() -> None:
     model = shaken(tiny_model(length_mode="drawn", joint_size=6)).eval()
-    larger = model.enlarged(num_layers=4, max_seq_len=30).eval()
+    larger = model.enlarged(num_layers=4, max_seq_len=30, joint_size=11).eval()
     ids = some_ids(3, 9)
     with torch.no_grad():
         assert torch.equal(model(ids).logits, larger(ids).logits)
+        joint = [m.network(ids, targets=ids).joint_logits for m in (model, larger)]
+        assert joint[0].abs().max() > 0.01
+        torch.testing.assert_close(*joint)
         assert larger(some_ids(2, 30)).logits.isfinite().all()
     with pytest.raises(ConfigError, match="only be enlarged"):
         model.enlarged(num_layers=1)

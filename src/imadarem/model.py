@@ -30,6 +30,7 @@ from imadarem.model_folder import (
 )
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
+from imadarem.nn.joint import wider_joint_head
 from imadarem.pretrained import CARD, default_card, find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
 from imadarem.sampling.batching import Refined, Widths, refine_all
@@ -190,16 +191,23 @@ class ImplicitRefinementModel(
         model.load_state_dict(weights)
         return model
 
-    def enlarged(self, *, num_layers: int | None = None, max_seq_len: int | None = None) -> Self:
-        """A model with these weights and more blocks, or a longer canvas.
+    def enlarged(
+        self,
+        *,
+        num_layers: int | None = None,
+        max_seq_len: int | None = None,
+        joint_size: int | None = None,
+    ) -> Self:
+        """A model with these weights and more blocks, a longer canvas or a larger joint head.
 
-        Further blocks come behind the others and start as the identity, so the model computes
-        the same until it is trained. A position that is new to it starts like the last known
-        one. The teacher is left behind.
+        Further blocks come behind the others and start as the identity, and further units of
+        the joint head change nothing yet, so the model computes the same until it is trained. A
+        position that is new to it starts like the last known one. The teacher is left behind.
 
         Args:
             num_layers: At least the present number; None keeps it.
             max_seq_len: The same, of the longest canvas.
+            joint_size: The same, of the hidden units of the joint head.
 
         Raises:
             ConfigError: A number is lower than the present one.
@@ -207,15 +215,20 @@ class ImplicitRefinementModel(
         now = self.config
         layers = now.num_layers if num_layers is None else num_layers
         length = now.max_seq_len if max_seq_len is None else max_seq_len
-        for name, number in (("num_layers", layers), ("max_seq_len", length)):
+        units = now.joint_size if joint_size is None else joint_size
+        sizes = {"num_layers": layers, "max_seq_len": length, "joint_size": units}
+        for name, number in sizes.items():
             if number < getattr(now, name):
                 raise ConfigError(
                     f"{name}={number} is less than the {getattr(now, name)} of this model, and a "
                     "model can only be enlarged. Train a new one."
                 )
-        config = replace(now, num_layers=layers, max_seq_len=length)
+        config = replace(now, **sizes)
         model = type(self)(config, tokenizer=self.tokenizer)
         weights = {**model.state_dict(), **self.student_weights()}
+        if now.joint_size:
+            joint = model.network.joint.state_dict(prefix="network.joint.")
+            weights |= wider_joint_head(weights, joint)
         name = "network.backbone.positions.decay"
         if name in weights:
             decay = weights[name]

@@ -51,8 +51,8 @@ MAY_CHANGE = frozenset(
         "ema_decay",
     }
 )
-#: Settings that may grow: blocks and positions are added.
-MAY_GROW = ("num_layers", "max_seq_len")
+#: Settings that may grow: blocks, positions and units of the joint head are added.
+MAY_GROW = ("num_layers", "max_seq_len", "joint_size")
 
 
 def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:

@@ -13,6 +13,7 @@ self-speculative masked diffusion (arXiv:2510.03929) and Discrete Copula Diffusi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from imadarem.nn.recurrence import gated_recurrence
 
-__all__ = ["JointHead", "JointLogits"]
+__all__ = ["JointHead", "JointLogits", "wider_joint_head"]
 
 
 class JointHead(nn.Module):
@@ -114,3 +115,36 @@ class JointLogits:
         head = self.head
         tensors = (self.states, *head.weights, head.tokens.weight, head.to_logits.weight)
         return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+def wider_joint_head(
+    trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights of a trained joint head put into those of a larger one.
+
+    The units that are new read the old ones, and nothing reads them yet: the head computes
+    the same.
+
+    Args:
+        trained: State with a joint head of ``H`` hidden units.
+        fresh: State of a new joint head alone with ``H' > H``, by the same names.
+
+    Returns:
+        The weights whose shapes differ.
+    """
+    wider = {}
+    for name, new in fresh.items():
+        old = trained[name]
+        if old.shape == new.shape:
+            continue
+        # A recurrence stacks three gates over its units; the readout's columns are units.
+        gates = 3 if "recurrence" in name else 1
+        grown, known = new.clone().unflatten(0, (gates, -1)), old.unflatten(0, (gates, -1))
+        rows = known.shape[1]
+        if old.dim() == 2:
+            grown[:, :rows, known.shape[2] :] = 0.0
+            grown[:, :rows, : known.shape[2]] = known
+        else:
+            grown[:, :rows] = known
+        wider[name] = grown.flatten(0, 1)
+    return wider
