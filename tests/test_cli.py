@@ -243,40 +243,34 @@ def test_the_same_seed_gives_the_same_samples_in_batches_of_any_size(said, molec
     assert texts("--seed", 3) != texts("--seed", 4)
 
 
-def test_only_valid_keeps_the_first_different_molecules_of_all_rows(said):
-    line = ("sample", "--model", "smiles", "--steps", 1, "--policy", "left-to-right", "--json")
-    _, out, _ = said(*line, "--only-valid", "-n", 12)
-    *kept, summary = records(out)
-    _, out, _ = said(*line, "-n", summary["drawn"])
-    everything = [record["canonical"] for record in records(out)[:-1]]
-    assert summary["drawn"] > 12
-    assert [record["canonical"] for record in kept] == list(dict.fromkeys(filter(None, everything)))
-    _, out, _ = said(*line[:-1], "--only-valid", "-n", 12)
+def test_invalid_molecules_are_drawn_again_and_counted(said):
+    line = ("sample", "--model", "smiles", "--steps", 1, "--policy", "left-to-right", "-n", 12)
+    _, out, _ = said(*line, "--json", "--keep-invalid")
+    *once, summary = records(out)
+    broken = [record for record in once if not record["valid"]]
+    assert broken and summary["drawn"] == 12
+    _, out, _ = said(*line, "--json")
+    *again, summary = records(out)
+    assert all(record["valid"] for record in again)
+    kept = [(a, b) for a, b in zip(once, again, strict=True) if a["valid"]]
+    assert all(a == b for a, b in kept) and len(kept) == 12 - len(broken)
+    assert summary["drawn"] == sum(record["candidates"] for record in again) > 12
+    _, out, _ = said(*line)
     assert f"12 samples of {summary['drawn']} rows, 100% valid" in out
 
 
-def test_only_valid_says_when_there_are_too_few(said, molecules):
-    code, out, err = said("sample", "--model", molecules, "-n", 1, "--length", 1, "--only-valid")
+def test_molecules_that_cannot_be_completed_are_given_up(said):
+    prompt = "CC(((<mask>"
+    code, out, _ = said("infill", "--model", "smiles", prompt, "--json")
+    row, summary = records(out)
     assert code == 0
-    assert "1 sample of" in out
-    alphabet = len(ImplicitRefinementModel.from_pretrained(molecules).tokenizer)
-    code, out, err = said("sample", "--model", molecules, "-n", 99, "--length", 1, "--only-valid")
-    found = int(re.search(r"only (\d+) different molecules in", err)[1])
-    assert code == 0
-    assert 0 < found < alphabet
-    assert f"{found} samples of " in out
-
-
-def test_only_valid_is_refused_where_it_cannot_be_kept(said, tmp_path):
-    for flags, reason in [
-        (("-n", 10_001, "--out", "a.smi"), "up to 10,000"),
-        (("--out", "a.smi", "--resume"), "no --resume"),
-        (("--model", "sudoku"), "writes texts"),
-    ]:
-        code, _, err = said("sample", "--only-valid", *flags)
+    assert (row["valid"], row["candidates"], summary["drawn"]) == (False, 21, 21)
+    _, out, _ = said("infill", "--model", "smiles", prompt, "--json", "--keep-invalid")
+    assert records(out)[0]["candidates"] == 1
+    for flags in (("sample", "--model", "sudoku"), ("infill", "--scaffold", "C*")):
+        code, _, err = said(*flags, "--keep-invalid")
         assert code == 2
-        assert reason in err
-    assert list(tmp_path.iterdir()) == []
+        assert "--keep-invalid" in err
 
 
 def test_files_hold_every_sample_in_the_format_of_their_ending(said, molecules, tmp_path):

@@ -76,6 +76,37 @@ def test_each_row_is_one_of_its_candidates_in_every_batch() -> None:
     assert whole.forward_passes == [9] * 12
 
 
+def test_refused_rows_are_drawn_again_until_the_verifier_takes_them() -> None:
+    def has_nitrogen(text: str) -> bool:
+        return "N" in text
+
+    once = MODEL.sample(20, seed=3, steps=2)
+    again = MODEL.sample(20, seed=3, steps=2, verifier=has_nitrogen, redraws=30)
+    assert again.texts == [
+        row.texts[0]
+        for i in range(20)
+        for row in [MODEL.sample(1, first=i, seed=3, steps=2, verifier=has_nitrogen, redraws=30)]
+    ]
+    assert all("N" in text for text in again)
+    assert [len(row.ids) for row in again.rows] == [len(row.ids) for row in once.rows]
+    for before, after in zip(once.rows, again.rows, strict=True):
+        assert after.forward_passes == 2 * after.candidates
+        assert (after.candidates == 1) == (before.ids.tolist() == after.ids.tolist())
+    # The candidates of a row that is drawn again are those that a greater width has.
+    wide = MODEL.sample(20, seed=3, steps=2, verifier=has_nitrogen, width=31)
+    assert {row.candidates for row in wide.rows} == {31}
+    with pytest.raises(ConfigError, match="redraws=2 needs verifier="):
+        MODEL.sample(2, redraws=2)
+
+
+def test_a_trajectory_is_of_the_row_that_was_kept() -> None:
+    samples = MODEL.sample(
+        9, seed=3, steps=2, verifier=lambda t: "N" in t, redraws=30, return_trajectory=True
+    )
+    assert samples.trajectory is not None
+    assert [row.text for row in samples.trajectory] == samples.texts
+
+
 def test_the_verifier_alone_is_enough_to_choose() -> None:
     def has_nitrogen(text: str) -> bool:
         return "N" in text

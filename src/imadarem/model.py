@@ -38,8 +38,8 @@ from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.samples import Samples
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings
-from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
-from imadarem.sampling.width import candidate_seeds, choose, chosen_rows
+from imadarem.sampling.trajectory import RowTrajectory, Trajectory, TrajectoryRecorder
+from imadarem.sampling.width import candidate_seeds, choose, chosen_rows, drawn_again
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
 from imadarem.training.objective import LossTerms, Objective
 
@@ -296,6 +296,7 @@ class ImplicitRefinementModel(
         length: int | Sequence[int] | None = None,
         width: int = 1,
         verifier: Verifier | None = None,
+        redraws: int = 0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -315,12 +316,15 @@ class ImplicitRefinementModel(
             width: Candidates of each row, of which one is kept: drawn by the odds that the judge
                 gives it, or the most certain where the model has a halting head.
             verifier: Says of a text whether it is right; candidates that it takes are preferred.
+            redraws: How often a row that the verifier refuses is drawn again, on a canvas of the
+                same length; one that it refuses every time is handed back as drawn last.
             seed: The same seed gives the same samples, whatever the batch size.
             generator: Draws the seed where ``seed`` is None; default torch's global generator.
             return_trajectory: Keep the records of every step in ``.trajectory``.
             batch_size: Rows refined together.
             on_rows: Called with the number of samples just finished.
-            on_step: Called with the numbers of a batch's rows and each :class:`Step` of it.
+            on_step: Called with the numbers of a batch's rows and each :class:`Step` of it, not
+                for rows that are drawn again.
             sampling: ``steps``, ``temperature``, ``policy``, …: see
                 :class:`~imadarem.sampling.settings.SamplingOptions`.
 
@@ -334,7 +338,10 @@ class ImplicitRefinementModel(
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
         settings = self.sampling_settings(**sampling)
         width = checks.integer("width", width, 1, MOST_CANDIDATES)
-        run = _Run(settings, return_trajectory, batch_size, on_rows, on_step, width, verifier)
+        redraws = checks.integer("redraws", redraws, 0, MOST_CANDIDATES)
+        run = _Run(
+            settings, return_trajectory, batch_size, on_rows, on_step, width, verifier, redraws
+        )
         return self._run(canvas, seeds, run)
 
     def infill(
@@ -343,6 +350,7 @@ class ImplicitRefinementModel(
         *,
         width: int = 1,
         verifier: Verifier | None = None,
+        redraws: int = 0,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         return_trajectory: bool = False,
@@ -371,7 +379,10 @@ class ImplicitRefinementModel(
         seeds = row_seeds(len(rows), _seed(seed, generator))
         settings = self.sampling_settings(**sampling)
         width = checks.integer("width", width, 1, MOST_CANDIDATES)
-        run = _Run(settings, return_trajectory, batch_size, on_rows, on_step, width, verifier)
+        redraws = checks.integer("redraws", redraws, 0, MOST_CANDIDATES)
+        run = _Run(
+            settings, return_trajectory, batch_size, on_rows, on_step, width, verifier, redraws
+        )
         return self._run(canvas, seeds, run)
 
     def judge(
@@ -529,63 +540,89 @@ class ImplicitRefinementModel(
     @torch.no_grad()
     def _run(self, canvas: Canvas, seeds: Tensor, run: _Run) -> Samples:
         checks.integer("batch_size", run.batch_size, 1)
-        device = next(self.parameters()).device
-        if run.width > 1:
-            canvas = canvas.rows(torch.arange(len(canvas)).repeat_interleave(run.width))
-        judge = "entropy" if run.settings.policy.uses_teacher else "gate"
-        recorder = None
-        if run.return_trajectory:
-            recorder = TrajectoryRecorder(canvas, self.tokenizer, judge)
+        if run.redraws and run.verifier is None:
+            raise ConfigError(
+                f"redraws={run.redraws} needs verifier=, which says what is drawn again."
+            )
         training = self.training
         self.eval()
         try:
-            rows = refine_all(
-                self,
-                canvas.to(device),
-                candidate_seeds(seeds, run.width).to(device),
-                run.settings,
-                teacher=self.teacher,
-                batch_size=run.batch_size,
-                widths=Widths.of(self.config),
-                on_step=_each_of(recorder, run.on_step),
-                on_rows=_per_row(run.on_rows, run.width),
-            )
-            trajectory = None if recorder is None else recorder.trajectory()
-            if run.width > 1:
-                chosen = self._choose(rows, seeds, run)
-                first = torch.arange(len(seeds)) * run.width
-                if trajectory is not None:
-                    kept = (first + chosen).tolist()
-                    trajectory = Trajectory([trajectory[number] for number in kept])
-                judging = int(self.config.judge and not self.config.halting)
-                rows = chosen_rows(rows, chosen, run.width, judging)
+            rows, records, accepted = self._candidates(canvas, seeds, run, first=0)
+            silent = replace(run, on_rows=None, on_step=None)
+            for again in range(1, run.redraws + 1):
+                refused = torch.nonzero(~accepted).flatten()
+                if not len(refused):
+                    break
+                part = canvas.rows(refused), seeds[refused]
+                redrawn = self._candidates(*part, silent, first=again * run.width)
+                accepted[refused] = redrawn[2]
+                for i, number in enumerate(refused.tolist()):
+                    rows[number] = drawn_again(rows[number], redrawn[0][i])
+                    if records is not None and redrawn[1] is not None:
+                        records[number] = redrawn[1][i]
         finally:
             self.train(training)
-        return Samples(rows, self.tokenizer, trajectory)
+        return Samples(rows, self.tokenizer, None if records is None else Trajectory(records))
 
-    def _choose(self, rows: list[Refined], seeds: Tensor, run: _Run) -> Tensor:
+    def _candidates(
+        self, canvas: Canvas, seeds: Tensor, run: _Run, first: int
+    ) -> tuple[list[Refined], list[RowTrajectory] | None, Tensor]:
+        """One candidate of each row out of ``W``, its records, whether the verifier takes it."""
+        device = next(self.parameters()).device
+        if run.width > 1:
+            canvas = canvas.rows(torch.arange(len(canvas)).repeat_interleave(run.width))
+        recorder = None
+        if run.return_trajectory:
+            judge = "entropy" if run.settings.policy.uses_teacher else "gate"
+            recorder = TrajectoryRecorder(canvas, self.tokenizer, judge)
+        rows = refine_all(
+            self,
+            canvas.to(device),
+            candidate_seeds(seeds, run.width, first).to(device),
+            run.settings,
+            teacher=self.teacher,
+            batch_size=run.batch_size,
+            widths=Widths.of(self.config),
+            on_step=_each_of(recorder, run.on_step),
+            on_rows=_per_row(run.on_rows, run.width),
+        )
+        records = None if recorder is None else list(recorder.trajectory())
+        accepted = torch.ones(len(rows), dtype=torch.bool)
+        if run.verifier is not None:
+            texts = Samples(rows, self.tokenizer, None).texts
+            accepted = torch.tensor([bool(run.verifier(text)) for text in texts])
+        if run.width == 1:
+            return rows, records, accepted
+        chosen = self._choose(rows, seeds, run, accepted)
+        kept = (torch.arange(len(seeds)) * run.width + chosen).tolist()
+        judging = int(self.config.judge and not self.config.halting)
+        rows = chosen_rows(rows, chosen, run.width, judging)
+        return rows, None if records is None else [records[i] for i in kept], accepted[kept]
+
+    def _choose(self, rows: list[Refined], seeds: Tensor, run: _Run, accepted: Tensor) -> Tensor:
         """``(N,)`` which of a row's candidates is kept.
 
         Raises:
             ConfigError: Nothing says which one is right.
         """
         shape = len(seeds), run.width
-        passes = None
-        if run.verifier is not None:
-            texts = Samples(rows, self.tokenizer, None).texts
-            passes = torch.tensor([bool(run.verifier(text)) for text in texts]).view(shape)
         if self.config.halting:
             verdicts = torch.tensor([0.5 if row.halt is None else row.halt for row in rows]).logit()
         elif self.config.judge:
             verdicts = row_verdicts(self, [row.ids.tolist() for row in rows], run.batch_size)
-        elif passes is not None:
+        elif run.verifier is not None:
             verdicts = torch.zeros(len(rows))
         else:
             raise ConfigError(
                 f"width={run.width} needs something that chooses a candidate: a model with a judge "
                 "or a halting head, or a verifier="
             )
-        return choose(verdicts.view(shape), seeds, passes=passes, most_certain=self.config.halting)
+        return choose(
+            verdicts.view(shape),
+            seeds,
+            passes=accepted.view(shape),
+            most_certain=self.config.halting,
+        )
 
     def canvas_lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
         """``(n,)`` lengths of blank canvases, drawn by their row seeds where it is the model's way.
@@ -675,6 +712,7 @@ class _Run:
     on_step: StepObserver | None
     width: int
     verifier: Verifier | None
+    redraws: int
 
 
 def _each_of(*observers: StepObserver | None) -> StepObserver:

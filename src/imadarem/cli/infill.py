@@ -6,9 +6,9 @@ import time
 
 from imadarem.cli.console import progress_bar
 from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
-from imadarem.cli.models import SAMPLING, SamplingFlags, is_molecular, load_model
+from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
 from imadarem.cli.numbers import Count
-from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge
+from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
 from imadarem.errors import ConfigError
 
 __all__ = ["infill"]
@@ -17,6 +17,7 @@ __all__ = ["infill"]
 def infill(
     *prompts: str,
     count: Count | None = None,
+    keep_invalid: Switch = False,
     fragments: FragmentFlags = FRAGMENTS,
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
@@ -44,6 +45,8 @@ def infill(
             trained with such holes); molecules in the model's notation, such as SELFIES.
         count: Fillings of each prompt [default: 1], or different molecules for each fragment
             [default: 16].
+        keep_invalid: Fill each prompt once, even if no molecule comes out of it; else it is
+            filled again, up to 20 times.
     """
     if fragments.given == bool(prompts):
         both = f"Both were given, and one prompt is {prompts[0]!r}. " if prompts else ""
@@ -53,6 +56,8 @@ def infill(
         )
     if prompts and fragments.idle:
         raise ConfigError(f"--{fragments.idle[0]} has no effect on prompts; it needs a fragment.")
+    if fragments.given and keep_invalid:
+        raise ConfigError("--keep-invalid has no effect on fragments: every molecule is verified.")
     if fragments.given:
         fragments.tasks()  # before the model is loaded, which takes longer
     model = load_model(sampling.model, sampling.device)
@@ -67,7 +72,8 @@ def infill(
     with output.locked():
         start = time.perf_counter()
         with progress_bar("filling", len(repeated)) as advance:
-            drawn = model.infill(repeated, on_rows=advance, **sampling.settings())
+            settings = {**sampling.settings(), **redrawing(model, keep_invalid)}
+            drawn = model.infill(repeated, on_rows=advance, **settings)
         deliver(judge(drawn, model.tokenizer, time.perf_counter() - start), output)
     return 0
 

@@ -19,6 +19,7 @@ from imadarem.cli.models import Switch, is_molecular
 from imadarem.errors import ConfigError, MissingExtraError, MissingLibraryError
 
 if TYPE_CHECKING:
+    from imadarem.model import ImplicitRefinementModel
     from imadarem.sampling.samples import Samples
 
 __all__ = [
@@ -30,12 +31,15 @@ __all__ = [
     "judge",
     "judge_by",
     "parser",
+    "redrawing",
     "share",
     "write_grid",
 ]
 
 #: Samples listed in a table; more belong in a file.
 LISTED = 50
+#: How often a row that is no molecule is drawn again.
+REDRAWS = 20
 #: Molecules in a picture; more would be too small to see.
 PICTURED = 100
 ENDINGS = (".smi", ".csv", ".selfies", ".txt")
@@ -108,6 +112,7 @@ class SampleRow:
         steps: Refinement steps it took.
         forward_passes: Passes of the network it cost.
         stopping_reason: Why it took no further step.
+        candidates: Rows drawn for this one: more than one where some were no molecules.
     """
 
     text: str
@@ -117,6 +122,7 @@ class SampleRow:
     steps: int
     forward_passes: int
     stopping_reason: str
+    candidates: int = 1
 
     @property
     def best_text(self) -> str:
@@ -131,12 +137,15 @@ class Outcome:
     Attributes:
         rows: In the order they were asked for.
         seconds: Time of the sampling alone, without loading.
-        drawn: Rows that had to be drawn for these, where some were left out.
     """
 
     rows: list[SampleRow]
     seconds: float
-    drawn: int | None = None
+
+    @property
+    def drawn(self) -> int:
+        """Rows that were drawn for these, those drawn again included."""
+        return sum(row.candidates for row in self.rows)
 
     @property
     def valid(self) -> list[str]:
@@ -159,7 +168,7 @@ class Outcome:
             "forward_passes": mean(row.forward_passes for row in self.rows),
             "seconds": self.seconds,
             "samples_per_second": n / self.seconds,
-            **({} if self.drawn is None else {"drawn": self.drawn}),
+            "drawn": self.drawn,
         }
 
     def show(self) -> None:
@@ -175,7 +184,7 @@ class Outcome:
         """``16 samples, 100 % valid, …``."""
         figures = self.summary()
         parts = [f"{figures['samples']:,} sample{'s' if figures['samples'] > 1 else ''}"]
-        if self.drawn is not None:
+        if self.drawn > len(self.rows):
             parts[0] += f" of {self.drawn:,} rows"
         if figures["valid"] is not None:
             parts.append(f"{share(figures['valid'])} valid")
@@ -253,6 +262,7 @@ def judge_by(
                 steps=refined.steps,
                 forward_passes=refined.forward_passes,
                 stopping_reason=refined.reason.label,
+                candidates=refined.candidates,
             )
         )
     return Outcome(rows=rows, seconds=seconds)
@@ -309,6 +319,18 @@ def _passes(row: SampleRow) -> str:
     if row.steps == row.forward_passes:
         return str(row.steps)
     return f"{row.forward_passes} in {row.steps} steps"
+
+
+def redrawing(model: ImplicitRefinementModel, keep_invalid: bool) -> dict[str, Any]:
+    """The settings of ``sample`` and ``infill`` under which invalid molecules are drawn again.
+
+    Raises:
+        ConfigError: Invalid rows of a model that writes no molecules are to be kept.
+    """
+    if keep_invalid and not is_molecular(model.tokenizer):
+        raise ConfigError("--keep-invalid is for molecules; this model writes texts.")
+    parse = None if keep_invalid else parser(model.tokenizer)
+    return {} if parse is None else {"verifier": parse, "redraws": REDRAWS}
 
 
 def parser(tokenizer: Any) -> Callable[[str], str | None] | None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from imadarem.cli.console import json_line, note, out, progress_bar
-from imadarem.cli.models import SamplingFlags
 from imadarem.cli.results import PICTURED, OutputFlags, judge_by, parser, share, write_grid
 
 if TYPE_CHECKING:
@@ -27,13 +26,15 @@ BLOCK = 512
 def stream(
     model: ImplicitRefinementModel,
     count: int,
-    length: int | None,
-    sampling: SamplingFlags,
+    settings: dict[str, Any],
     output: OutputFlags,
     *,
     resume: bool,
 ) -> None:
     """Draw samples into ``output.out`` block by block, then say what they are.
+
+    Args:
+        settings: Of ``model.sample``.
 
     Raises:
         BusyError: Another process writes the file.
@@ -43,12 +44,12 @@ def stream(
     """
     from imadarem.cli.sample_file import sample_file
 
-    path, given = output.out, sampling.settings()
+    path = output.out
     assert path is not None
     parse = parser(model.tokenizer)
-    made_with = _made_with(model, length, given, parsed=parse is not None)
+    made_with = _made_with(model, settings, parsed=parse is not None)
     pictured: list[str] = []
-    valid, passes, start = 0, 0, time.perf_counter()
+    valid, rows, passes, start = 0, 0, 0, time.perf_counter()
     with sample_file(path, made_with, count, resume=resume) as file:
         before = file.rows
         if before:
@@ -56,15 +57,16 @@ def stream(
         with progress_bar("sampling", count) as advance:
             advance(before)
             while file.rows < count:
-                n = min(max(BLOCK, sampling.batch_size), count - file.rows)
-                drawn = model.sample(n, first=file.rows, length=length, on_rows=advance, **given)
+                n = min(max(BLOCK, settings["batch_size"]), count - file.rows)
+                drawn = model.sample(n, first=file.rows, on_rows=advance, **settings)
                 outcome = judge_by(parse, drawn, model.tokenizer, 0.0)
                 file.append(outcome.to_text(path.suffix, begins=file.rows == 0), n)
                 valid += len(outcome.valid)
+                rows += outcome.drawn
                 passes += sum(drawn.forward_passes)
                 pictured += outcome.valid[: PICTURED - len(pictured)]
         file.check()
-    spent = _Spent(count - before, valid, passes, time.perf_counter() - start)
+    spent = _Spent(count - before, valid, rows, passes, time.perf_counter() - start)
     _show(path, count, spent, parse is not None, output.json)
     if output.grid is not None:
         write_grid(pictured, output.grid)
@@ -77,30 +79,27 @@ class _Spent:
     Attributes:
         drawn: Samples.
         valid: How many of them are molecules.
+        rows: How many rows were drawn for them.
         passes: Forward passes that they cost.
         seconds: Time that they took.
     """
 
     drawn: int
     valid: int
+    rows: int
     passes: int
     seconds: float
 
 
 def _made_with(
-    model: ImplicitRefinementModel,
-    length: int | None,
-    given: dict[str, Any],
-    *,
-    parsed: bool,
+    model: ImplicitRefinementModel, settings: dict[str, Any], *, parsed: bool
 ) -> dict[str, Any]:
     """What the samples depend on, as JSON values; the batch size is not among it."""
     from imadarem.checkpoint import digest
 
     return {
         "weights": digest(model.state_dict()),
-        **{name: value for name, value in given.items() if name != "batch_size"},
-        "length": length,
+        **{k: v for k, v in settings.items() if k not in ("batch_size", "verifier")},
         # Two kinds of device round differently.
         "device": next(model.parameters()).device.type,
         "canonical": parsed,
@@ -113,13 +112,14 @@ def _show(path: Path, count: int, run: _Spent, judged: bool, json: bool) -> None
     passes = run.passes / run.drawn if run.drawn else None
     rate = run.drawn / run.seconds
     if json:
-        figures = {"samples": count, "drawn": run.drawn, "valid": share_valid, "unique": None}
+        figures = {"samples": count, "drawn": run.rows, "valid": share_valid, "unique": None}
         spent = {"forward_passes": passes, "seconds": run.seconds, "samples_per_second": rate}
         json_line({"kind": "summary", **figures, **spent})
         return
     parts = [f"{count:,} samples in {path}"]
     if run.drawn:
-        drawn = "" if run.drawn == count else f"{run.drawn:,} drawn now: "
+        drawn = "" if run.drawn == count else f"{run.drawn:,} of them now: "
+        parts += [f"{run.rows:,} rows drawn"] if run.rows > run.drawn else []
         parts += [f"{drawn}{share(share_valid)} valid"] if share_valid is not None else []
         parts += [f"{passes:.1f} forward passes each", f"{rate:,.1f} samples/s"]
     out().print(Text(", ".join(parts), style="bold"))

@@ -81,10 +81,11 @@ class Refined:
         ids: ``(L,)`` token ids, without padding, EOS and what lies behind it.
         reason: Why it stopped; ``FILLED`` for a row that had no blank.
         steps: Refinement steps it took.
-        forward_passes: Passes it cost, the teacher's included.
+        forward_passes: Passes it cost, the teacher's included, and those of its other candidates.
         quality: Mean probability of the tokens on its writable positions; None for a row
             that had no blank.
         halt: Probability of the halting head that it is entirely right, where there is one.
+        candidates: How many were drawn for this row.
     """
 
     ids: Tensor
@@ -93,6 +94,7 @@ class Refined:
     forward_passes: int
     quality: float | None = None
     halt: float | None = None
+    candidates: int = 1
 
 
 def refine_all(

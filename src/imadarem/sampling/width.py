@@ -4,7 +4,8 @@ A row's candidates differ by their seeds; the first has the row's own. On open d
 with a probability in proportion to its odds of being right (sampling-importance-resampling):
 keeping the best by the same verdict narrows the samples (measured: FCD 4.66 for the best of 8
 against 4.2 by resampling). On a task with one right answer the most certain is kept. A verifier
-comes first where there is one: candidates that it takes are preferred to all others.
+comes first where there is one: candidates that it takes are preferred to all others, and a row
+of which it takes none can be drawn again.
 """
 
 from __future__ import annotations
@@ -17,20 +18,27 @@ from torch import Tensor
 from imadarem.sampling.batching import Refined
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 
-__all__ = ["candidate_seeds", "choose", "chosen_rows"]
+__all__ = ["candidate_seeds", "choose", "chosen_rows", "drawn_again"]
 
 #: Run seed under which a row's own seed draws what the row itself never draws.
 CHOICE = 0x57494454
 
 
-def candidate_seeds(seeds: Tensor, width: int) -> Tensor:
-    """``(N,)`` row seeds → ``(N · W,)``, a row's candidates side by side, its own seed first."""
-    if width == 1:
+def candidate_seeds(seeds: Tensor, width: int, first: int = 0) -> Tensor:
+    """``(N,)`` row seeds → ``(N · W,)``, a row's candidates side by side.
+
+    Args:
+        seeds: The candidate of number 0 has the row's own seed.
+        width: ``W``.
+        first: Number of the first candidate.
+    """
+    if width == 1 and first == 0:
         return seeds
-    further = [row_seeds(width - 1, int(seed)) for seed in seeds]
-    return torch.stack(
-        [torch.cat([s[None], f]) for s, f in zip(seeds, further, strict=True)]
-    ).flatten()
+    found = []
+    for seed in seeds:
+        further = row_seeds(first + width - 1, int(seed))
+        found.append(torch.cat([seed[None], further])[first:])
+    return torch.cat(found)
 
 
 def choose(
@@ -74,5 +82,11 @@ def chosen_rows(rows: list[Refined], chosen: Tensor, width: int, judging: int) -
     for number, candidate in enumerate(chosen.tolist()):
         own = rows[number * width : (number + 1) * width]
         passes = sum(row.forward_passes + judging for row in own)
-        found.append(replace(own[candidate], forward_passes=passes))
+        found.append(replace(own[candidate], forward_passes=passes, candidates=width))
     return found
+
+
+def drawn_again(refused: Refined, row: Refined) -> Refined:
+    """A row that was drawn again, with the work of both."""
+    passes = refused.forward_passes + row.forward_passes
+    return replace(row, forward_passes=passes, candidates=refused.candidates + row.candidates)
