@@ -213,10 +213,8 @@ class ImplicitRefinementModel(
             ConfigError: A number is lower than the present one.
         """
         now = self.config
-        layers = now.num_layers if num_layers is None else num_layers
-        length = now.max_seq_len if max_seq_len is None else max_seq_len
-        units = now.joint_size if joint_size is None else joint_size
-        sizes = {"num_layers": layers, "max_seq_len": length, "joint_size": units}
+        given = {"num_layers": num_layers, "max_seq_len": max_seq_len, "joint_size": joint_size}
+        sizes: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
         for name, number in sizes.items():
             if number < getattr(now, name):
                 raise ConfigError(
@@ -226,7 +224,7 @@ class ImplicitRefinementModel(
         config = replace(now, **sizes)
         model = type(self)(config, tokenizer=self.tokenizer)
         weights = {**model.state_dict(), **self.student_weights()}
-        if now.joint_size:
+        if now.joint_size and model.network.joint is not None:
             joint = model.network.joint.state_dict(prefix="network.joint.")
             weights |= wider_joint_head(weights, joint)
         name = "network.backbone.positions.decay"
