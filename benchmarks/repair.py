@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from imadarem import ImplicitRefinementModel
-from imadarem.data.molecules import canonical
+from imadarem.data.molecules import is_molecule
 from imadarem.data.moses import fetch_moses, load_split
 from imadarem.training.judging import local_edits
 
@@ -114,11 +114,6 @@ def measured(
             )
         )
     return found
-
-
-def is_molecule(text: str) -> bool:
-    """Whether RDKit reads it."""
-    return canonical(text) is not None
 
 
 def shown(line: Line) -> str:

@@ -70,6 +70,9 @@ REQUESTS = {
     "a number of 200,000 digits": post("/v1/sample", b'{"seed": ' + b"9" * 200_000 + b"}"),
     "lone surrogates": post("/v1/infill", {"prompts": ["\ud800" * 10_000] * 4}),
     "a body of 40 MB": post("/v1/sample", b" " * 40_000_000),
+    "rows to repair for minutes": post(
+        "/v1/repair", {"rows": ["C" * 400] * 100, "check": "rdkit", "budget": 500}
+    ),
     "a chain of 400 atoms": post("/v1/draw", {"smiles": "C" * 400}),
     "fifty rings": post("/v1/draw", {"smiles": "c1ccccc1" * 50}),
     "no molecule": post("/v1/draw", {"smiles": "C1" * 200}),

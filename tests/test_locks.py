@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imadarem.errors import BusyError
+from imadarem.errors import BusyError, CheckpointError
 from imadarem.locks import exclusive
 
 HOLD = """
@@ -75,3 +75,8 @@ def test_other_files_are_free_and_no_lock_file_stays(tmp_path: Path) -> None:
     with exclusive(tmp_path / "a.csv"), exclusive(tmp_path / "b.csv"):
         assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_file_is_not_said_to_be_written_by_others() -> None:
+    with pytest.raises(CheckpointError, match="could not be locked"), exclusive("/proc/rows.csv"):
+        pass

@@ -45,7 +45,8 @@ def shorten(body) -> None:
             body[name] = 9 if 9 < body[name] <= LEGAL[name] else body[name]
 
 
-POST_ROUTES = [f"/v1/{name}" for name in ("sample", "infill", "trace", "solve", "draw")]
+POST_NAMES = ("sample", "infill", "trace", "solve", "judge", "repair", "draw")
+POST_ROUTES = [f"/v1/{name}" for name in POST_NAMES]
 GET_ROUTES = ["/v1/models", "/healthz", "/metrics"]
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 

@@ -46,11 +46,14 @@ def exclusive(path: str | Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
+        # Where no file can be made the lock waits too, until the time is up.
+        try:
+            file.open("ab").close()
+        except OSError as error:
+            raise _cannot_lock(path, error) from None
         raise BusyError(path, _holder(file)) from None
     except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be locked: {error}. Choose a folder that can be written to."
-        ) from None
+        raise _cannot_lock(path, error) from None
     try:
         # A soft lock stands in where the file system has no locks, and has the id already.
         if not isinstance(lock, SoftFileLock):
@@ -64,6 +67,12 @@ def exclusive(path: str | Path) -> Iterator[None]:
             with suppress(OSError):
                 file.unlink()
         lock.release()
+
+
+def _cannot_lock(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path} could not be locked: {error}. Choose a folder that can be written to."
+    )
 
 
 def _holder(file: Path) -> int | None:

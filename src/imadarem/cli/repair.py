@@ -131,9 +131,9 @@ def _texts(rows: tuple[str, ...], file: Path | None) -> list[str]:
 
 def _checker(check: str) -> Callable[[str], bool]:
     if check == "rdkit":
-        from imadarem.data.molecules import canonical
+        from imadarem.data.molecules import is_molecule
 
-        return lambda text: canonical(text) is not None
+        return is_molecule
     module, _, name = check.partition(":")
     try:
         function = getattr(import_module(module), name)
@@ -147,18 +147,20 @@ def _checker(check: str) -> Callable[[str], bool]:
 
 def _split(model: ImplicitRefinementModel, texts: list[str]) -> tuple[list[int], dict[int, str]]:
     """Numbers of the rows that the model can read, and why it cannot read the others."""
+    from imadarem.evaluation.judgement import encoded_rows
+
     readable, unreadable = [], {}
     longest = model.config.max_seq_len
     for number, text in enumerate(texts):
         try:
-            length = len(model.tokenizer.encode(text))
+            (row,) = encoded_rows(model, [text])
         except DataError as error:
             unreadable[number] = str(error)
             continue
-        if 0 < length <= longest:
+        if 0 < len(row) <= longest:
             readable.append(number)
         else:
-            unreadable[number] = f"it has {length} tokens; the model takes 1 to {longest}."
+            unreadable[number] = f"it has {len(row)} tokens; the model takes 1 to {longest}."
     return readable, unreadable
 
 
@@ -173,7 +175,7 @@ def _show(
         for number, text in enumerate(texts):
             record: dict[str, Any] = {"row": number, "given": text}
             if number in found:
-                record |= _record(model, found[number])
+                record |= found[number].spelled(model.tokenizer)
             else:
                 record |= {"text": text, "changed": False, "reason": UNREADABLE}
                 record["error"] = unreadable[number]
@@ -185,7 +187,7 @@ def _show(
             rows.append([text, "", UNREADABLE, unreadable[number]])
             continue
         repair = found[number]
-        edits = "  ".join(_edit(model, edit) for edit in _record(model, repair)["edits"])
+        edits = "  ".join(_edit(edit) for edit in repair.spelled(model.tokenizer)["edits"])
         style = {"gave_up": "red", "clean": "dim"}.get(repair.reason, "green")
         after = Text(repair.text or "", style=style if repair.changed else "dim")
         rows.append([text, after, repair.reason.replace("_", " "), edits])
@@ -194,17 +196,7 @@ def _show(
         note(f"{len(texts) - LISTED:,} more rows are not listed; --out writes all of them.")
 
 
-def _record(model: ImplicitRefinementModel, repair: Repair) -> dict[str, Any]:
-    """The record as JSON values, with the tokens of each edit spelled out."""
-    record = repair.to_dict()
-    for edit in record["edits"]:
-        for key in ("before", "after"):
-            if edit[key] is not None:
-                (edit[key],) = model.tokenizer.convert_ids_to_tokens([edit[key]])
-    return record
-
-
-def _edit(model: ImplicitRefinementModel, edit: dict[str, Any]) -> str:
+def _edit(edit: dict[str, Any]) -> str:
     change = f"{edit['before'] or ''}→{edit['after'] or ''}"
     return f"{edit['position'] + 1}: {change}"
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 
-__all__ = ["Split", "canonical", "parse", "parse_error", "rdkit_reason", "split"]
+__all__ = ["Split", "canonical", "is_molecule", "parse", "parse_error", "rdkit_reason", "split"]
 
 #: Reactants, agents and products; dative bonds, written -> and <-, are taken out before.
 _REACTION = re.compile(r"[^>]*>[^>]*>[^>]*")
@@ -42,6 +42,11 @@ def parse(smiles: str) -> Any | None:
 
     with rdBase.BlockLogs():
         return chem.MolFromSmiles(smiles)
+
+
+def is_molecule(smiles: str) -> bool:
+    """Whether RDKit reads it."""
+    return parse(smiles) is not None
 
 
 def split(

@@ -14,7 +14,7 @@ from imadarem.errors import DataError
 from imadarem.evaluation.held_out import HeldOut, device_of
 from imadarem.sampling.draw import forbid
 
-__all__ = ["Judgement", "judge_rows", "row_verdicts"]
+__all__ = ["Judgement", "encoded_rows", "judge_rows", "row_verdicts"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,25 @@ class Judgement:
     right: float | None = None
 
 
+def encoded_rows(model: Any, rows: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
+    """The token ids of texts, without special tokens; token ids stay as they are.
+
+    Raises:
+        DataError: A text cannot be read.
+    """
+    encode = model.tokenizer.encode
+    return [
+        list(encode(row, add_special_tokens=False)) if isinstance(row, str) else list(row)
+        for row in rows
+    ]
+
+
 @torch.no_grad()
 def judge_rows(
     model: Any, rows: Sequence[str] | Sequence[Sequence[int]], batch_size: int
 ) -> list[Judgement]:
     """Judge rows of texts or token ids; see :meth:`ImplicitRefinementModel.judge`."""
-    encoded = [model.tokenizer.encode(row) if isinstance(row, str) else row for row in rows]
+    encoded = encoded_rows(model, rows)
     data = HeldOut.from_rows(encoded, model.special)
     longest = int(data.positions.max())
     if longest > model.config.max_seq_len:

@@ -15,7 +15,7 @@ from imadarem.sampling.batching import Widths, refine_all
 from imadarem.sampling.draw import forbid
 from imadarem.sampling.loop import Step
 
-__all__ = ["Candidate", "fill", "single_edits"]
+__all__ = ["Candidate", "fill", "place_log_probs", "single_edits"]
 
 #: A row's tokens after a change, and the logarithm of how likely the change is.
 Candidate = tuple[list[int], float]
@@ -88,13 +88,39 @@ def _filled(canvas: Canvas, number: int, written: list[int] | None, kept: list[b
 
 
 @torch.no_grad()
+def place_log_probs(
+    model: Any, tokens: list[int], sites: Sequence[Site], batch_size: int
+) -> Tensor:
+    """``(N, V)`` log-probabilities of the tokens that may stand at each of ``N`` sites.
+
+    Read in one pass over one canvas a site, in which it is the one blank: with a joint head
+    given the tokens left of it.
+    """
+    special, longest = model.special, model.config.max_seq_len
+    assert all(len(tokens) + site.is_gap <= longest for site in sites), "a site does not fit"
+    found: list[Tensor] = []
+    for start in range(0, len(sites), batch_size):
+        part = sites[start : start + batch_size]
+        prompts = [_one_blank(tokens, site, special.mask) for site in part]
+        canvas = Canvas.with_holes(prompts, special).to(next(model.parameters()).device)
+        # The joint head reads the tokens left of a position alone: what stands in the blank is
+        # of no account, and the mask id has no embedding that it was trained on.
+        given = canvas.ids.masked_fill(canvas.open, tokens[0])
+        targets = given if model.config.joint_size else None
+        output = model(canvas.ids, canvas.attention_mask, targets=targets)
+        logits = output.logits if output.joint_logits is None else output.joint_logits
+        log_probs = forbid(logits, canvas, may_end=False)
+        rows = torch.arange(len(part))
+        found.append(log_probs[rows, [site.position for site in part]].double().cpu())
+    return torch.cat(found)
+
+
 def single_edits(
     model: Any, row: Row, sites: Sequence[Site], batch_size: int
 ) -> tuple[list[Candidate], int]:
     """Every change of one token at these sites, the most likely first.
 
-    A candidate's score is ``ln P(the place is wrong) + ln P(token | the others)``, the second
-    read in one pass over one canvas a site: with a joint head given the tokens left of it.
+    A candidate's score is ``ln P(the place is wrong) + ln P(token | the others)``.
 
     Args:
         model: An :class:`~imadarem.ImplicitRefinementModel`.
@@ -105,23 +131,13 @@ def single_edits(
     Returns:
         The candidates, and the row-passes they took.
     """
-    special, longest = model.special, model.config.max_seq_len
+    longest = model.config.max_seq_len
     fits = [site for site in sites if len(row.tokens) + site.is_gap <= longest]
+    if not fits:
+        return [], 0
     found: list[Candidate] = []
-    for start in range(0, len(fits), batch_size):
-        part = fits[start : start + batch_size]
-        prompts = [_one_blank(row.tokens, site, special.mask) for site in part]
-        canvas = Canvas.with_holes(prompts, special).to(next(model.parameters()).device)
-        # The joint head reads the tokens left of a position alone: what stands in the blank is
-        # of no account, and the mask id has no embedding that it was trained on.
-        given = canvas.ids.masked_fill(canvas.open, row.tokens[0])
-        targets = given if model.config.joint_size else None
-        output = model(canvas.ids, canvas.attention_mask, targets=targets)
-        logits = output.logits if output.joint_logits is None else output.joint_logits
-        log_probs = forbid(logits, canvas, may_end=False)
-        for number, site in enumerate(part):
-            here = log_probs[number, site.position].double().tolist()
-            found += _of_site(row.tokens, site, here)
+    for site, here in zip(fits, place_log_probs(model, row.tokens, fits, batch_size), strict=True):
+        found += _of_site(row.tokens, site, here.tolist())
     return sorted(found, key=lambda candidate: (-candidate[1], candidate[0])), len(fits)
 
 

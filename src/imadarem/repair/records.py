@@ -10,7 +10,16 @@ from rapidfuzz.distance import Levenshtein
 
 from imadarem.evaluation.judgement import Judgement
 
-__all__ = ["CHECKED", "CLEAN", "GAVE_UP", "REPAIRED", "Edit", "Repair", "edits_between"]
+__all__ = [
+    "CHECKED",
+    "CLEAN",
+    "GAVE_UP",
+    "REPAIRED",
+    "Edit",
+    "Repair",
+    "edits_between",
+    "spelled_tokens",
+]
 
 #: Why a row stopped: nothing looks wrong in it; it was changed and nothing looks wrong any more;
 #: it was changed and the checker takes it; it is returned as it was given.
@@ -82,6 +91,21 @@ class Repair:
             "row_passes": self.row_passes,
             "checks": self.checks,
         }
+
+    def spelled(self, tokenizer: Any) -> dict[str, Any]:
+        """The record as JSON values, with the tokens of each edit as strings."""
+        record = self.to_dict()
+        for edit in record["edits"]:
+            for key in ("before", "after"):
+                if edit[key] is not None:
+                    (edit[key],) = spelled_tokens(tokenizer, [edit[key]])
+        return record
+
+
+def spelled_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The strings of token ids; the numbers themselves where the tokenizer has no strings."""
+    convert = getattr(tokenizer, "convert_ids_to_tokens", None)
+    return [str(token) for token in (ids if convert is None else convert(list(ids)))]
 
 
 def edits_between(

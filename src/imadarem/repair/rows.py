@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from imadarem import checks
-from imadarem.errors import ConfigError, DataError
-from imadarem.evaluation.judgement import Judgement, judge_rows
+from imadarem.errors import ConfigError
+from imadarem.evaluation.judgement import Judgement, encoded_rows, judge_rows
 from imadarem.repair.filling import fill, single_edits
 from imadarem.repair.records import (
     CHECKED,
@@ -20,7 +20,7 @@ from imadarem.repair.records import (
     Repair,
     edits_between,
 )
-from imadarem.repair.sites import Row, Site, flagged_sites, likely_sites
+from imadarem.repair.sites import Row, Site, flagged_sites, likely_sites, protection_flags
 from imadarem.sampling.noise import row_seeds
 
 __all__ = ["Checker", "RepairOptions", "RepairSettings", "repair_rows"]
@@ -99,30 +99,48 @@ class _Progress:
     tried: set[tuple[int, ...]] = field(default_factory=set)
 
 
+def check_judge(model: Any, settings: RepairSettings) -> None:
+    """Check that something says which rows are right.
+
+    Raises:
+        ConfigError: There is neither a judge nor a checker.
+    """
+    if settings.checker is None and not model.config.judge:
+        raise ConfigError(
+            "this model has no trained judge, so nothing says which tokens are wrong. Give a "
+            "checker, or take a model that has a judge."
+        )
+
+
+def most_passes(settings: RepairSettings, length: int) -> int:
+    """Most forward passes over a row of so many tokens and its candidates."""
+    rounds = JUDGE_PASSES + settings.rounds * (1 + JUDGE_PASSES)
+    return rounds if settings.checker is None else rounds + PLACES + 2 * len(LOWER_THRESHOLDS)
+
+
 def repair_rows(
     model: Any,
     rows: Sequence[str] | Sequence[Sequence[int]],
     settings: RepairSettings,
     *,
     protected: Sequence[Sequence[int]] | None = None,
-    seed: int = 0,
+    seed: int | Tensor = 0,
 ) -> list[Repair]:
-    """Repair rows; see :meth:`imadarem.ImplicitRefinementModel.repair`."""
-    if settings.checker is None and not model.config.judge:
-        raise ConfigError(
-            "this model has no trained judge, so nothing says which tokens are wrong. Give a "
-            "checker=, or take a model that has one."
-        )
-    tokens = [model.tokenizer.encode(row) if isinstance(row, str) else list(row) for row in rows]
+    """Repair rows; see :meth:`imadarem.ImplicitRefinementModel.repair`.
+
+    ``seed`` may also be ``(N,)`` seeds, one for each row.
+    """
+    check_judge(model, settings)
+    tokens = encoded_rows(model, rows)
     if not tokens:
         return []
-    flags = _flags(tokens, protected)
+    flags = protection_flags(tokens, protected)
     judgements = judge_rows(model, tokens, settings.batch_size)
     states = []
     for given, ids, own, judgement in zip(rows, tokens, flags, judgements, strict=True):
         row, text = Row(ids, own), given if isinstance(given, str) else None
         states.append(_Progress(row, row, text, judgement, judgement))
-    seeds = row_seeds(len(states), seed)
+    seeds = seed if isinstance(seed, Tensor) else row_seeds(len(states), seed)
     run = _Run(model, settings)
     for state in states:
         if run.is_right(state, state.row, state.now):
@@ -252,32 +270,3 @@ class _Run:
             row_passes=state.row_passes,
             checks=len(state.tried),
         )
-
-
-def _flags(
-    tokens: Sequence[list[int]], protected: Sequence[Sequence[int]] | None
-) -> list[list[bool]]:
-    """One flag a token of each row.
-
-    Raises:
-        DataError: There are not as many lists of positions as rows, or a position lies outside
-            its row.
-    """
-    if protected is None:
-        return [[False] * len(row) for row in tokens]
-    if len(protected) != len(tokens):
-        raise DataError(
-            f"protected has positions for {len(protected)} rows, and {len(tokens)} rows are to be "
-            "repaired. Give one list of positions for each row."
-        )
-    flags = []
-    for number, (row, positions) in enumerate(zip(tokens, protected, strict=True)):
-        outside = [position for position in positions if not 0 <= position < len(row)]
-        if outside:
-            raise DataError(
-                f"row {number} has {len(row)} tokens, and position {outside[0]} of it is to be "
-                f"protected. Legal positions are 0 to {len(row) - 1}."
-            )
-        chosen = set(positions)
-        flags.append([position in chosen for position in range(len(row))])
-    return flags

@@ -6,10 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from imadarem.errors import DataError
 from imadarem.evaluation.judgement import Judgement
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["Row", "Site", "flagged_sites", "likely_sites", "prompt_of"]
+__all__ = [
+    "Row",
+    "Site",
+    "every_site",
+    "flagged_sites",
+    "likely_sites",
+    "place_count",
+    "prompt_of",
+    "protection_flags",
+]
 
 #: Blanks that a gap is given, each of which may stay empty.
 GAP_BLANKS = 2
@@ -50,7 +60,12 @@ class Site:
     is_gap: bool
 
 
-def _all_sites(row: Row, judgement: Judgement) -> Iterator[Site]:
+def place_count(length: int) -> int:
+    """Tokens and gaps of a row of so many tokens."""
+    return 2 * length + 1
+
+
+def every_site(row: Row, judgement: Judgement) -> Iterator[Site]:
     """Every place of a row that may be changed.
 
     Without a judge a token's probability of being wrong is ``1 - p`` of the token in its place,
@@ -71,13 +86,13 @@ def _all_sites(row: Row, judgement: Judgement) -> Iterator[Site]:
 
 def flagged_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site]:
     """The places whose probability is above the threshold."""
-    return [site for site in _all_sites(row, judgement) if site.probability > threshold]
+    return [site for site in every_site(row, judgement) if site.probability > threshold]
 
 
 def likely_sites(row: Row, judgement: Judgement, count: int) -> list[Site]:
     """The ``count`` places that are most likely wrong, the most likely first."""
     ranked = sorted(
-        _all_sites(row, judgement), key=lambda s: (-s.probability, s.position, s.is_gap)
+        every_site(row, judgement), key=lambda s: (-s.probability, s.position, s.is_gap)
     )
     return ranked[:count]
 
@@ -110,3 +125,32 @@ def prompt_of(
             ids.append(blank if position in tokens else row.tokens[position])
     kept = [flag for position, flag in enumerate(row.protected) if position not in tokens]
     return ids, kept
+
+
+def protection_flags(
+    tokens: Sequence[list[int]], protected: Sequence[Sequence[int]] | None
+) -> list[list[bool]]:
+    """One flag a token of each row.
+
+    Raises:
+        DataError: There are not as many lists of positions as rows, or a position lies outside
+            its row.
+    """
+    if protected is None:
+        return [[False] * len(row) for row in tokens]
+    if len(protected) != len(tokens):
+        raise DataError(
+            f"protected has positions for {len(protected)} rows, and {len(tokens)} rows are to be "
+            "repaired. Give one list of positions for each row."
+        )
+    flags = []
+    for number, (row, positions) in enumerate(zip(tokens, protected, strict=True)):
+        outside = [position for position in positions if not 0 <= position < len(row)]
+        if outside:
+            raise DataError(
+                f"row {number} has {len(row)} tokens, and position {outside[0]} of it is to be "
+                f"protected. Legal positions are 0 to {len(row) - 1}."
+            )
+        chosen = set(positions)
+        flags.append([position in chosen for position in range(len(row))])
+    return flags

@@ -140,6 +140,8 @@ def _add_api_routes(app: FastAPI, endpoints: Endpoints) -> None:
         responses={200: {"content": {"text/event-stream": {"itemSchema": schemas.EVENT}}}},
     )(endpoints.trace)
     app.post("/v1/solve", response_model=schemas.SolveAnswer)(endpoints.solve)
+    app.post("/v1/judge", response_model=schemas.JudgeAnswer)(endpoints.judge)
+    app.post("/v1/repair", response_model=schemas.RepairAnswer)(endpoints.repair)
     app.post(
         "/v1/draw",
         response_class=Response,

@@ -136,6 +136,7 @@ class ServedModel:
             "default_policy": next(iter(self.policies)),
             "default_steps": self.steps,
             "default_temperature": config.sampling_temperature,
+            "judge": config.judge,
             "parameters": sum(p.numel() for p in self.network.student_parameters()),
         }
 

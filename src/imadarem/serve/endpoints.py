@@ -14,6 +14,8 @@ from torch import Tensor
 from imadarem.canvas import Canvas
 from imadarem.data.sudoku.grid import Grid, broken_cells, parse_grid, size_of
 from imadarem.errors import DataError
+from imadarem.repair.rows import RepairSettings, check_judge
+from imadarem.repair.sites import protection_flags
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.trajectory import SCHEMA
 from imadarem.serve import schemas
@@ -21,8 +23,9 @@ from imadarem.serve.canvases import blank_canvas, prompt_canvas, puzzle_canvas, 
 from imadarem.serve.catalogue import MOLECULES, SUDOKU, Catalogue, ServedModel
 from imadarem.serve.drawing_process import DrawingProcess
 from imadarem.serve.job_client import JobClient, merge
-from imadarem.serve.jobs import Job, JobEvent, Row
+from imadarem.serve.jobs import Job, JobEvent, Review, Row
 from imadarem.serve.limits import MAX_SAMPLES, MAX_SEED, MAX_SMILES_CHARS
+from imadarem.serve.reviews import CHECKERS, readable_rows
 
 __all__ = ["Endpoints"]
 
@@ -112,6 +115,50 @@ class Endpoints:
         )
         (row,) = await self._client.rows(request, job)
         return JSONResponse(_solution(model, clues, row))
+
+    async def judge(self, request: Request, body: schemas.JudgeRequest) -> Response:
+        """Say which tokens of finished rows look wrong, and where some are missing."""
+        self._client.check_queue()
+        model = self._catalogue.find(body.model)
+        rows = await asyncio.to_thread(
+            readable_rows, model, body.rows, alternatives=body.alternatives
+        )
+        job = Review(
+            model=model,
+            texts=body.rows,
+            rows=rows,
+            protected=[[] for _ in rows],
+            seeds=row_seeds(len(rows), 0),
+            alternatives=body.alternatives,
+        )
+        return await self._review(request, job)
+
+    async def repair(self, request: Request, body: schemas.RepairRequest) -> Response:
+        """Predict again what looks wrong in rows, and leave everything else as it is."""
+        self._client.check_queue()
+        model = self._catalogue.find(body.model)
+        rows = await asyncio.to_thread(readable_rows, model, body.rows, check=body.check)
+        settings = RepairSettings(
+            rounds=body.rounds,
+            threshold=body.threshold,
+            checker=CHECKERS[body.check],
+            budget=body.budget,
+        )
+        check_judge(model.network, settings)
+        protection_flags(rows, body.protected)
+        job = Review(
+            model=model,
+            texts=body.rows,
+            rows=rows,
+            protected=body.protected or [[] for _ in rows],
+            seeds=row_seeds(len(rows), body.seed),
+            repair=settings,
+        )
+        return await self._review(request, job)
+
+    async def _review(self, request: Request, job: Review) -> Response:
+        rows = await self._client.rows(request, job)
+        return JSONResponse({"model": job.model.id, "rows": rows})
 
     async def draw(self, body: schemas.DrawRequest) -> Response:
         """Draw a molecule as SVG."""

@@ -14,7 +14,7 @@ from starlette.types import Send
 
 from imadarem.errors import ImadaremError
 from imadarem.serve.api_errors import ApiError, from_library_error
-from imadarem.serve.jobs import Job, JobEvent, Row
+from imadarem.serve.jobs import Job, JobEvent, QueuedJob
 from imadarem.serve.limits import Limits
 from imadarem.serve.worker import Worker
 
@@ -56,7 +56,7 @@ class JobClient:
         """
         self._worker.check_queue()
 
-    async def rows(self, request: Request, job: Job) -> list[Row]:
+    async def rows(self, request: Request, job: QueuedJob) -> list[Any]:
         """All rows of a job.
 
         Raises:
@@ -67,7 +67,7 @@ class JobClient:
         assert isinstance(rows, list)
         return rows
 
-    async def events(self, request: Request, job: Job) -> list[JobEvent]:
+    async def events(self, request: Request, job: QueuedJob) -> list[JobEvent]:
         """All events of a job, the list of its rows last; errors as in :meth:`rows`."""
         self._worker.submit(job)
         with self._dropped_on_error(job):
@@ -112,7 +112,7 @@ class JobClient:
             yield _sse("error", json.dumps(error.to_dict()))
 
     @contextmanager
-    def _dropped_on_error(self, job: Job) -> Iterator[None]:
+    def _dropped_on_error(self, job: QueuedJob) -> Iterator[None]:
         """Turns errors into :class:`ApiError`; a block that ends early drops the job."""
         try:
             yield

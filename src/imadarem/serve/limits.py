@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from imadarem.errors import ConfigError
 
 __all__ = [
+    "MAX_ALTERNATIVES",
     "MAX_CANVAS_TOKENS",
+    "MAX_CHECKS",
+    "MAX_LISTED_TOKENS",
     "MAX_PROMPTS",
+    "MAX_ROUNDS",
     "MAX_SAMPLES",
     "MAX_SEED",
     "MAX_SMILES_CHARS",
@@ -24,6 +28,11 @@ MAX_STEPS = 256
 MAX_TEXT_CHARS = 20_000
 MAX_CANVAS_TOKENS = 4_096
 MAX_SMILES_CHARS = 400
+MAX_ALTERNATIVES = 20
+MAX_ROUNDS = 8
+MAX_CHECKS = 500
+#: Longest row whose alternatives are listed, which takes a pass for each place.
+MAX_LISTED_TOKENS = 200
 #: JavaScript represents whole numbers up to this one exactly.
 MAX_SEED = 2**53 - 1
 

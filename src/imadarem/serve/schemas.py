@@ -10,8 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from imadarem.errors import nearest
 from imadarem.sampling.trajectory import RowStep
 from imadarem.serve.limits import (
+    MAX_ALTERNATIVES,
     MAX_CANVAS_TOKENS,
+    MAX_CHECKS,
     MAX_PROMPTS,
+    MAX_ROUNDS,
     MAX_SAMPLES,
     MAX_SEED,
     MAX_SMILES_CHARS,
@@ -26,7 +29,11 @@ __all__ = [
     "Health",
     "InfillAnswer",
     "InfillRequest",
+    "JudgeAnswer",
+    "JudgeRequest",
     "ModelList",
+    "RepairAnswer",
+    "RepairRequest",
     "SampleAnswer",
     "SampleRequest",
     "SolveAnswer",
@@ -188,6 +195,71 @@ class DrawRequest(Request):
     model: Name | None = Field(None, description="The model of the tokens; default is the first.")
 
 
+Rows = Annotated[
+    list[Text],
+    Field(
+        min_length=1,
+        max_length=MAX_PROMPTS,
+        description="Texts that the model's tokenizer reads, such as SMILES, right or wrong.",
+    ),
+]
+
+
+class JudgeRequest(Request):
+    """Finished rows to judge."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "smiles", "rows": ["CCN(CCc1ccccc1"]},
+                {"model": "smiles", "rows": ["CC(=O)Nc1ccccc1"], "alternatives": 3},
+            ]
+        }
+    )
+    model: Name | None = Field(None, description="An id from /v1/models; default is the first.")
+    rows: Rows
+    alternatives: int = Field(
+        0,
+        ge=0,
+        le=MAX_ALTERNATIVES,
+        description="How many likely tokens to list for each token and gap. It takes a forward "
+        "pass for each of them.",
+    )
+
+
+class RepairRequest(Request):
+    """Rows to repair; what looks right stays as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "smiles", "rows": ["CCN(CCc1ccccc1"], "check": "rdkit"},
+                {"model": "smiles", "rows": ["CC(=O)Nc1cccc1"], "protected": [[0, 1, 2]]},
+            ]
+        }
+    )
+    model: Name | None = Field(None, description="An id from /v1/models; default is the first.")
+    rows: Rows
+    check: Literal["none", "rdkit"] = Field(
+        "none",
+        description="rdkit: a row must be a molecule. none: the model's judge decides, where it "
+        "has one.",
+    )
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="Probability of being wrong above which a place is repaired."
+    )
+    rounds: int = Field(
+        2, ge=1, le=MAX_ROUNDS, description="Times that a row is filled and judged again, at most."
+    )
+    budget: int = Field(60, ge=1, le=MAX_CHECKS, description="Calls of the check for each row.")
+    protected: list[list[Annotated[int, Field(ge=0, le=MAX_CANVAS_TOKENS)]]] | None = Field(
+        None,
+        max_length=MAX_PROMPTS,
+        description="For each row, positions of tokens that never change, from 0.",
+    )
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="The same seed gives the same answer.")
+
+
 # --- answers
 
 
@@ -235,6 +307,70 @@ class InfillAnswer(BaseModel):
     model: str
     seed: int
     samples: list[Filling]
+
+
+class Alternative(BaseModel):
+    """A token that may stand at a place."""
+
+    token: str
+    probability: float = Field(description="Given all other tokens of the row.")
+
+
+class Judged(BaseModel):
+    """A row of n tokens, judged."""
+
+    text: str
+    tokens: list[str]
+    surprise: list[float] = Field(description="Nats, -log p of each token in its place.")
+    wrong: list[float] | None = Field(
+        description="Probability that a token is wrong; null where the model has no judge."
+    )
+    missing: list[float] | None = Field(
+        description="n + 1 probabilities that tokens are missing before each token and at the end."
+    )
+    right: float | None = Field(description="Probability that the row is right.")
+    replacements: list[list[Alternative]] | None = Field(description="For each token.")
+    insertions: list[list[Alternative]] | None = Field(description="For each of the n + 1 gaps.")
+
+
+class JudgeAnswer(BaseModel):
+    """The rows in their order."""
+
+    model: str
+    rows: list[Judged]
+
+
+class RepairEdit(BaseModel):
+    """One change of one token."""
+
+    position: int = Field(
+        description="Of the token in the given row; an inserted token stands before it."
+    )
+    kind: Literal["replace", "insert", "delete"]
+    before: str | None
+    after: str | None
+    probability: float | None = Field(description="What the judge said of the place.")
+
+
+class Repaired(BaseModel):
+    """A row after a repair."""
+
+    given: str
+    tokens: list[str] = Field(description="Of the given row.")
+    text: str | None
+    changed: bool
+    reason: Literal["clean", "repaired", "checked", "gave_up"]
+    edits: list[RepairEdit]
+    rounds: int
+    row_passes: int
+    checks: int
+
+
+class RepairAnswer(BaseModel):
+    """The rows in their order."""
+
+    model: str
+    rows: list[Repaired]
 
 
 _HINTS = get_type_hints(RowStep)
@@ -318,6 +454,7 @@ class ModelEntry(BaseModel):
     default_policy: str
     default_steps: int
     default_temperature: float
+    judge: bool = Field(description="Whether it has a trained judge, for /v1/repair without check.")
     parameters: int
 
 

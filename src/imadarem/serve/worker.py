@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from imadarem.sampling.trajectory import RowStep, TrajectoryRecorder
 from imadarem.serve.api_errors import ApiError
 from imadarem.serve.batching_delay import BatchingDelay
 from imadarem.serve.canvases import stack_canvases
-from imadarem.serve.jobs import Job, Row
+from imadarem.serve.jobs import Job, QueuedJob, Review, Row
 from imadarem.serve.limits import Limits
 from imadarem.serve.metrics import Metrics
+from imadarem.serve.reviews import review
 
 __all__ = ["Worker"]
 
@@ -37,12 +39,12 @@ MAX_BATCH_WORK = 65_536
 class BatchPart:
     """The rows of one job in a batch, in order."""
 
-    job: Job
+    job: QueuedJob
     numbers: range
 
 
 class Worker:
-    """Refines jobs in the order they arrived, those with one key together.
+    """Computes jobs in the order they arrived, those with one key together.
 
     A row's result depends on its own seed, canvas and settings, never on its batch.
 
@@ -53,7 +55,7 @@ class Worker:
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
-        self._waiting: list[Job] = []
+        self._waiting: list[QueuedJob] = []
         self._running = 0
         self._delay = BatchingDelay()
         self._change = threading.Condition()
@@ -96,7 +98,7 @@ class Worker:
                 headers={"Retry-After": "1"},
             )
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: QueuedJob) -> None:
         """Put a job at the end of the queue; errors as in :meth:`check_queue`."""
         with self._change:
             self.check_queue()
@@ -105,7 +107,7 @@ class Worker:
             self._metrics.queue_jobs.set(self.jobs)
             self._change.notify()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: QueuedJob) -> None:
         """Drop a job that nobody waits for; rows that are being refined end with their batch."""
         with self._change:
             job.cancelled = True
@@ -125,9 +127,9 @@ class Worker:
                 batch = self._next_batch()
                 self._running = sum(not part.job.rows_left for part in batch)
             began = time.perf_counter()
-            result: list[Row] | Exception
+            result: list[Any] | Exception
             try:
-                result = self._refine(batch)
+                result = self._run(batch)
             except _AllCancelled:
                 result = []
             except Exception as error:
@@ -140,7 +142,7 @@ class Worker:
                 self._metrics.queue_jobs.set(self.jobs)
             self._answer(batch, result)
 
-    def _answer(self, batch: list[BatchPart], result: list[Row] | Exception) -> None:
+    def _answer(self, batch: list[BatchPart], result: list[Any] | Exception) -> None:
         """Hand the rows of a batch or its error to the jobs; no rows if all were cancelled."""
         if isinstance(result, Exception):
             for part in batch:
@@ -164,11 +166,11 @@ class Worker:
                 return
             self._change.wait(seconds)
 
-    def _jobs_of_next_batch(self) -> list[Job]:
+    def _jobs_of_next_batch(self) -> list[QueuedJob]:
         """The first waiting job and those with the same key."""
         return [job for job in self._waiting if job.key == self._waiting[0].key]
 
-    def _drop(self, job: Job, error: Exception) -> None:
+    def _drop(self, job: QueuedJob, error: Exception) -> None:
         with self._change:
             if job in self._waiting:
                 self._waiting.remove(job)
@@ -190,21 +192,35 @@ class Worker:
         self._waiting = others + [job for job in served if job.rows_left]
         return batch
 
-    def _capacity(self, jobs: list[Job]) -> int:
+    def _capacity(self, jobs: list[QueuedJob]) -> int:
         """Most rows of a batch, at least 1: fewer for long canvases and many steps."""
-        longest = max(job.canvas.ids.shape[1] for job in jobs)
-        affordable = MAX_BATCH_WORK // (longest * jobs[0].settings.steps)
+        work = max(job.longest for job in jobs) * max(job.passes for job in jobs)
+        affordable = MAX_BATCH_WORK // work
         return max(1, min(self._limits.batch_rows, affordable))
 
-    def _refine(self, batch: list[BatchPart]) -> list[Row]:
-        model, settings = batch[0].job.model, batch[0].job.settings
-        canvas = stack_canvases([_rows(part.job.canvas, part.numbers) for part in batch])
-        seeds = torch.cat(
-            [part.job.seeds[part.numbers.start : part.numbers.stop] for part in batch]
-        )
-        owners = [(part.job, number) for part in batch for number in part.numbers]
-        device = next(model.network.parameters()).device
+    def _run(self, batch: list[BatchPart]) -> list[Any]:
+        """Compute the rows of a batch and count them."""
+        model = batch[0].job.model
         began = time.perf_counter()
+        rows: list[Any]
+        reviews = [(part.job, part.numbers) for part in batch if isinstance(part.job, Review)]
+        if reviews:
+            rows, passes = review(reviews)
+        else:
+            rows, passes = self._refine(batch)
+        self._metrics.batch_seconds.observe(time.perf_counter() - began)
+        self._metrics.batch_rows.observe(len(rows))
+        self._metrics.rows.labels(model.id).inc(len(rows))
+        self._metrics.passes.labels(model.id).inc(passes)
+        return rows
+
+    def _refine(self, batch: list[BatchPart]) -> tuple[list[Row], int]:
+        """The refined rows and their forward passes."""
+        jobs = [(part.job, part.numbers) for part in batch if isinstance(part.job, Job)]
+        model, settings = jobs[0][0].model, jobs[0][0].settings
+        canvas = stack_canvases([_rows(job.canvas, numbers) for job, numbers in jobs])
+        seeds = torch.cat([job.seeds[numbers.start : numbers.stop] for job, numbers in jobs])
+        device = next(model.network.parameters()).device
         rows = refine_all(
             model.network,
             canvas.to(device),
@@ -213,22 +229,20 @@ class Worker:
             teacher=model.network.teacher,
             batch_size=self._limits.batch_rows,
             widths=Widths.of(model.network.config),
-            on_step=self._observer(batch, canvas, owners),
+            on_step=self._observer(jobs, canvas),
         )
-        self._metrics.batch_seconds.observe(time.perf_counter() - began)
-        self._metrics.batch_rows.observe(len(rows))
-        self._metrics.rows.labels(model.id).inc(len(rows))
-        self._metrics.passes.labels(model.id).inc(sum(row.forward_passes for row in rows))
-        return [Row(refined, model.text(refined.ids.tolist())) for refined in rows]
+        passes = sum(row.forward_passes for row in rows)
+        return [Row(refined, model.text(refined.ids.tolist())) for refined in rows], passes
 
     def _observer(
-        self, batch: list[BatchPart], canvas: Canvas, owners: list[tuple[Job, int]]
+        self, jobs: list[tuple[Job, range]], canvas: Canvas
     ) -> Callable[[Tensor, Step], None]:
         """Ends a batch that nobody waits for; publishes the steps of traced jobs."""
-        publisher = _StepPublisher(canvas, owners) if batch[0].job.traced else None
+        owners = [(job, number) for job, numbers in jobs for number in numbers]
+        publisher = _StepPublisher(canvas, owners) if jobs[0][0].traced else None
 
         def observe(numbers: Tensor, step: Step) -> None:
-            if all(part.job.cancelled for part in batch):
+            if all(job.cancelled for job, _ in jobs):
                 raise _AllCancelled
             if publisher is not None:
                 publisher(numbers, step)
