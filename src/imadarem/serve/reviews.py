@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -66,14 +65,9 @@ def review(parts: Sequence[tuple[Review, range]]) -> tuple[list[dict[str, Any]],
     """The records of a batch's rows and the forward passes they took; the rows share a batch."""
     first = parts[0][0]
     model, settings = first.model, first.repair
-    texts, rows, protected = (
-        list(chain.from_iterable(values[n.start : n.stop] for values, n in pairs))
-        for pairs in (
-            [(job.texts, n) for job, n in parts],
-            [(job.rows, n) for job, n in parts],
-            [(job.protected, n) for job, n in parts],
-        )
-    )
+    owners = [(job, number) for job, numbers in parts for number in numbers]
+    texts = [job.texts[number] for job, number in owners]
+    rows = [job.rows[number] for job, number in owners]
     if settings is None:
         judgements = judge_rows(model.network, rows, len(rows))
         records = [
@@ -83,6 +77,7 @@ def review(parts: Sequence[tuple[Review, range]]) -> tuple[list[dict[str, Any]],
         places = sum(map(place_count, map(len, rows))) if first.alternatives else 0
         return records, len(rows) + places
     seeds = torch.cat([job.seeds[n.start : n.stop] for job, n in parts])
+    protected = [job.protected[number] for job, number in owners]
     repairs = repair_rows(model.network, texts, settings, protected=protected, seed=seeds)
     tokenizer = model.network.tokenizer
     records = [
