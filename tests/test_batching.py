@@ -13,7 +13,7 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError
 from imadarem.nn import RefinementNetwork, RefinementOutput
 from imadarem.sampling.batching import GROUP, Widths, batches
-from imadarem.sampling.unique_rows import forward_unique_rows
+from imadarem.sampling.passes import forward_unique_rows
 from imadarem.sampling.work import count_work
 
 # ---------------------------------------------------------------- the same in every batch

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn.block import NeighbourConvolution, SelfAttention, rotate_pairs
-from imadarem.nn.embeddings import rotary_turns
+from imadarem.nn.transformer import rotary_turns
 
 LENGTH, WIDTH, HEADS = 7, 16, 2
 

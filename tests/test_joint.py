@@ -18,14 +18,13 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.canvas import Canvas
 from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
-from imadarem.nn.joint import JointHead, JointLogits
-from imadarem.nn.joint_stepper import NumpyStepper, TorchStepper
+from imadarem.nn.heads import JointHead, JointLogits
 from imadarem.nn.recurrence import gated_recurrence
+from imadarem.sampling.batching import Samples
 from imadarem.sampling.draw import Truncation
-from imadarem.sampling.joint_draws import JointDraws
+from imadarem.sampling.joint_draws import JointDraws, NumpyStepper, TorchStepper
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.policies import LeftToRight
-from imadarem.sampling.samples import Samples
 from imadarem.training.objective import Objective
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("repair",),
-    ("model",),
+    ("growth", "model"),
     ("design",),
     ("orchestrator",),
     ("hf",),

@@ -35,7 +35,7 @@ _EXPORTS = {
     "Reference": "imadarem.evaluation.molecules",
     "Repair": "imadarem.repair",
     "SafeTokenizer": "imadarem.tokenizers",
-    "Samples": "imadarem.sampling.samples",
+    "Samples": "imadarem.sampling.batching",
     "SamplingSettings": "imadarem.sampling.settings",
     "SelfiesTokenizer": "imadarem.tokenizers",
     "SmilesTokenizer": "imadarem.tokenizers",
@@ -97,10 +97,10 @@ if TYPE_CHECKING:
     )
     from imadarem.orchestrator.training import UnrolledTraining as UnrolledTraining
     from imadarem.repair import Repair as Repair
+    from imadarem.sampling.batching import Samples as Samples
     from imadarem.sampling.policies import Decision as Decision
     from imadarem.sampling.policies import PassView as PassView
     from imadarem.sampling.policies import Policy as Policy
-    from imadarem.sampling.samples import Samples as Samples
     from imadarem.sampling.settings import SamplingSettings as SamplingSettings
     from imadarem.tokenizers import CharTokenizer as CharTokenizer
     from imadarem.tokenizers import SafeTokenizer as SafeTokenizer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TextIO, Unpack
 
@@ -19,6 +19,7 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, DataError, TokenizerError
 from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
 from imadarem.files import write_text
+from imadarem.growth import grown_weights, larger_config
 from imadarem.model_folder import (
     CONFIG,
     TEACHER_PREFIX,
@@ -30,29 +31,19 @@ from imadarem.model_folder import (
 )
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
-from imadarem.nn.joint import wider_joint_head
 from imadarem.pretrained import CARD, default_card, find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
-from imadarem.sampling.batching import Refined, Widths, refine_all
-from imadarem.sampling.loop import Step
-from imadarem.sampling.noise import RowNoise, Stream, row_seeds
-from imadarem.sampling.samples import Samples
+from imadarem.sampling.batching import Run, RunOptions, Samples, refine_run
+from imadarem.sampling.noise import RowNoise, Stream
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings
-from imadarem.sampling.trajectory import RowTrajectory, Trajectory, TrajectoryRecorder
-from imadarem.sampling.width import candidate_seeds, choose, chosen_rows, drawn_again
+from imadarem.sampling.trajectory import Trajectory
+from imadarem.sampling.width import refine_candidates
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
+from imadarem.tokenizers.prompts import prompt_rows
 from imadarem.training.objective import LossTerms, Objective
 
 __all__ = ["ImplicitRefinementModel"]
 
-StepObserver = Callable[[Tensor, Step], None]
-#: Says of a text whether it is right.
-Verifier = Callable[[str], bool]
-
-#: Candidates of a row, at most.
-MOST_CANDIDATES = 1024
-#: Nats below the mean token at which one that is new to a model starts.
-RARE = 4.0
 #: Rows of a run have numbers below this one.
 MOST_ROWS = 10**12
 
@@ -155,6 +146,8 @@ class ImplicitRefinementModel(
         model.network.load_state_dict(self.teacher.network.state_dict())
         return model.to(next(self.parameters()).device).eval()
 
+    # Growth
+
     def with_vocabulary(self, tokenizer: Any = None, *, vocab_size: int | None = None) -> Self:
         """A model with these weights for a tokenizer with further tokens behind the known ones.
 
@@ -179,16 +172,9 @@ class ImplicitRefinementModel(
                 f"model has {known} and {self.special.mask}. Extend the model's own tokenizer, or "
                 "train a new model."
             )
-        model = type(self)(replace(self.config, vocab_size=size), tokenizer=tokenizer)
+        model = self._grown(replace(self.config, vocab_size=size), tokenizer)
         if tokenizer is None:
             model.special = self.special
-        weights = self.student_weights()
-        for name, fresh in model.state_dict().items():
-            old = weights[name]
-            if fresh.shape != old.shape:
-                mean = old.mean(dim=0) - (RARE if name.endswith("to_logits.bias") else 0.0)
-                weights[name] = torch.cat([old, mean.expand(size - known, *old.shape[1:])])
-        model.load_state_dict(weights)
         return model
 
     def enlarged(
@@ -212,36 +198,19 @@ class ImplicitRefinementModel(
         Raises:
             ConfigError: A number is lower than the present one.
         """
-        now = self.config
-        given = {"num_layers": num_layers, "max_seq_len": max_seq_len, "joint_size": joint_size}
-        sizes: dict[str, Any] = {name: size for name, size in given.items() if size is not None}
-        for name, number in sizes.items():
-            if number < getattr(now, name):
-                raise ConfigError(
-                    f"{name}={number} is less than the {getattr(now, name)} of this model, and a "
-                    "model can only be enlarged. Train a new one."
-                )
-        config = replace(now, **sizes)
-        model = type(self)(config, tokenizer=self.tokenizer)
-        weights = {**model.state_dict(), **self.student_weights()}
-        if now.joint_size and model.network.joint is not None:
-            joint = model.network.joint.state_dict(prefix="network.joint.")
-            weights |= wider_joint_head(weights, joint)
-        name = "network.backbone.positions.decay"
-        if name in weights:
-            decay = weights[name]
-            further = model.config.max_seq_len - len(decay)
-            weights[name] = torch.cat([decay, decay[-1:].expand(further)])
-        model.load_state_dict(weights)
-        return model
+        sizes = {"num_layers": num_layers, "max_seq_len": max_seq_len, "joint_size": joint_size}
+        return self._grown(larger_config(self.config, **sizes), self.tokenizer)
 
     def with_judge(self) -> Self:
         """A model with these weights and an untrained judge; the teacher is left behind.
 
         It is trained by ``scripts/train_judge.py``.
         """
-        model = type(self)(replace(self.config, judge=True), tokenizer=self.tokenizer)
-        model.load_state_dict({**model.state_dict(), **self.student_weights()})
+        return self._grown(replace(self.config, judge=True), self.tokenizer)
+
+    def _grown(self, config: ImplicitRefinementConfig, tokenizer: Any) -> Self:
+        model = type(self)(config, tokenizer=tokenizer)
+        model.load_state_dict(grown_weights(self.student_weights(), model.student_weights()))
         return model
 
     def student_weights(self) -> dict[str, Tensor]:
@@ -292,16 +261,7 @@ class ImplicitRefinementModel(
         *,
         first: int = 0,
         length: int | Sequence[int] | None = None,
-        width: int = 1,
-        verifier: Verifier | None = None,
-        redraws: int = 0,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        return_trajectory: bool = False,
-        batch_size: int = 256,
-        on_rows: Callable[[int], None] | None = None,
-        on_step: StepObserver | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[RunOptions],
     ) -> Samples:
         """Draw ``n`` samples from blank canvases.
 
@@ -311,51 +271,24 @@ class ImplicitRefinementModel(
                 ``sample(8)`` of the same seed.
             length: Canvas length in tokens, one for all or one each. Default: drawn from the
                 training lengths, or ``max_seq_len`` with an EOS deciding where a sample ends.
-            width: Candidates of each row, of which one is kept: drawn by the odds that the judge
-                gives it, or the most certain where the model has a halting head.
-            verifier: Says of a text whether it is right; candidates that it takes are preferred.
-            redraws: How often a row that the verifier refuses is drawn again, on a canvas of the
-                same length; one that it refuses every time is handed back as drawn last.
-            seed: The same seed gives the same samples, whatever the batch size.
-            generator: Draws the seed where ``seed`` is None; default torch's global generator.
-            return_trajectory: Keep the records of every step in ``.trajectory``.
-            batch_size: Rows refined together.
-            on_rows: Called with the number of samples just finished.
-            on_step: Called with the numbers of a batch's rows and each :class:`Step` of it, not
-                for rows that are drawn again.
-            sampling: ``steps``, ``temperature``, ``policy``, …: see
-                :class:`~imadarem.sampling.settings.SamplingOptions`.
+            options: ``steps``, ``temperature``, ``policy``, ``seed``, ``width``,
+                ``return_trajectory``, …: see :class:`~imadarem.sampling.batching.RunOptions`
+                and :class:`~imadarem.sampling.settings.SamplingOptions`.
 
         Raises:
             ConfigError: A setting is out of range, or the policy is unknown.
             DataError: A length is below 1 or above ``max_seq_len``.
         """
         n = checks.integer("n", n, 1, 10**9)
-        first = checks.integer("first", first, 0, MOST_ROWS)
-        seeds = row_seeds(n, _seed(seed, generator), first)
+        run = Run.of(self.config, options)
+        seeds = run.row_seeds(n, checks.integer("first", first, 0, MOST_ROWS))
         canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
-        settings = self.sampling_settings(**sampling)
-        width = checks.integer("width", width, 1, MOST_CANDIDATES)
-        redraws = checks.integer("redraws", redraws, 0, MOST_CANDIDATES)
-        run = _Run(
-            settings, return_trajectory, batch_size, on_rows, on_step, width, verifier, redraws
-        )
         return self._run(canvas, seeds, run)
 
     def infill(
         self,
         masked: str | Sequence[str] | Tensor | Sequence[Sequence[int]],
-        *,
-        width: int = 1,
-        verifier: Verifier | None = None,
-        redraws: int = 0,
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        return_trajectory: bool = False,
-        batch_size: int = 256,
-        on_rows: Callable[[int], None] | None = None,
-        on_step: StepObserver | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[RunOptions],
     ) -> Samples:
         """Fill the holes of prompts; a token that is given never changes.
 
@@ -365,23 +298,17 @@ class ImplicitRefinementModel(
                 ``[MASK]``; ``<gap>`` is a hole of 0 to 16 tokens and ``<gap:3-8>`` one of 3 to
                 8, for models that know such holes. The built-in tokenizers read their own
                 notation, such as ``"[C]<mask><mask>[O]"`` for SELFIES.
-
-        The other arguments are those of :meth:`sample`.
+            options: Those of :meth:`sample`.
 
         Raises:
+            ConfigError: A setting is out of range, or the policy is unknown.
             DataError: A prompt has no blank, is too long, or holds ids outside the vocabulary.
         """
-        rows = self._prompts(masked)
+        rows = prompt_rows(masked, self.tokenizer, self.special, self.config.vocab_size)
         canvas = Canvas.with_holes(rows, self.special)
         self._check_length(canvas.ids.shape[1])
-        seeds = row_seeds(len(rows), _seed(seed, generator))
-        settings = self.sampling_settings(**sampling)
-        width = checks.integer("width", width, 1, MOST_CANDIDATES)
-        redraws = checks.integer("redraws", redraws, 0, MOST_CANDIDATES)
-        run = _Run(
-            settings, return_trajectory, batch_size, on_rows, on_step, width, verifier, redraws
-        )
-        return self._run(canvas, seeds, run)
+        run = Run.of(self.config, options)
+        return self._run(canvas, run.row_seeds(len(rows)), run)
 
     def judge(
         self, rows: str | Sequence[str] | Sequence[Sequence[int]], *, batch_size: int = 256
@@ -535,93 +462,6 @@ class ImplicitRefinementModel(
         """The settings that :meth:`sample` makes of these options and of the model's own."""
         return SamplingSettings.from_config(self.config, **sampling)
 
-    @torch.no_grad()
-    def _run(self, canvas: Canvas, seeds: Tensor, run: _Run) -> Samples:
-        checks.integer("batch_size", run.batch_size, 1)
-        if run.redraws and run.verifier is None:
-            raise ConfigError(
-                f"redraws={run.redraws} needs verifier=, which says what is drawn again."
-            )
-        training = self.training
-        self.eval()
-        try:
-            rows, records, accepted = self._candidates(canvas, seeds, run, first=0)
-            silent = replace(run, on_rows=None, on_step=None)
-            for again in range(1, run.redraws + 1):
-                refused = torch.nonzero(~accepted).flatten()
-                if not len(refused):
-                    break
-                part = canvas.rows(refused), seeds[refused]
-                redrawn = self._candidates(*part, silent, first=again * run.width)
-                accepted[refused] = redrawn[2]
-                for i, number in enumerate(refused.tolist()):
-                    rows[number] = drawn_again(rows[number], redrawn[0][i])
-                    if records is not None and redrawn[1] is not None:
-                        records[number] = redrawn[1][i]
-        finally:
-            self.train(training)
-        return Samples(rows, self.tokenizer, None if records is None else Trajectory(records))
-
-    def _candidates(
-        self, canvas: Canvas, seeds: Tensor, run: _Run, first: int
-    ) -> tuple[list[Refined], list[RowTrajectory] | None, Tensor]:
-        """One candidate of each row out of ``W``, its records, whether the verifier takes it."""
-        device = next(self.parameters()).device
-        if run.width > 1:
-            canvas = canvas.rows(torch.arange(len(canvas)).repeat_interleave(run.width))
-        recorder = None
-        if run.return_trajectory:
-            judge = "entropy" if run.settings.policy.uses_teacher else "gate"
-            recorder = TrajectoryRecorder(canvas, self.tokenizer, judge)
-        rows = refine_all(
-            self,
-            canvas.to(device),
-            candidate_seeds(seeds, run.width, first).to(device),
-            run.settings,
-            teacher=self.teacher,
-            batch_size=run.batch_size,
-            widths=Widths.of(self.config),
-            on_step=_each_of(recorder, run.on_step),
-            on_rows=_per_row(run.on_rows, run.width),
-        )
-        records = None if recorder is None else list(recorder.trajectory())
-        accepted = torch.ones(len(rows), dtype=torch.bool)
-        if run.verifier is not None:
-            texts = Samples(rows, self.tokenizer, None).texts
-            accepted = torch.tensor([bool(run.verifier(text)) for text in texts])
-        if run.width == 1:
-            return rows, records, accepted
-        chosen = self._choose(rows, seeds, run, accepted)
-        kept = (torch.arange(len(seeds)) * run.width + chosen).tolist()
-        judging = int(self.config.judge and not self.config.halting)
-        rows = chosen_rows(rows, chosen, run.width, judging)
-        return rows, None if records is None else [records[i] for i in kept], accepted[kept]
-
-    def _choose(self, rows: list[Refined], seeds: Tensor, run: _Run, accepted: Tensor) -> Tensor:
-        """``(N,)`` which of a row's candidates is kept.
-
-        Raises:
-            ConfigError: Nothing says which one is right.
-        """
-        shape = len(seeds), run.width
-        if self.config.halting:
-            verdicts = torch.tensor([0.5 if row.halt is None else row.halt for row in rows]).logit()
-        elif self.config.judge:
-            verdicts = row_verdicts(self, [row.ids.tolist() for row in rows], run.batch_size)
-        elif run.verifier is not None:
-            verdicts = torch.zeros(len(rows))
-        else:
-            raise ConfigError(
-                f"width={run.width} needs something that chooses a candidate: a model with a judge "
-                "or a halting head, or a verifier="
-            )
-        return choose(
-            verdicts.view(shape),
-            seeds,
-            passes=accepted.view(shape),
-            most_certain=self.config.halting,
-        )
-
     def canvas_lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
         """``(n,)`` lengths of blank canvases, drawn by their row seeds where it is the model's way.
 
@@ -663,29 +503,6 @@ class ImplicitRefinementModel(
                 f"max_seq_len={self.config.max_seq_len}."
             )
 
-    def _prompts(self, masked: Any) -> list[list[int]]:
-        """Token ids of prompts given as a text, texts, a tensor or lists of ids."""
-        if isinstance(masked, str):
-            masked = [masked]
-        if isinstance(masked, Tensor):
-            masked = masked.reshape(-1, masked.shape[-1]).tolist() if masked.ndim else []
-        rows = [self.encode_prompt(row) if isinstance(row, str) else list(row) for row in masked]
-        if not rows:
-            raise DataError("there is no prompt to fill; give at least one.")
-        for row in rows:
-            illegal = [i for i in row if not 0 <= i < self.config.vocab_size]
-            if illegal:
-                raise DataError(
-                    f"the prompt holds id {illegal[0]}; legal ids are 0 to "
-                    f"{self.config.vocab_size - 1}."
-                )
-            if not {self.special.mask, self.special.nothing} & set(row):
-                raise DataError(
-                    "a prompt of token ids has no blank, so there is nothing to fill. Put the "
-                    f"mask id {self.special.mask} at each token that is to be found."
-                )
-        return rows
-
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a text with ``<mask>``, or the tokenizer's own mask, for each blank.
 
@@ -698,47 +515,12 @@ class ImplicitRefinementModel(
         """
         return encode_prompt(self.tokenizer, self.special, text)
 
+    @torch.no_grad()
+    def _run(self, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
+        if run.width == 1 and not run.redraws:
+            return refine_run(self, canvas, seeds, run)
 
-@dataclass(frozen=True)
-class _Run:
-    """One call of :meth:`ImplicitRefinementModel.sample` or of ``infill``, beside its canvases."""
+        def verdicts(rows: list[list[int]]) -> Tensor:
+            return row_verdicts(self, rows, run.batch_size)
 
-    settings: SamplingSettings
-    return_trajectory: bool
-    batch_size: int
-    on_rows: Callable[[int], None] | None
-    on_step: StepObserver | None
-    width: int
-    verifier: Verifier | None
-    redraws: int
-
-
-def _each_of(*observers: StepObserver | None) -> StepObserver:
-    """One observer that hands every record to those that are there."""
-
-    def observe(numbers: Tensor, step: Step) -> None:
-        for observer in observers:
-            if observer is not None:
-                observer(numbers, step)
-
-    return observe
-
-
-def _per_row(on_rows: Callable[[int], None] | None, width: int) -> Callable[[int], None] | None:
-    """Reports rows where the loop reports candidates."""
-    if on_rows is None or width == 1:
-        return on_rows
-    candidates = 0
-
-    def report(count: int) -> None:
-        nonlocal candidates
-        on_rows((candidates + count) // width - candidates // width)
-        candidates += count
-
-    return report
-
-
-def _seed(seed: int | None, generator: torch.Generator | None) -> int:
-    if seed is not None:
-        return checks.integer("seed", seed)
-    return int(torch.randint(2**62, (), generator=generator))
+        return refine_candidates(self, canvas, seeds, run, verdicts)

@@ -20,7 +20,7 @@ from imadarem.errors import ConfigError, MissingExtraError, MissingLibraryError
 
 if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
-    from imadarem.sampling.samples import Samples
+    from imadarem.sampling.batching import Samples
 
 __all__ = [
     "OUTPUT",

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from imadarem.errors import ConfigError, DataError, nearest
 from imadarem.hf.outputs import ImadaremGenerateOutput
 from imadarem.model import ImplicitRefinementModel
+from imadarem.sampling.batching import Samples
 from imadarem.sampling.loop import Step
-from imadarem.sampling.samples import Samples
 from imadarem.sampling.settings import SamplingOptions
 
 __all__ = ["CanvasGeneration"]

@@ -9,27 +9,36 @@ processors, not read in a specification: on another kind of processor run that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import NonFiniteError
+from imadarem.errors import ConfigError, NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.loop import Step, StoppingReason, refine
-from imadarem.sampling.settings import SamplingSettings
+from imadarem.sampling.noise import row_seeds
+from imadarem.sampling.settings import SamplingOptions, SamplingSettings
+from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
+from imadarem.tokenizers import Tokenizer
 
 __all__ = [
     "CHUNK_TOKENS",
     "GROUP",
     "Refined",
+    "Run",
+    "RunOptions",
+    "Samples",
     "Widths",
     "batches",
     "refine_all",
+    "refine_run",
 ]
 
 #: The widest vector that attention sums at a time, in floats.
@@ -38,6 +47,89 @@ GROUP = 16
 GRAIN = 8
 #: Positions refined together on a CPU: what fits the cache beats what fills the batch.
 CHUNK_TOKENS = 4096
+#: Candidates of a row, at most.
+MOST_CANDIDATES = 1024
+
+StepObserver = Callable[[Tensor, Step], None]
+#: Says of a text whether it is right.
+TextVerifier = Callable[[str], bool]
+
+
+class RunOptions(SamplingOptions, total=False):
+    """What ``model.sample`` and ``model.infill`` take beside what they start from.
+
+    Attributes:
+        width: Candidates of each row, of which one is kept: drawn by the odds that the judge
+            gives it, or the most certain where the model has a halting head. Default 1.
+        verifier: Says of a text whether it is right; candidates that it takes are preferred.
+        redraws: How often a row that the verifier refuses is drawn again, on a canvas of the
+            same length; one that it refuses every time is handed back as drawn last. Default 0.
+        seed: The same seed gives the same samples, whatever the batch size.
+        generator: Draws the seed where ``seed`` is None; default torch's global generator.
+        return_trajectory: Keep the records of every step in ``.trajectory``.
+        batch_size: Rows refined together; default 256.
+        on_rows: Called with the number of rows just finished.
+        on_step: Called with the numbers of a batch's rows and each
+            :class:`~imadarem.sampling.loop.Step` of it, not for rows that are drawn again.
+    """
+
+    width: int
+    verifier: TextVerifier | None
+    redraws: int
+    seed: int | None
+    generator: torch.Generator | None
+    return_trajectory: bool
+    batch_size: int
+    on_rows: Callable[[int], None] | None
+    on_step: StepObserver | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One call of ``model.sample`` or ``model.infill``, beside its canvases: see the options.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+
+    settings: SamplingSettings
+    width: int = 1
+    verifier: TextVerifier | None = None
+    redraws: int = 0
+    seed: int | None = None
+    generator: torch.Generator | None = None
+    return_trajectory: bool = False
+    batch_size: int = 256
+    on_rows: Callable[[int], None] | None = None
+    on_step: StepObserver | None = None
+
+    def __post_init__(self) -> None:
+        checks.integer("width", self.width, 1, MOST_CANDIDATES)
+        checks.integer("batch_size", self.batch_size, 1)
+        checks.integer("redraws", self.redraws, 0, MOST_CANDIDATES)
+        if self.redraws and self.verifier is None:
+            raise ConfigError(
+                f"redraws={self.redraws} needs verifier=, which says what is drawn again."
+            )
+
+    @classmethod
+    def of(cls, config: ImplicitRefinementConfig, options: RunOptions) -> Self:
+        """The options of a call, and the model's own settings where it leaves them open.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+        """
+        names = {field.name for field in fields(cls)}
+        own: dict[str, Any] = {name: x for name, x in options.items() if name in names}
+        sampling: Any = {name: x for name, x in options.items() if name not in names}
+        return cls(settings=SamplingSettings.from_config(config, **sampling), **own)
+
+    def row_seeds(self, count: int, first: int = 0) -> Tensor:
+        """``(count,)`` int64, of the rows ``first``, ``first + 1``, …"""
+        if self.seed is not None:
+            return row_seeds(count, checks.integer("seed", self.seed), first)
+        drawn = int(torch.randint(2**62, (), generator=self.generator))
+        return row_seeds(count, drawn, first)
 
 
 @dataclass(frozen=True)
@@ -97,6 +189,98 @@ class Refined:
     candidates: int = 1
 
 
+class Samples(Sequence[str]):
+    """Finished samples: a sequence of texts that also says how they came about.
+
+    Attributes:
+        rows: Token ids, stopping reason, steps and forward passes of each sample.
+        trajectory: The records of every step where it was asked for, else None.
+    """
+
+    def __init__(
+        self, rows: list[Refined], tokenizer: Tokenizer | None, trajectory: Trajectory | None
+    ) -> None:
+        self.rows = rows
+        self.trajectory = trajectory
+        self.tokenizer = tokenizer
+        self._texts: list[str] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The decoded samples, such as SMILES; decoded when first asked for.
+
+        Raises:
+            ConfigError: The model has no tokenizer that can decode; use ``rows[i].ids``.
+        """
+        if self._texts is None:
+            decode = getattr(self.tokenizer, "decode", None)
+            if decode is None:
+                raise ConfigError(
+                    "this model's tokenizer cannot decode. Read the token ids from "
+                    "samples.rows[i].ids, or give the model a tokenizer with decode()."
+                )
+            self._texts = [decode(row.ids.tolist()) for row in self.rows]
+        return self._texts
+
+    @property
+    def forward_passes(self) -> list[int]:
+        """Forward passes that each sample cost, the teacher's included."""
+        return [row.forward_passes for row in self.rows]
+
+    @property
+    def stopping_reasons(self) -> list[str]:
+        """Why each sample took no further step."""
+        return [row.reason.label for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.texts[index]
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self)} rows)"
+
+
+def refine_run(model: Any, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
+    """Refine canvases as a run asks, with a model that is in evaluation mode meanwhile.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        canvas: On the CPU, one row for each sample.
+        seeds: ``(N,)`` int64.
+        run: How.
+    """
+    device = next(model.parameters()).device
+    recorder = None
+    if run.return_trajectory:
+        judge = "entropy" if run.settings.policy.uses_teacher else "gate"
+        recorder = TrajectoryRecorder(canvas, model.tokenizer, judge)
+    observers = [observer for observer in (recorder, run.on_step) if observer is not None]
+
+    def observe(numbers: Tensor, step: Step) -> None:
+        for observer in observers:
+            observer(numbers, step)
+
+    training = model.training
+    model.eval()
+    try:
+        rows = refine_all(
+            model,
+            canvas.to(device),
+            seeds.to(device),
+            run.settings,
+            teacher=model.teacher,
+            batch_size=run.batch_size,
+            widths=Widths.of(model.config),
+            on_step=observe if observers else None,
+            on_rows=run.on_rows,
+        )
+    finally:
+        model.train(training)
+    return Samples(rows, model.tokenizer, None if recorder is None else recorder.trajectory())
+
+
 def refine_all(
     network: Callable[..., RefinementOutput],
     canvas: Canvas,
@@ -107,7 +291,7 @@ def refine_all(
     memory: Retrieved | None = None,
     batch_size: int = 256,
     widths: Widths | None = None,
-    on_step: Callable[[Tensor, Step], None] | None = None,
+    on_step: StepObserver | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[Refined]:
     """Refine every row of ``canvas``, in batches of similar length.

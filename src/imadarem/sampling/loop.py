@@ -9,26 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
-from imadarem.nn.joint import JointHead
-from imadarem.nn.joint_stepper import StepWeights
+from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
 from imadarem.sampling.halting import StoppingReason, Track
-from imadarem.sampling.joint_draws import JointDraws
+from imadarem.sampling.joint_draws import StepWeights
 from imadarem.sampling.noise import RowNoise
-from imadarem.sampling.policies import Decision, PassView, Policy
+from imadarem.sampling.passes import LoopView, PassInputs, sigmoid
+from imadarem.sampling.policies import Decision
 from imadarem.sampling.settings import SamplingSettings
-from imadarem.sampling.unique_rows import forward_unique_rows
 
 __all__ = ["Step", "StoppingReason", "progress", "refine"]
 
@@ -99,271 +95,212 @@ def refine(
     Raises:
         NonFiniteError: The network gave NaN; the row and the step are named.
     """
-    policy, steps, reinject = settings.policy, settings.steps, settings.reinject
-    blanks = MaskSchedule(steps, settings.schedule)
-    rows = canvas.open.any(dim=1).nonzero().squeeze(1)
-    canvas, seeds = canvas.rows(rows), seeds[rows]
-    judge = teacher if policy.uses_teacher else None
-    question = canvas
-    track = Track.start(len(rows), seeds.device)
-    inputs = PassInputs(memory=_rows_of(memory, rows))
-    drawn_with = torch.zeros(canvas.ids.shape, device=seeds.device)
+    judge = teacher if settings.policy.uses_teacher else None
+    rows = _Rows.start(canvas, seeds, settings, memory)
     # The weights of a joint head are laid out once a run, not once a pass.
     laid_out = lru_cache(StepWeights.of)
-    passes = 0
-    for step in range(1, steps + 1):
-        if len(rows) == 0:
+    for number in range(1, settings.steps + 1):
+        if len(rows.numbers) == 0:
             return
+        last = number == settings.steps
         # 1. One pass reads the canvas: what belongs in the blanks, which tokens look wrong.
-        open, written = canvas.open, canvas.written
-        writable = open | written
-        count = writable.sum(dim=1)
-        shown = canvas.ids.masked_fill(written, canvas.special.mask) if reinject else canvas.ids
-        output = inputs.read_by(network, shown, canvas.attention_mask, first=step == 1)
-        seen = None if judge is None else inputs.read_by(judge, shown, canvas.attention_mask)
-        passes += 1 if judge is None else 2
-        # 2. Draw tokens, when and as far as one is asked for. Where the network sees a blank,
-        #    whatever may stand in a blank may stand.
-        noise = RowNoise(seeds, step)
-        result = PassResult(
-            output, seen, canvas.reopened() if reinject else canvas, noise, settings, laid_out
-        )
-        view = _LoopView(
-            result,
-            gate_slope=settings.gate_slope * progress(open, written)[:, None],
-            step=step,
-            steps=steps,
-            open=open,
-            written=written,
-            remaining=blanks.remaining(step, count),
-            noise=noise,
-            schedule=settings.schedule,
-            drawn_with=drawn_with,
-        )
-        # 3. The policy decides; the last step leaves no blank.
-        decision = policy(view)
-        if step == steps:
-            nothing = torch.zeros_like(open)
-            decision = decision._replace(write=decision.write | open, remask=nothing)
-        # 4. Write, re-mask, freeze what lies at or behind an EOS (a question asked again may
-        #    still end elsewhere: its row is frozen when it leaves).
-        log_probs, drawn = result.at(decision.write)
-        confidence = log_probs.gather(-1, drawn[..., None]).squeeze(-1)
-        _check_finite(confidence, decision.write, output, rows, step)
-        edited = canvas.write(decision.write, drawn).remask(decision.remask)
-        ended = edited.freeze_endings()
-        if not reinject:
-            edited = ended
-        changed = edited.ids != canvas.ids
-        # An end in the first blank leaves nothing that could change.
-        changed_fraction = changed.sum(dim=1) / count.clamp(min=1)
-        # 5. Rows that are done say why, and leave.
-        record = _LoopStep(
-            view,
-            ended,
-            writable,
-            step=step,
-            rows=rows,
-            refined=decision.write,
-            remasked=decision.remask,
-            changed=changed,
-            changed_fraction=changed_fraction,
-            forward_passes=passes,
-            halt=None if output.halt_logits is None else _sigmoid(output.halt_logits),
-            edit=decision.edit,
-        )
-        reasons = _reasons(edited, decision, policy, changed_fraction, settings.stop_threshold)
-        if settings.halting is not None:
-            track = track.after(record.quality, changed.any(dim=1))
-            full = ~edited.open.any(dim=1)
-            found = settings.halting.reasons(
-                question.ids, edited.ids, record.halt, record.quality, track
-            )
-            reasons = torch.where(full & (found != 0), found, reasons)
-        if step == steps:
+        view = rows.read(network, judge, settings, number, laid_out)
+        # 2. The policy decides what is written and what goes back to blank, and has as many
+        #    tokens drawn as it asks for; the last step leaves no blank.
+        decision = settings.policy(view)
+        if last:
+            nothing = torch.zeros_like(view.open)
+            decision = decision._replace(write=decision.write | view.open, remask=nothing)
+        # 3. Tokens are written and re-masked; a row ends at its first EOS.
+        step = _LoopStep(rows, view, decision, settings)
+        # 4. Rows that are done say why, and leave.
+        reasons, track = rows.stopped(step, decision.hold, settings)
+        if last:
             reasons = reasons.masked_fill(reasons == 0, int(StoppingReason.MAX_STEPS))
-        if reinject:
-            edited = edited.freeze_endings(reasons != 0)
-        yield record.finished(edited, reasons)
-        if step == steps:
-            return
-        # 6. The others take what this pass found to the next one. Numbers, not a mask: the host
-        #    waits once for them and not at every use.
-        going = (reasons == 0).nonzero().squeeze(1)
-        canvas = edited.rows(going)
-        rows, seeds, track = rows[going], seeds[going], track.rows(going)
-        width = canvas.ids.shape[1]
-        question = question.rows(going, width)
-        drawn_with = torch.where(decision.write, confidence, drawn_with)[going, :width]
-        beliefs = None
-        if _uses_beliefs(network):
-            beliefs = _beliefs(result.alone, decision.write, open, inputs, reinject)
-        inputs = PassInputs(beliefs, output.carry, inputs.memory).rows(going, width)
+        yield step.finished(reasons, settings.reinject)
+        # 5. The others take what this pass found to the next one.
+        if not last:
+            rows = rows.after(step, track, network, settings)
 
 
 @dataclass(frozen=True)
-class PassInputs:
-    """What a pass takes beside the canvas: from the last pass, and from a memory.
+class _Rows:
+    """The rows that are still refined, and what they take from pass to pass.
 
     Attributes:
-        prev_probs: ``(B, L, V)`` beliefs about blanks.
-        carry: ``(B, L, D)``.
-        memory: Earlier canvases.
+        numbers: ``(B,)`` indices in the batch that entered the loop.
+        seeds: ``(B,)`` int64.
+        question: The canvases before the first step.
+        canvas: As they stand now.
+        inputs: What the next pass takes beside the canvas.
+        drawn_with: ``(B, L)``, see :class:`~imadarem.sampling.policies.PassView`.
+        track: Quality so far; None where no halting rule looks at it.
     """
 
-    prev_probs: Tensor | None = None
-    carry: Tensor | None = None
-    memory: Retrieved | None = None
+    numbers: Tensor
+    seeds: Tensor
+    question: Canvas
+    canvas: Canvas
+    inputs: PassInputs
+    drawn_with: Tensor
+    track: Track | None
 
-    def read_by(
+    @classmethod
+    def start(
+        cls, canvas: Canvas, seeds: Tensor, settings: SamplingSettings, memory: Retrieved | None
+    ) -> _Rows:
+        """The rows that have a blank."""
+        numbers = canvas.open.any(dim=1).nonzero().squeeze(1)
+        canvas, seeds = canvas.rows(numbers), seeds[numbers]
+        inputs = PassInputs(memory=None if memory is None else memory.rows(numbers))
+        drawn_with = torch.zeros(canvas.ids.shape, device=seeds.device)
+        track = None if settings.halting is None else Track.start(len(numbers), seeds.device)
+        return cls(numbers, seeds, canvas, canvas, inputs, drawn_with, track)
+
+    def read(
         self,
         network: Callable[..., RefinementOutput],
-        ids: Tensor,
-        attended: Tensor | None,
-        first: bool = False,
-    ) -> RefinementOutput:
-        """One pass. Keywords are given only where there is something: a network may know fewer."""
-        if first and self.memory is None:
-            return forward_unique_rows(network, ids, attended)
-        optional = {"carry": self.carry, "memory": self.memory}
-        given: dict[str, Any] = {name: x for name, x in optional.items() if x is not None}
-        return network(ids, attended, prev_probs=self.prev_probs, **given)
-
-    def rows(self, keep: Tensor, width: int) -> PassInputs:
-        """The rows ``keep``, numbers, cropped to ``width`` positions."""
-        return PassInputs(
-            None if self.prev_probs is None else self.prev_probs[keep, :width],
-            None if self.carry is None else self.carry[keep, :width],
-            _rows_of(self.memory, keep),
+        judge: EmaTeacher | None,
+        settings: SamplingSettings,
+        step: int,
+        laid_out: Callable[[JointHead], StepWeights],
+    ) -> LoopView:
+        """One pass, and one of ``judge`` where it is given."""
+        canvas, attended = self.canvas, self.canvas.attention_mask
+        open, written = canvas.open, canvas.written
+        shown = canvas.ids
+        if settings.reinject:
+            # Where the network sees a blank, whatever may stand in a blank may stand.
+            shown, canvas = shown.masked_fill(written, canvas.special.mask), canvas.reopened()
+        schedule = MaskSchedule(settings.steps, settings.schedule)
+        return LoopView(
+            self.inputs.read_by(network, shown, attended, first=step == 1),
+            None if judge is None else self.inputs.read_by(judge, shown, attended),
+            canvas,
+            settings,
+            laid_out,
+            gate_slope=settings.gate_slope * progress(open, written)[:, None],
+            step=step,
+            steps=settings.steps,
+            open=open,
+            written=written,
+            remaining=schedule.remaining(step, (open | written).sum(dim=1)),
+            noise=RowNoise(self.seeds, step),
+            schedule=settings.schedule,
+            drawn_with=self.drawn_with,
         )
 
-
-@dataclass(frozen=True)
-class PassResult:
-    """What a pass says about its canvas, computed as far as somebody asks.
-
-    Attributes:
-        output: Of the network.
-        seen: Of the teacher, where it judges the entropy.
-        canvas: Which tokens may stand where.
-        noise: Of the step.
-        settings: How to draw.
-        laid_out: Gives the weights of a joint head for its steps.
-    """
-
-    output: RefinementOutput
-    seen: RefinementOutput | None
-    canvas: Canvas
-    noise: RowNoise
-    settings: SamplingSettings
-    laid_out: Callable[[JointHead], StepWeights]
-
-    @cached_property
-    def alone(self) -> Tensor:
-        """``(B, L, V)`` log-probabilities of each position by itself."""
-        return forbid(self.output.logits, self.canvas, self.settings.may_end)
-
-    @cached_property
-    def _joint(self) -> JointDraws | None:
-        joint, how = self.output.joint, self.settings
-        if joint is None:
-            return None
-        weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
-        return JointDraws(
-            joint, self.canvas, self.noise, how.temperature, how.may_end, how.truncation, weights
+    def stopped(
+        self, step: _LoopStep, hold: Tensor | None, settings: SamplingSettings
+    ) -> tuple[Tensor, Track | None]:
+        """``(B,)`` stopping reasons after a step, 0 for a row that goes on; and the track."""
+        full = ~step.canvas.open.any(dim=1)
+        reasons = torch.zeros_like(full, dtype=torch.long)
+        unchanged = step.changed_fraction < settings.stop_threshold
+        reasons[full & unchanged] = int(StoppingReason.UNCHANGED)
+        reasons[full & ~step.refined.any(dim=1)] = int(StoppingReason.SETTLED)
+        if not settings.policy.refines:
+            reasons[full] = int(StoppingReason.FILLED)
+        if hold is not None:
+            reasons = reasons.masked_fill(hold, 0)
+        if settings.halting is None or self.track is None:
+            return reasons, None
+        track = self.track.after(step.quality, step.changed.any(dim=1))
+        found = settings.halting.reasons(
+            self.question.ids, step.canvas.ids, step.halt, step.quality, track
         )
+        return torch.where(full & (found != 0), found, reasons), track
 
-    @cached_property
-    def _each(self) -> Tensor:
-        how = self.settings
-        eos = self.canvas.special.eos if how.may_end else None
-        return draw_tokens(self.alone, self.noise, how.temperature, eos, how.truncation)
-
-    @property
-    def drawn(self) -> Tensor:
-        """``(B, L)`` tokens."""
-        return self._each if self._joint is None else self._joint.whole()[1]
-
-    @property
-    def log_probs(self) -> Tensor:
-        """``(B, L, V)``, over what the tokens were drawn from, before the temperature."""
-        return self.alone if self._joint is None else self._joint.whole()[0]
-
-    @property
-    def entropy(self) -> Tensor:
-        """``(B, L)``, normalised; the teacher's where it judges."""
-        if self.seen is None:
-            return normalized_entropy(self.log_probs)
-        return normalized_entropy(forbid(self.seen.logits, self.canvas, self.settings.may_end))
-
-    def at(self, write: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
-
-        Drawing jointly ends with the last position that any row writes.
-        """
-        if self._joint is None:
-            return self.alone, self._each
-        positions = torch.arange(1, write.shape[1] + 1, device=write.device)
-        return self._joint.upto(int((positions * write.any(dim=0)).amax()))
-
-
-class _LoopView(PassView):
-    """A :class:`PassView` whose costly fields are computed when a policy reads them."""
-
-    _result: PassResult
-    _gate_slope: Tensor
-
-    def __init__(self, result: PassResult, gate_slope: Tensor, **facts: Any) -> None:
-        self.__dict__.update(facts, _result=result, _gate_slope=gate_slope)
-
-    @cached_property
-    def log_probs(self) -> Tensor:
-        return self._result.log_probs
-
-    @cached_property
-    def drawn(self) -> Tensor:
-        return self._result.drawn
-
-    @cached_property
-    def gate(self) -> Tensor:
-        return _sigmoid(self._result.output.gate_logits + self._gate_slope)
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        return self._result.entropy
+    def after(
+        self,
+        step: _LoopStep,
+        track: Track | None,
+        network: Callable[..., RefinementOutput],
+        settings: SamplingSettings,
+    ) -> _Rows:
+        """The rows that go on after a step."""
+        # Numbers, not a mask: the host waits once for them and not at every use.
+        going = (step.reasons == 0).nonzero().squeeze(1)
+        canvas = step.canvas.rows(going)
+        width = canvas.ids.shape[1]
+        inputs = self.inputs.after(network, step.view, step.refined, settings.reinject)
+        return _Rows(
+            self.numbers[going],
+            self.seeds[going],
+            self.question.rows(going, width),
+            canvas,
+            inputs.rows(going, width),
+            torch.where(step.refined, step.drawn_with, self.drawn_with)[going, :width],
+            None if track is None else track.rows(going),
+        )
 
 
 class _LoopStep(Step):
-    """A :class:`Step` whose costly fields are computed when an observer reads them."""
+    """A :class:`Step` whose costly fields are computed when an observer reads them.
 
-    _view: _LoopView
+    Attributes:
+        view: Of the pass.
+        drawn_with: ``(B, L)`` log-probability of the drawn token, right where one was written.
+    """
+
+    view: LoopView
+    drawn_with: Tensor
     _ended: Canvas
     _writable: Tensor
 
-    def __init__(self, view: _LoopView, ended: Canvas, writable: Tensor, **facts: Any) -> None:
-        self.__dict__.update(facts, _view=view, _ended=ended, _writable=writable)
+    def __init__(
+        self, rows: _Rows, view: LoopView, decision: Decision, settings: SamplingSettings
+    ) -> None:
+        log_probs, drawn = view.at(decision.write)
+        drawn_with = log_probs.gather(-1, drawn[..., None]).squeeze(-1)
+        _check_finite(drawn_with, decision.write, view.output, rows.numbers, view.step)
+        edited = rows.canvas.write(decision.write, drawn).remask(decision.remask)
+        ended = edited.freeze_endings()
+        # A question asked again may still end elsewhere: its row is frozen when it leaves.
+        canvas = edited if settings.reinject else ended
+        changed = canvas.ids != rows.canvas.ids
+        writable = view.open | view.written
+        halt = view.output.halt_logits
+        self.__dict__.update(
+            step=view.step,
+            rows=rows.numbers,
+            canvas=canvas,
+            refined=decision.write,
+            remasked=decision.remask,
+            changed=changed,
+            # An end in the first blank leaves nothing that could change.
+            changed_fraction=changed.sum(dim=1) / writable.sum(dim=1).clamp(min=1),
+            forward_passes=view.step if view.teacher is None else 2 * view.step,
+            halt=None if halt is None else sigmoid(halt),
+            edit=decision.edit,
+            view=view,
+            drawn_with=drawn_with,
+            _ended=ended,
+            _writable=writable,
+        )
 
-    def finished(self, canvas: Canvas, reasons: Tensor) -> Step:
-        """With how the step ended."""
+    def finished(self, reasons: Tensor, freeze: bool) -> Step:
+        """With why rows stop; ``freeze``: the endings of those that do."""
+        canvas = self.canvas.freeze_endings(reasons != 0) if freeze else self.canvas
         self.__dict__.update(canvas=canvas, reasons=reasons)
         return self
 
     @cached_property
     def gate(self) -> Tensor:
-        return self._view.gate
+        return self.view.gate
 
     @cached_property
     def entropy(self) -> Tensor:
-        return self._view.entropy
+        return self.view.entropy
 
     @cached_property
     def confidence(self) -> Tensor:
-        return self._view.confidence.exp()
+        return self.view.confidence.exp()
 
     @cached_property
     def quality(self) -> Tensor:
         ids = self._ended.ids
-        standing = self._view.log_probs.gather(-1, ids[..., None]).squeeze(-1).exp()
+        standing = self.view.log_probs.gather(-1, ids[..., None]).squeeze(-1).exp()
         # A pad stands behind an ending; a blank has probability 0, as no step may draw one.
         counted = self._writable & (ids != self._ended.special.pad)
         return (standing * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
@@ -378,57 +315,11 @@ def progress(blank: Tensor, written: Tensor) -> Tensor:
     return done / (done + blank.sum(dim=1)).clamp(min=1)
 
 
-def _beliefs(
-    probs: Tensor, write: Tensor, open: Tensor, inputs: PassInputs, reinject: bool
-) -> Tensor:
-    """``(B, L, V)`` log-probabilities of a pass → the probabilities that the next pass is told.
-
-    Of blanks only: what a written token's logits say is not trained, except where the network is
-    shown a blank in its place.
-    """
-    where = write if reinject else open
-    before = inputs.prev_probs if reinject else None
-    return torch.where(where[..., None], probs.exp(), 0.0 if before is None else before)
-
-
 def _check_finite(
-    confidence: Tensor, write: Tensor, output: RefinementOutput, rows: Tensor, step: int
+    drawn_with: Tensor, write: Tensor, output: RefinementOutput, rows: Tensor, step: int
 ) -> None:
-    bad = (confidence.isnan() & write).any(dim=1)
+    bad = (drawn_with.isnan() & write).any(dim=1)
     if output.halt_logits is not None:
         bad = bad | output.halt_logits.isnan()
     if bool(bad.any()):
         raise NonFiniteError(int(rows[bad][0]), step)
-
-
-def _rows_of(memory: Retrieved | None, which: Tensor) -> Retrieved | None:
-    return None if memory is None else memory.rows(which)
-
-
-def _sigmoid(logits: Tensor) -> Tensor:
-    """Written out: torch's own rounds the last elements of a batch in another way."""
-    return 1.0 / (1.0 + (-logits.float()).exp())
-
-
-def _uses_beliefs(network: Callable[..., RefinementOutput]) -> bool:
-    """Whether a network reads the beliefs of its last pass; an unknown one may."""
-    config = getattr(network, "config", None)
-    return not isinstance(config, ImplicitRefinementConfig) or config.self_conditioning
-
-
-def _reasons(
-    canvas: Canvas,
-    decision: Decision,
-    policy: Policy,
-    changed_fraction: Tensor,
-    stop_threshold: float,
-) -> Tensor:
-    """``(B,)`` stopping reasons; a row with a blank, or one that is held, goes on."""
-    full = ~canvas.open.any(dim=1)
-    idle = ~decision.write.any(dim=1)
-    reasons = torch.zeros_like(full, dtype=torch.long)
-    reasons[full & (changed_fraction < stop_threshold)] = int(StoppingReason.UNCHANGED)
-    reasons[full & idle] = int(StoppingReason.SETTLED)
-    if not policy.refines:
-        reasons[full] = int(StoppingReason.FILLED)
-    return reasons if decision.hold is None else reasons.masked_fill(decision.hold, 0)

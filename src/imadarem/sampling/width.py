@@ -10,18 +10,100 @@ of which it takes none can be drawn again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from imadarem.sampling.batching import Refined
+from imadarem.canvas import Canvas
+from imadarem.errors import ConfigError
+from imadarem.sampling.batching import Refined, Run, Samples, refine_run
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
+from imadarem.sampling.trajectory import Trajectory
 
-__all__ = ["candidate_seeds", "choose", "chosen_rows", "drawn_again"]
+__all__ = ["candidate_seeds", "choose", "refine_candidates"]
+
+#: Token ids of rows → ``(N,)`` logits that they are right.
+Verdicts = Callable[[list[list[int]]], Tensor]
 
 #: Run seed under which a row's own seed draws what the row itself never draws.
 CHOICE = 0x57494454
+
+
+def refine_candidates(
+    model: Any, canvas: Canvas, seeds: Tensor, run: Run, verdicts: Verdicts
+) -> Samples:
+    """Each row as the one chosen of its candidates, those drawn again included.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        canvas: ``N`` rows on the CPU.
+        seeds: ``(N,)`` int64.
+        run: Gives the candidates ``W`` of each row, the verifier, and how often a row that the
+            verifier refuses is drawn again.
+        verdicts: Of the model's judge, where it has one.
+
+    Raises:
+        ConfigError: Nothing says which candidate is right.
+    """
+    samples, accepted = _chosen(model, canvas, seeds, run, verdicts, first=0)
+    rows, records = samples.rows, samples.trajectory
+    silent = replace(run, on_rows=None, on_step=None)
+    for again in range(1, run.redraws + 1):
+        refused = torch.nonzero(~accepted).flatten()
+        if not len(refused):
+            break
+        redrawn, accepted[refused] = _chosen(
+            model, canvas.rows(refused), seeds[refused], silent, verdicts, first=again * run.width
+        )
+        for i, number in enumerate(refused.tolist()):
+            rows[number] = _drawn_again(rows[number], redrawn.rows[i])
+            if records is not None and redrawn.trajectory is not None:
+                records.rows[number] = redrawn.trajectory[i]
+    return Samples(rows, model.tokenizer, records)
+
+
+def _chosen(
+    model: Any, canvas: Canvas, seeds: Tensor, run: Run, verdicts: Verdicts, first: int
+) -> tuple[Samples, Tensor]:
+    """One candidate of each row, and ``(N,)`` whether the verifier takes it."""
+    width, config = run.width, model.config
+    repeated = canvas.rows(torch.arange(len(canvas)).repeat_interleave(width))
+    keys = candidate_seeds(seeds, width, first)
+    samples = refine_run(model, repeated, keys, _reporting_rows(run))
+    accepted = torch.ones(len(samples), dtype=torch.bool)
+    if run.verifier is not None:
+        accepted = torch.tensor([bool(run.verifier(text)) for text in samples.texts])
+    if width == 1:
+        return samples, accepted
+    if config.halting:
+        right = torch.tensor([0.5 if row.halt is None else row.halt for row in samples.rows])
+        logits = right.logit()
+    elif config.judge:
+        logits = verdicts([row.ids.tolist() for row in samples.rows])
+    elif run.verifier is not None:
+        logits = torch.zeros(len(samples))
+    else:
+        raise ConfigError(
+            f"width={width} needs something that chooses a candidate: a model with a judge "
+            "or a halting head, or a verifier="
+        )
+    shape = len(seeds), width
+    passes = accepted.view(shape)
+    which = choose(logits.view(shape), seeds, passes=passes, most_certain=config.halting)
+    kept = (torch.arange(len(seeds)) * width + which).tolist()
+    rows = []
+    for start, candidate in zip(range(0, len(samples), width), kept, strict=True):
+        # Judging a candidate is one more pass over it.
+        cost = sum(row.forward_passes for row in samples.rows[start : start + width])
+        cost += width * int(config.judge and not config.halting)
+        rows.append(replace(samples.rows[candidate], forward_passes=cost, candidates=width))
+    records = samples.trajectory
+    if records is not None:
+        records = Trajectory([records[candidate] for candidate in kept])
+    return Samples(rows, model.tokenizer, records), accepted[kept]
 
 
 def candidate_seeds(seeds: Tensor, width: int, first: int = 0) -> Tensor:
@@ -32,8 +114,6 @@ def candidate_seeds(seeds: Tensor, width: int, first: int = 0) -> Tensor:
         width: ``W``.
         first: Number of the first candidate.
     """
-    if width == 1 and first == 0:
-        return seeds
     found = []
     for seed in seeds:
         further = row_seeds(first + width - 1, int(seed))
@@ -69,24 +149,21 @@ def choose(
     return chosen.clamp(max=weights.shape[1] - 1)
 
 
-def chosen_rows(rows: list[Refined], chosen: Tensor, width: int, judging: int) -> list[Refined]:
-    """The chosen candidates, each with the row-passes of all candidates of its row.
-
-    Args:
-        rows: ``N · W`` candidates.
-        chosen: ``(N,)``.
-        width: ``W``.
-        judging: Passes that judging one candidate took.
-    """
-    found = []
-    for number, candidate in enumerate(chosen.tolist()):
-        own = rows[number * width : (number + 1) * width]
-        passes = sum(row.forward_passes + judging for row in own)
-        found.append(replace(own[candidate], forward_passes=passes, candidates=width))
-    return found
-
-
-def drawn_again(refused: Refined, row: Refined) -> Refined:
+def _drawn_again(refused: Refined, row: Refined) -> Refined:
     """A row that was drawn again, with the work of both."""
     passes = refused.forward_passes + row.forward_passes
     return replace(row, forward_passes=passes, candidates=refused.candidates + row.candidates)
+
+
+def _reporting_rows(run: Run) -> Run:
+    """The run whose ``on_rows`` hears of rows where the loop reports candidates."""
+    on_rows, done = run.on_rows, 0
+    if on_rows is None:
+        return run
+
+    def report(count: int) -> None:
+        nonlocal done
+        on_rows((done + count) // run.width - done // run.width)
+        done += count
+
+    return replace(run, on_rows=report)

@@ -9,12 +9,45 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers.contract import SpecialIds
 from imadarem.tokenizers.corpus import MASK, CorpusTokenizer
 
-__all__ = ["LONGEST_GAP", "encode_prompt", "gap_tokens", "mask_spelling"]
+__all__ = ["LONGEST_GAP", "encode_prompt", "gap_tokens", "mask_spelling", "prompt_rows"]
 
 #: Tokens at most in a hole of unknown length that names no bounds.
 LONGEST_GAP = 16
 GAP = re.compile(r"<gap(?::([^>]*))?>")
 BOUNDS = re.compile(r"(\d{1,5})-(\d{1,5})")
+
+
+def prompt_rows(
+    masked: Any, tokenizer: Any, special: SpecialIds, vocab_size: int
+) -> list[list[int]]:
+    """Token ids of prompts given as a text, texts, a tensor or lists of ids.
+
+    Raises:
+        ConfigError: The tokenizer cannot read texts.
+        DataError: There is no prompt, or one has no blank or an id outside the vocabulary.
+    """
+    if isinstance(masked, str):
+        masked = [masked]
+    if hasattr(masked, "ndim"):
+        masked = masked.reshape(-1, masked.shape[-1]).tolist() if masked.ndim else []
+    rows = [
+        encode_prompt(tokenizer, special, row) if isinstance(row, str) else list(row)
+        for row in masked
+    ]
+    if not rows:
+        raise DataError("there is no prompt to fill; give at least one.")
+    for row in rows:
+        illegal = [i for i in row if not 0 <= i < vocab_size]
+        if illegal:
+            raise DataError(
+                f"the prompt holds id {illegal[0]}; legal ids are 0 to {vocab_size - 1}."
+            )
+        if not {special.mask, special.nothing} & set(row):
+            raise DataError(
+                "a prompt of token ids has no blank, so there is nothing to fill. Put the "
+                f"mask id {special.mask} at each token that is to be found."
+            )
+    return rows
 
 
 def mask_spelling(tokenizer: Any) -> str:
