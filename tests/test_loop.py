@@ -143,7 +143,12 @@ def test_a_row_with_a_high_mean_gate_waits_for_the_cap() -> None:
     records = run(always(4, gate=-0.4), Canvas.blank([4], SPECIAL), AdaptiveGate(), steps=5)
     assert reasons(records) == ["max_steps"]
     assert not any(step.remasked.any() for step in records)
-    calm = run(always(4, gate=-0.4), Canvas.blank([4], SPECIAL), AdaptiveGate(content=0.5), steps=5)
+    calm = run(
+        always(4, gate=-0.4),
+        Canvas.blank([4], SPECIAL),
+        AdaptiveGate(stop_below_mean_gate=0.5),
+        steps=5,
+    )
     assert reasons(calm) == ["settled"]
 
 

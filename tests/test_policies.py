@@ -199,7 +199,7 @@ def test_a_flagged_token_goes_back_while_a_step_is_left() -> None:
 def test_a_row_is_held_by_a_flag_or_by_the_mean_gate(gate: list[float], held: bool) -> None:
     seen = view([0, 0, 0, 0], [1, 1, 1, 0], gate=[*gate, 0.99])
     # The fourth position is given: its gate counts for nothing.
-    decision = AdaptiveGate(content=float(torch.tensor(0.3)))(seen)
+    decision = AdaptiveGate(stop_below_mean_gate=float(torch.tensor(0.3)))(seen)
     assert decision.hold is not None and decision.hold.tolist() == [held]
 
 
@@ -271,7 +271,7 @@ def test_an_unknown_policy_names_the_nearest() -> None:
         lambda: Gate(fraction=1.1),
         lambda: AdaptiveGate(gamma=-0.1),
         lambda: AdaptiveGate(fraction=0.0),
-        lambda: AdaptiveGate(content=0.0),
+        lambda: AdaptiveGate(stop_below_mean_gate=0.0),
         lambda: AdaptiveGate(gumbel=math.inf),
         lambda: Confidence(gumbel=-1.0),
         lambda: Remask(eta=2.0),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["above_zero", "at_least", "integer", "known_keys", "one_of", "share", "whole"]
+__all__ = ["above_zero", "at_least", "finite", "integer", "known_keys", "one_of", "share", "whole"]
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -46,6 +47,17 @@ def at_least(least: float, **settings: float) -> None:
     for name, value in settings.items():
         if not value >= least:
             raise ConfigError(f"{name}={value} must be at least {least}.")
+
+
+def finite(**settings: float) -> None:
+    """Refuse what is no finite number from 0 on.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ConfigError(f"{name}={value!r} must be a finite number of at least 0.")
 
 
 def above_zero(**settings: float) -> None:

@@ -1,39 +1,106 @@
-"""A trained model's weights for a larger one: more tokens, blocks, positions or joint units."""
+"""A trained model made larger: more tokens, blocks, positions or joint units, or a judge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, TokenizerError
 
-__all__ = ["grown_weights", "larger_config"]
+__all__ = ["enlarged", "grown_weights", "with_judge", "with_vocabulary"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 #: Nats below the mean token at which one that is new to a model starts.
 RARE = 4.0
 
 
-def larger_config(
-    config: ImplicitRefinementConfig, **sizes: int | None
-) -> ImplicitRefinementConfig:
-    """The config with these sizes in their place; None keeps the present one.
+def with_vocabulary(model: Model, tokenizer: Any = None, *, vocab_size: int | None = None) -> Model:
+    """A model with these weights for a tokenizer with further tokens behind the known ones.
+
+    A further token starts as the mean of the known ones, and as one that is hardly ever drawn.
+    The teacher is left behind.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        tokenizer: Knows at least the tokens of the model, under the same ids; see
+            :meth:`~imadarem.tokenizers.CorpusTokenizer.extended`. None leaves the model without
+            one, with the same special ids.
+        vocab_size: Number of tokens; default ``len(tokenizer)``.
 
     Raises:
-        ConfigError: A size is lower than the present one.
+        TokenizerError: There are fewer tokens than the model has, or another mask token.
     """
-    given: dict[str, Any] = {name: size for name, size in sizes.items() if size is not None}
-    for name, size in given.items():
-        if size < getattr(config, name):
+    old: Any = model
+    known, special = old.config.vocab_size, old.special
+    size = len(tokenizer) if vocab_size is None else vocab_size
+    mask = special.mask if tokenizer is None else tokenizer.mask_token_id
+    if size < known or mask != special.mask:
+        raise TokenizerError(
+            f"this tokenizer has {size} tokens and its mask is {mask}; the model has {known} and "
+            f"{special.mask}. Extend the model's own tokenizer, or train a new model."
+        )
+    grown = _grown(old, replace(old.config, vocab_size=size), tokenizer)
+    if tokenizer is None:
+        grown.special = special
+    return grown
+
+
+def enlarged(
+    model: Model,
+    *,
+    num_layers: int | None = None,
+    max_seq_len: int | None = None,
+    joint_size: int | None = None,
+) -> Model:
+    """A model with these weights and more blocks, a longer canvas or a larger joint head.
+
+    Further blocks come behind the others and start as the identity, and further units of the
+    joint head change nothing yet, so the model computes the same until it is trained. A position
+    that is new to it starts like the last known one. The teacher is left behind.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        num_layers: At least the present number; None keeps it.
+        max_seq_len: The same, of the longest canvas.
+        joint_size: The same, of the hidden units of the joint head.
+
+    Raises:
+        ConfigError: A number is lower than the present one.
+    """
+    old: Any = model
+    given = {"num_layers": num_layers, "max_seq_len": max_seq_len, "joint_size": joint_size}
+    sizes = {name: size for name, size in given.items() if size is not None}
+    for name, size in sizes.items():
+        if size < getattr(old.config, name):
             raise ConfigError(
-                f"{name}={size} is less than the {getattr(config, name)} of this model, and a "
+                f"{name}={size} is less than the {getattr(old.config, name)} of this model, and a "
                 "model can only be enlarged. Train a new one."
             )
-    return replace(config, **given)
+    return _grown(old, replace(old.config, **sizes), old.tokenizer)
+
+
+def with_judge(model: Model) -> Model:
+    """A model with these weights and an untrained judge; the teacher is left behind.
+
+    It is trained by ``scripts/train_judge.py``.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+    """
+    old: Any = model
+    return _grown(old, replace(old.config, judge=True), old.tokenizer)
+
+
+def _grown(old: Any, config: ImplicitRefinementConfig, tokenizer: Any) -> Any:
+    model = type(old)(config, tokenizer=tokenizer)
+    model.load_state_dict(grown_weights(old.student_weights(), model.student_weights()))
+    return model
 
 
 def grown_weights(trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TextIO, Unpack
 
@@ -12,30 +13,32 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from imadarem import checks
+from imadarem import checks, growth
 from imadarem.canvas import Canvas
-from imadarem.checkpoint import load_tensors, save_tensors
+from imadarem.checkpoint import load_tensors
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import ConfigError, DataError, TokenizerError
+from imadarem.errors import ConfigError
 from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
-from imadarem.files import write_text
-from imadarem.growth import grown_weights, larger_config
 from imadarem.model_folder import (
-    CONFIG,
     TEACHER_PREFIX,
     WEIGHTS,
     check_finite,
     check_weights,
     read_config,
     read_header,
+    write_folder,
 )
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
-from imadarem.pretrained import CARD, default_card, find_folder
+from imadarem.pretrained import find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
 from imadarem.sampling.batching import Run, RunOptions, Samples, refine_run
-from imadarem.sampling.noise import RowNoise, Stream
-from imadarem.sampling.settings import SamplingOptions, SamplingSettings
+from imadarem.sampling.settings import (
+    SamplingOptions,
+    SamplingSettings,
+    check_length,
+    lengths_of,
+)
 from imadarem.sampling.trajectory import Trajectory
 from imadarem.sampling.width import refine_candidates
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
@@ -146,72 +149,11 @@ class ImplicitRefinementModel(
         model.network.load_state_dict(self.teacher.network.state_dict())
         return model.to(next(self.parameters()).device).eval()
 
-    # Growth
+    # Growth: models with these weights and more of something; see :mod:`imadarem.growth`
 
-    def with_vocabulary(self, tokenizer: Any = None, *, vocab_size: int | None = None) -> Self:
-        """A model with these weights for a tokenizer with further tokens behind the known ones.
-
-        A further token starts as the mean of the known ones, and as one that is hardly ever
-        drawn. The teacher is left behind.
-
-        Args:
-            tokenizer: Knows at least the tokens of this model, under the same ids; see
-                :meth:`~imadarem.tokenizers.CorpusTokenizer.extended`. None leaves the model
-                without one, with the same special ids.
-            vocab_size: Number of tokens; default ``len(tokenizer)``.
-
-        Raises:
-            TokenizerError: There are fewer tokens than the model has, or another mask token.
-        """
-        known = self.config.vocab_size
-        size = len(tokenizer) if vocab_size is None else vocab_size
-        mask = self.special.mask if tokenizer is None else tokenizer.mask_token_id
-        if size < known or mask != self.special.mask:
-            raise TokenizerError(
-                f"this tokenizer has {size} tokens and its mask is {mask}; the "
-                f"model has {known} and {self.special.mask}. Extend the model's own tokenizer, or "
-                "train a new model."
-            )
-        model = self._grown(replace(self.config, vocab_size=size), tokenizer)
-        if tokenizer is None:
-            model.special = self.special
-        return model
-
-    def enlarged(
-        self,
-        *,
-        num_layers: int | None = None,
-        max_seq_len: int | None = None,
-        joint_size: int | None = None,
-    ) -> Self:
-        """A model with these weights and more blocks, a longer canvas or a larger joint head.
-
-        Further blocks come behind the others and start as the identity, and further units of
-        the joint head change nothing yet, so the model computes the same until it is trained. A
-        position that is new to it starts like the last known one. The teacher is left behind.
-
-        Args:
-            num_layers: At least the present number; None keeps it.
-            max_seq_len: The same, of the longest canvas.
-            joint_size: The same, of the hidden units of the joint head.
-
-        Raises:
-            ConfigError: A number is lower than the present one.
-        """
-        sizes = {"num_layers": num_layers, "max_seq_len": max_seq_len, "joint_size": joint_size}
-        return self._grown(larger_config(self.config, **sizes), self.tokenizer)
-
-    def with_judge(self) -> Self:
-        """A model with these weights and an untrained judge; the teacher is left behind.
-
-        It is trained by ``scripts/train_judge.py``.
-        """
-        return self._grown(replace(self.config, judge=True), self.tokenizer)
-
-    def _grown(self, config: ImplicitRefinementConfig, tokenizer: Any) -> Self:
-        model = type(self)(config, tokenizer=tokenizer)
-        model.load_state_dict(grown_weights(self.student_weights(), model.student_weights()))
-        return model
+    with_vocabulary = growth.with_vocabulary
+    enlarged = growth.enlarged
+    with_judge = growth.with_judge
 
     def student_weights(self) -> dict[str, Tensor]:
         """The state without that of the teacher: what a fresh model of this shape loads."""
@@ -219,7 +161,7 @@ class ImplicitRefinementModel(
         return {name: w for name, w in state.items() if not name.startswith("teacher.")}
 
     def student_parameters(self) -> list[Tensor]:
-        """The parameters that training changes: all but the teacher's."""
+        """All parameters but the teacher's."""
         return list(self.network.parameters())
 
     # Training
@@ -282,7 +224,7 @@ class ImplicitRefinementModel(
         n = checks.integer("n", n, 1, 10**9)
         run = Run.of(self.config, options)
         seeds = run.row_seeds(n, checks.integer("first", first, 0, MOST_ROWS))
-        canvas = Canvas.blank(self.canvas_lengths(n, length, seeds), self.special)
+        canvas = Canvas.blank(lengths_of(self.config, n, length, seeds), self.special)
         return self._run(canvas, seeds, run)
 
     def infill(
@@ -306,7 +248,7 @@ class ImplicitRefinementModel(
         """
         rows = prompt_rows(masked, self.tokenizer, self.special, self.config.vocab_size)
         canvas = Canvas.with_holes(rows, self.special)
-        self._check_length(canvas.ids.shape[1])
+        check_length(canvas.ids.shape[1], self.config)
         run = Run.of(self.config, options)
         return self._run(canvas, run.row_seeds(len(rows)), run)
 
@@ -334,12 +276,10 @@ class ImplicitRefinementModel(
     ) -> list[Repair]:
         """Find the errors in rows, predict those again, and leave everything else as it is.
 
-        The judge flags tokens that look wrong and gaps where some are missing. A flagged token
-        becomes a blank that may stay empty, a gap becomes a few of them; they are filled
-        jointly, and the row is judged again. With a checker the row is returned as it was
-        unless a candidate passes: the filled rows first, then changes of one token in the order
-        of how likely the model finds them. A row that nothing is flagged in, or that the
-        checker takes, comes back identical.
+        A flagged token becomes a blank that may stay empty, a gap a few of them; they are filled
+        jointly, and the row is judged again. With a checker the row is returned as it was unless
+        a candidate passes: the filled rows first, then changes of one token, the likeliest
+        first. A row with nothing flagged, or that the checker takes, comes back identical.
 
         Args:
             rows: Texts, or token ids without special tokens.
@@ -353,17 +293,13 @@ class ImplicitRefinementModel(
             DataError: A row is empty, too long, cannot be read, or holds a special token; or a
                 protected position lies outside its row.
         """
-        given = [rows] if isinstance(rows, str) else rows
-        settings = RepairSettings(**options)
+        given, settings = [rows] if isinstance(rows, str) else rows, RepairSettings(**options)
         return repair_rows(self, given, settings, protected=protected, seed=seed)
 
     def analyze_refinement_trajectory(
         self, masked: Any = None, *, n: int = 1, **settings: Any
     ) -> Trajectory:
-        """The records of every step, of ``n`` samples or of the infilling of ``masked``.
-
-        Takes the settings of :meth:`sample` or :meth:`infill`.
-        """
+        """The records of every step of :meth:`sample`, or of :meth:`infill` where masked."""
         if masked is None:
             samples = self.sample(n, return_trajectory=True, **settings)
         else:
@@ -385,8 +321,6 @@ class ImplicitRefinementModel(
     ) -> str | None:
         """Save weights (the teacher's too), tokenizer, model card and config in a directory.
 
-        Every file is written aside and moved into place, the config last.
-
         Args:
             save_directory: Made if it does not exist.
             model_card: Text of ``README.md``; an existing card is kept where it is None.
@@ -396,13 +330,7 @@ class ImplicitRefinementModel(
             CheckpointError: The disk is full or the directory cannot be written.
         """
         folder = Path(save_directory)
-        save_tensors(self.state_dict(), folder / WEIGHTS)
-        if hasattr(self.tokenizer, "save_pretrained"):
-            self.tokenizer.save_pretrained(folder)
-        if model_card is not None or not (folder / CARD).exists():
-            size = sum(p.numel() for p in self.student_parameters())
-            write_text(model_card or default_card(self.config, size), folder / CARD)
-        write_text(self.config.to_json(), folder / CONFIG)
+        write_folder(folder, self.state_dict(), self.config, self.tokenizer, model_card)
         if kwargs.pop("push_to_hub", False):
             return str(self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs))
         return None
@@ -447,80 +375,23 @@ class ImplicitRefinementModel(
             CheckpointError: They cannot be used, or do not belong together.
         """
         config, header = read_config(folder), read_header(folder / WEIGHTS)
-
-        def network(config: ImplicitRefinementConfig) -> RefinementNetwork:
-            # The mask id changes no weight.
-            return RefinementNetwork(config, mask_token_id=0)
-
         header = converted(header, config.num_heads)
+        # The mask id changes no weight.
+        network = partial(RefinementNetwork, mask_token_id=0)
         check_weights(folder / WEIGHTS, header, config, network)
         return config, header
-
-    # Parts
 
     def sampling_settings(self, **sampling: Unpack[SamplingOptions]) -> SamplingSettings:
         """The settings that :meth:`sample` makes of these options and of the model's own."""
         return SamplingSettings.from_config(self.config, **sampling)
 
-    def canvas_lengths(self, n: int, length: int | Sequence[int] | None, seeds: Tensor) -> Tensor:
-        """``(n,)`` lengths of blank canvases, drawn by their row seeds where it is the model's way.
-
-        Raises:
-            DataError: A length is above ``max_seq_len``.
-        """
-        if length is not None:
-            return self._given_lengths(n, length)
-        elif self.config.length_mode == "drawn" and self.config.length_counts is not None:
-            counts = torch.tensor(self.config.length_counts, dtype=torch.float64)
-            counts[0] = 0.0
-            cumulative = counts.cumsum(0)
-            drawn = RowNoise(seeds, step=0).uniform(Stream.LENGTH, 1).squeeze(1)
-            lengths = torch.searchsorted(cumulative, drawn * cumulative[-1], right=True)
-        elif self.config.length_mode == "drawn":
-            raise ConfigError(
-                "this model draws the length of each sample, but the lengths of its training data "
-                "are unknown (config.length_counts is not set). Give length= (--length on the "
-                "command line), or set length_counts."
-            )
-        else:
-            lengths = torch.tensor(self.config.max_seq_len).expand(n)
-        self._check_length(int(lengths.max()))
-        return lengths
-
-    def _given_lengths(self, n: int, length: int | Sequence[int]) -> Tensor:
-        several = isinstance(length, Iterable)
-        values: Iterable[Any] = length if isinstance(length, Iterable) else [length]
-        each = [checks.integer("length", value) for value in values]
-        if several and len(each) != n:
-            raise DataError(f"there are {len(each)} lengths for n={n} samples; give one each.")
-        self._check_length(max(each))
-        return torch.tensor(each).expand(n)
-
-    def _check_length(self, length: int) -> None:
-        if length > self.config.max_seq_len:
-            raise DataError(
-                f"a canvas of {length} tokens was asked for; this model takes at most "
-                f"max_seq_len={self.config.max_seq_len}."
-            )
-
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text with ``<mask>``, or the tokenizer's own mask, for each blank.
-
-        ``<gap>`` is a hole of unknown length; see
-        :func:`imadarem.tokenizers.prompts.encode_prompt`.
-
-        Raises:
-            ConfigError: The model has no tokenizer that reads texts.
-            DataError: The text has no blank, or cannot be read.
-        """
+        """The ids of a text with blanks; see :func:`imadarem.tokenizers.prompts.encode_prompt`."""
         return encode_prompt(self.tokenizer, self.special, text)
 
     @torch.no_grad()
     def _run(self, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
         if run.width == 1 and not run.redraws:
             return refine_run(self, canvas, seeds, run)
-
-        def verdicts(rows: list[list[int]]) -> Tensor:
-            return row_verdicts(self, rows, run.batch_size)
-
+        verdicts = partial(row_verdicts, self, batch_size=run.batch_size)
         return refine_candidates(self, canvas, seeds, run, verdicts)

@@ -19,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from imadarem.checkpoint import save_tensors
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError
-from imadarem.files import load_json
+from imadarem.files import load_json, write_text
+from imadarem.pretrained import CARD, default_card
 
 __all__ = [
     "CONFIG",
@@ -32,6 +34,7 @@ __all__ = [
     "check_weights",
     "read_config",
     "read_header",
+    "write_folder",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -50,6 +53,34 @@ FILLING = ("normal_", "uniform_", "fill_", "zero_")
 LIMITS = {"max_seq_len": 1 << 20, "inner_steps": 1000, "max_refinement_steps": 100_000}
 #: Largest number of entries in the tables of groups that ``relations`` are made into.
 MAX_GROUP_ENTRIES = 1 << 25
+
+
+def write_folder(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: ImplicitRefinementConfig,
+    tokenizer: Any,
+    card: str | None,
+) -> None:
+    """Write a model's folder; every file is written aside and moved into place, the config last.
+
+    Args:
+        folder: Made if it does not exist.
+        weights: The model's state, its teacher's included.
+        config: Of the model.
+        tokenizer: Saved where it can save itself.
+        card: Text of ``README.md``; an existing card is kept where it is None.
+
+    Raises:
+        CheckpointError: The disk is full or the directory cannot be written.
+    """
+    save_tensors(weights, folder / WEIGHTS)
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(folder)
+    if card is not None or not (folder / CARD).exists():
+        own = (w for name, w in weights.items() if not name.startswith(TEACHER_PREFIX))
+        write_text(card or default_card(config, sum(w.numel() for w in own)), folder / CARD)
+    write_text(config.to_json(), folder / CONFIG)
 
 
 def read_config(folder: Path) -> ImplicitRefinementConfig:

@@ -1,27 +1,29 @@
-"""One pass of the loop: what a network takes beside the canvas, and what its output says."""
+"""One pass: what a network takes beside the canvas, and what a policy sees of it and decides."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn import RefinementOutput
-from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
-from imadarem.sampling.joint_draws import JointDraws, StepWeights
-from imadarem.sampling.policies import PassView
-from imadarem.sampling.settings import SamplingSettings
+from imadarem.sampling.noise import RowNoise
 
-__all__ = ["LoopView", "PassInputs", "forward_unique_rows", "sigmoid"]
+__all__ = [
+    "Decision",
+    "PassInputs",
+    "PassView",
+    "Policy",
+    "forward_unique_rows",
+    "progress",
+    "reads_beliefs",
+]
 
 Network = Callable[..., RefinementOutput]
 
@@ -50,21 +52,14 @@ class PassInputs:
         given: dict[str, Any] = {name: x for name, x in optional.items() if x is not None}
         return network(ids, attended, prev_probs=self.prev_probs, **given)
 
-    def after(self, network: Network, view: LoopView, write: Tensor, reinject: bool) -> PassInputs:
-        """What a pass that wrote at ``write`` ``(B, L)`` hands to the next one.
+    def beliefs(self, log_probs: Tensor, about: Tensor, keep: bool) -> Tensor:
+        """``(B, L, V)`` probabilities for the next pass, about the positions ``about`` ``(B, L)``.
 
-        Beliefs are those about blanks: what a written token's logits say is not trained, except
-        where the network is shown a blank in its place (``reinject``).
+        Elsewhere they are those of this pass's input (``keep``), or zeros: what the logits of a
+        written token say is not trained.
         """
-        config = getattr(network, "config", None)
-        beliefs = None
-        # An unknown network may read the beliefs of its last pass.
-        if not isinstance(config, ImplicitRefinementConfig) or config.self_conditioning:
-            where = write if reinject else view.open
-            before = self.prev_probs if reinject else None
-            probs = view.log_probs_alone.exp()
-            beliefs = torch.where(where[..., None], probs, 0.0 if before is None else before)
-        return PassInputs(beliefs, view.output.carry, self.memory)
+        before = self.prev_probs if keep else None
+        return torch.where(about[..., None], log_probs.exp(), 0.0 if before is None else before)
 
     def rows(self, keep: Tensor, width: int) -> PassInputs:
         """The rows ``keep``, numbers, cropped to ``width`` positions."""
@@ -73,6 +68,21 @@ class PassInputs:
             None if self.carry is None else self.carry[keep, :width],
             None if self.memory is None else self.memory.rows(keep),
         )
+
+
+def progress(blank: Tensor, written: Tensor) -> Tensor:
+    """``(B,)`` share that is written of what the model may write; 0 where that is nothing.
+
+    ``(B, L)`` bool both: what is blank, and what the model wrote.
+    """
+    done = written.sum(dim=1)
+    return done / (done + blank.sum(dim=1)).clamp(min=1)
+
+
+def reads_beliefs(network: Network) -> bool:
+    """Whether a network reads the beliefs of its last pass; an unknown one may."""
+    config = getattr(network, "config", None)
+    return not isinstance(config, ImplicitRefinementConfig) or config.self_conditioning
 
 
 def forward_unique_rows(network: Network, ids: Tensor, attended: Tensor | None) -> RefinementOutput:
@@ -102,89 +112,83 @@ def forward_unique_rows(network: Network, ids: Tensor, attended: Tensor | None) 
     return network(ids[rows], some, prev_probs=None).spread(torch.from_numpy(which.reshape(-1)))
 
 
-class LoopView(PassView):
-    """A :class:`PassView` of a pass; its costly fields are computed when they are read.
+@dataclass(frozen=True)
+class PassView:
+    """What a policy may look at: one forward pass over a batch of canvases.
 
-    Args:
-        output: Of the network.
-        teacher: Output of the teacher, where it judges the entropy.
-        canvas: Says which tokens may stand where.
-        settings: How to draw.
-        laid_out: Gives the weights of a joint head for its steps.
-        gate_slope: ``(B, 1)``, added to the gate's logits.
-        facts: The other fields of :class:`PassView`.
+    Attributes:
+        step: 1 … ``steps``.
+        steps: ``K``.
+        open: ``(B, L)`` bool, blanks.
+        written: ``(B, L)`` bool, tokens of the model that may still change.
+        log_probs: ``(B, L, V)``, over the tokens that may stand there, in nats.
+        drawn: ``(B, L)``, the token drawn at each position.
+        gate: ``(B, L)``, probability that the token standing there should be refined.
+        entropy: ``(B, L)``, normalised to [0, 1]; the teacher's where it judges.
+        remaining: ``(B,)``, blanks that the schedule leaves after this step.
+        noise: Uniform noise of this step, by row.
+        schedule: Shape of the schedule, ``linear`` or ``cosine``.
+        drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
+            drawn, nats; 0 where the model did not write. None where nobody kept it.
     """
 
-    output: RefinementOutput
-    teacher: RefinementOutput | None
-    _canvas: Canvas
-    _settings: SamplingSettings
-    _laid_out: Callable[[JointHead], StepWeights]
-    _gate_slope: Tensor
+    step: int
+    steps: int
+    open: Tensor
+    written: Tensor
+    log_probs: Tensor
+    drawn: Tensor
+    gate: Tensor
+    entropy: Tensor
+    remaining: Tensor
+    noise: RowNoise
+    schedule: str = "linear"
+    drawn_with: Tensor | None = None
 
-    def __init__(
-        self,
-        output: RefinementOutput,
-        teacher: RefinementOutput | None,
-        canvas: Canvas,
-        settings: SamplingSettings,
-        laid_out: Callable[[JointHead], StepWeights],
-        gate_slope: Tensor,
-        **facts: Any,
-    ) -> None:
-        how = {"output": output, "teacher": teacher, "_canvas": canvas, "_settings": settings}
-        self.__dict__.update(facts, **how, _laid_out=laid_out, _gate_slope=gate_slope)
+    @property
+    def confidence(self) -> Tensor:
+        """``(B, L)`` log-probability of the drawn token, in nats."""
+        return self.log_probs.gather(-1, self.drawn[..., None]).squeeze(-1)
 
-    @cached_property
-    def log_probs_alone(self) -> Tensor:
-        """``(B, L, V)`` log-probabilities of each position by itself."""
-        return forbid(self.output.logits, self._canvas, self._settings.may_end)
-
-    @cached_property
-    def _joint(self) -> JointDraws | None:
-        joint, how = self.output.joint, self._settings
-        if joint is None:
-            return None
-        weights = self._laid_out(joint.head) if joint.steps_in_numpy() else None
-        return JointDraws(
-            joint, self._canvas, self.noise, how.temperature, how.may_end, how.truncation, weights
-        )
-
-    @cached_property
-    def _drawn_alone(self) -> Tensor:
-        how = self._settings
-        eos = self._canvas.special.eos if how.may_end else None
-        return draw_tokens(self.log_probs_alone, self.noise, how.temperature, eos, how.truncation)
-
-    @cached_property
-    def log_probs(self) -> Tensor:
-        return self.log_probs_alone if self._joint is None else self._joint.whole()[0]
-
-    @cached_property
-    def drawn(self) -> Tensor:
-        return self._drawn_alone if self._joint is None else self._joint.whole()[1]
-
-    @cached_property
-    def gate(self) -> Tensor:
-        return sigmoid(self.output.gate_logits + self._gate_slope)
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        if self.teacher is None:
-            return normalized_entropy(self.log_probs)
-        return normalized_entropy(forbid(self.teacher.logits, self._canvas, self._settings.may_end))
-
-    def at(self, write: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
-
-        Drawing jointly ends with the last position that any row writes.
-        """
-        if self._joint is None:
-            return self.log_probs_alone, self._drawn_alone
-        positions = torch.arange(1, write.shape[1] + 1, device=write.device)
-        return self._joint.upto(int((positions * write.any(dim=0)).amax()))
+    @property
+    def to_fill(self) -> Tensor:
+        """``(B,)`` blanks to fill by the schedule; at least 1, so that no pass is idle."""
+        return (self.open.sum(dim=1) - self.remaining).clamp(min=1)
 
 
-def sigmoid(logits: Tensor) -> Tensor:
-    """Written out: torch's own rounds the last elements of a batch in another way."""
-    return 1.0 / (1.0 + (-logits.float()).exp())
+class Decision(NamedTuple):
+    """Two disjoint ``(B, L)`` bool masks.
+
+    Attributes:
+        write: Open or written positions that take the drawn token.
+        remask: Written positions that go back to blank.
+        edit: What was done, by name, where a policy chooses between edits.
+        hold: ``(B,)`` bool, rows that must go on even where nothing is blank and little or
+            nothing changed; None holds no row.
+    """
+
+    write: Tensor
+    remask: Tensor
+    edit: str = ""
+    hold: Tensor | None = None
+
+
+class Policy(Protocol):
+    """The seam for policies of your own: one method and two facts about it.
+
+    Attributes:
+        refines: Whether written tokens may change again. A row whose policy does not
+            refine stops as soon as it has no blank.
+        uses_teacher: Whether ``entropy`` is to come from the EMA teacher, which costs a
+            second forward pass.
+    """
+
+    @property
+    def refines(self) -> bool: ...
+
+    @property
+    def uses_teacher(self) -> bool: ...
+
+    def __call__(self, view: PassView) -> Decision:
+        """Decide; positions that are neither open nor written are not yours to name."""
+        ...

@@ -1,15 +1,14 @@
-"""Policies: which positions are written in this pass, and which go back to blank.
+"""Policies: which positions are written in this pass, and which are re-masked.
 
-A policy sees one forward pass and answers with a :class:`Decision`. It keeps no state:
-what happened before stands on the canvas. All of them run in the one loop of
-:mod:`imadarem.sampling.loop`, which fills whatever is still blank in the last step.
+A policy sees one forward pass and answers with a :class:`Decision`. It keeps no state: what
+happened before stands on the canvas. The last step fills whatever is still blank. A setting that
+is out of range is a ``ConfigError``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
-from imadarem.sampling.noise import RowNoise, Stream
+from imadarem.sampling.noise import Stream
+from imadarem.sampling.passes import Decision, PassView, Policy
 
 __all__ = [
     "POLICIES",
@@ -48,104 +48,21 @@ JOINT_DROP = 3.0
 ORDERS = ("confidence", "left-to-right")
 
 
-@dataclass(frozen=True)
-class PassView:
-    """What a policy may look at: one forward pass over a batch of canvases.
-
-    Attributes:
-        step: 1 … ``steps``.
-        steps: ``K``.
-        open: ``(B, L)`` bool, blanks.
-        written: ``(B, L)`` bool, tokens of the model that may still change.
-        log_probs: ``(B, L, V)``, over the tokens that may stand there, in nats.
-        drawn: ``(B, L)``, the token drawn at each position.
-        gate: ``(B, L)``, probability that the token standing there should be refined.
-        entropy: ``(B, L)``, normalised to [0, 1]; the teacher's where it judges.
-        remaining: ``(B,)``, blanks that the schedule leaves after this step.
-        noise: Uniform noise of this step, by row.
-        schedule: Shape of the schedule, ``linear`` or ``cosine``.
-        drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
-            drawn, nats; 0 where the model did not write. None where nobody kept it.
-    """
-
-    step: int
-    steps: int
-    open: Tensor
-    written: Tensor
-    log_probs: Tensor
-    drawn: Tensor
-    gate: Tensor
-    entropy: Tensor
-    remaining: Tensor
-    noise: RowNoise
-    schedule: str = "linear"
-    drawn_with: Tensor | None = None
-
-    @property
-    def confidence(self) -> Tensor:
-        """``(B, L)`` log-probability of the drawn token, in nats."""
-        return self.log_probs.gather(-1, self.drawn[..., None]).squeeze(-1)
-
-    @property
-    def to_fill(self) -> Tensor:
-        """``(B,)`` blanks to fill by the schedule; at least 1, so that no pass is idle."""
-        return (self.open.sum(dim=1) - self.remaining).clamp(min=1)
-
-
-class Decision(NamedTuple):
-    """Two disjoint ``(B, L)`` bool masks.
-
-    Attributes:
-        write: Open or written positions that take the drawn token.
-        remask: Written positions that go back to blank.
-        edit: What was done, by name, where a policy chooses between edits.
-        hold: ``(B,)`` bool, rows that must go on even where nothing is blank and little or
-            nothing changed; None holds no row.
-    """
-
-    write: Tensor
-    remask: Tensor
-    edit: str = ""
-    hold: Tensor | None = None
-
-
-class Policy(Protocol):
-    """The seam for policies of your own: one method and two facts about it.
-
-    Attributes:
-        refines: Whether written tokens may change again. A row whose policy does not
-            refine stops as soon as it has no blank.
-        uses_teacher: Whether ``entropy`` is to come from the EMA teacher, which costs a
-            second forward pass.
-    """
-
-    @property
-    def refines(self) -> bool: ...
-
-    @property
-    def uses_teacher(self) -> bool: ...
-
-    def __call__(self, view: PassView) -> Decision:
-        """Decide; positions that are neither open nor written are not yours to name."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Fill the surest blanks by schedule; re-mask a share of what the gate flags.
+    """Fill the most confident blanks by schedule; re-mask a share of what the gate flags.
 
-    In each step but the last, ``fraction`` of the flagged tokens, the worst first, go back
-    to blank. A token is flagged if its gate is above 0.5 *and* it has become implausible:
+    In each step but the last, ``fraction`` of the flagged tokens, the worst first, are
+    re-masked. A token is flagged if its gate is above 0.5 *and* it has become implausible:
     ``ln p - ln(1 - gate) > drop``, where ``p`` is the probability it was drawn with and
-    ``1 - gate`` the one that is left to it now that others stand around it. A rare token
-    is "probably not the data's" from the start, and drawing it was no mistake; taking
-    all of those back sharpens the samples and ruins their distribution (measured: FCD 19.5
-    against 17.7). The freed places are filled elsewhere, so the number of blanks after step
-    ``s`` is that of the schedule whatever the gate says. One pass both judges the written
-    tokens and predicts the blanks. A token whose gate is ≤ 0.5 is never touched.
+    ``1 - gate`` the one that is left to it now that others stand around it. A rare token is
+    "probably not the data's" from the start: re-masking all of those sharpens the samples and
+    ruins their distribution (measured: FCD 19.5 against 17.7). As many further blanks are
+    filled, so the number of blanks after a step is that of the schedule. A token whose gate is
+    ≤ 0.5 is never changed.
 
-    Source: the founding document's rule, with re-masking as in RemeDi (arXiv:2509.23653)
-    and PRISM (arXiv:2510.01384); the likelihood ratio is ours.
+    Source: the gate's rule of Imadarem V, with re-masking as in RemeDi (arXiv:2509.23653) and
+    PRISM (arXiv:2510.01384); the likelihood ratio is ours.
 
     Args:
         fraction: Share of the flagged tokens that is re-masked in a step, in [0, 1].
@@ -153,11 +70,8 @@ class Gate:
             alone.
         gumbel: Scale of the Gumbel noise on the confidence by which blanks are ranked; it
             falls linearly to 0 with the steps. 0 is greedy and costs diversity.
-        order: ``confidence``: the surest blanks are filled first; ``left-to-right``: the
-            leftmost, as suits a network with a joint head.
-
-    Raises:
-        ConfigError: A setting is out of range.
+        order: ``confidence``: the most confident blanks are filled first; ``left-to-right``:
+            the leftmost, as suits a network with a joint head.
     """
 
     fraction: float = 0.5
@@ -170,8 +84,8 @@ class Gate:
     def __post_init__(self) -> None:
         checks.share(fraction=self.fraction)
         if self.drop is not None:
-            _check_scale("drop", self.drop)
-        _check_scale("gumbel", self.gumbel)
+            checks.finite(drop=self.drop)
+        checks.finite(gumbel=self.gumbel)
         checks.one_of("order", self.order, ORDERS)
 
     def __call__(self, view: PassView) -> Decision:
@@ -192,51 +106,44 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveGate:
-    """As many passes as a row needs: fill what is sure at once, stop when the gate is content.
+    """As many passes as a row needs: fill what is certain at once, stop when nothing is flagged.
 
     Three rules, each row by itself:
 
-    - *Fill* the surest blanks while their joint entropy stays within ``gamma``, as
-      :class:`EntropyBound` does, but at least as many as the schedule asks; what the budget
-      does not cover is ranked as :class:`Gate` ranks it.
-    - *Re-mask* a share of what the gate flags, as :class:`Gate` does; while a step is left,
-      one token may go back even where the schedule leaves no blank.
+    - *Fill* blanks as :class:`EntropyBound` does, but at least as many as the schedule asks;
+      what the budget does not cover is ranked as :class:`Gate` ranks it.
+    - *Re-mask* a share of what the gate flags; while a step is left, one token may be re-masked
+      even where the schedule leaves no blank.
     - *Stop* once nothing is blank, nothing is flagged and the mean gate over the model's
-      tokens is below ``content``. That little or nothing changed ends no row before that.
+      tokens is below ``stop_below_mean_gate``, whatever changed.
 
-    A row without a blank is judged by the pass after the one that filled it, so a row that is
-    sure of everything takes two passes. A token whose gate is ≤ 0.5 is never touched: a row
-    with none above it whose mean gate is not below ``content`` waits for the cap, which
-    helps a network with a carry, and costs passes with any other.
+    A row without a blank is judged by the pass after the one that filled it, so two passes are
+    the least. A row with no flagged token whose mean gate is too high runs to the cap, which
+    helps a network with a carry and costs passes with any other.
 
-    Source: filling from EB-sampler (arXiv:2505.24857), re-masking as in :class:`Gate`; that
-    they share a row's passes, and when to stop, is ours.
+    Source: filling from EB-sampler (arXiv:2505.24857), re-masking as in :class:`Gate`; when to
+    stop is ours.
 
     Args:
         gamma: Entropy budget per row and step, in nats; ``0`` leaves it to the schedule.
         fraction: Share of the flagged tokens that is re-masked in a step, above 0.
         gumbel: As in :class:`Gate`; for the blanks that the budget does not cover.
-        content: Mean gate below which a row may stop, in (0, 1]; from 0.5 on the flags
-            alone decide.
-
-    Raises:
-        ConfigError: A setting is out of range.
+        stop_below_mean_gate: In (0, 1]; from 0.5 on the flags alone decide.
     """
 
     gamma: float = 0.1
     fraction: float = 0.5
     gumbel: float = 1.0
-    content: float = 0.3
+    stop_below_mean_gate: float = 0.3
     refines: bool = True
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        _check_budget(self.gamma)
-        _check_scale("gumbel", self.gumbel)
-        checks.share(fraction=self.fraction, content=self.content)
-        for name in ("fraction", "content"):
-            if getattr(self, name) == 0.0:
-                raise ConfigError(f"{name}=0 would let no flagged row end; give more than 0.")
+        checks.at_least(0.0, gamma=self.gamma)
+        checks.finite(gumbel=self.gumbel)
+        shares = {name: getattr(self, name) for name in ("fraction", "stop_below_mean_gate")}
+        checks.share(**shares)
+        checks.above_zero(**shares)
 
     def __call__(self, view: PassView) -> Decision:
         flagged = view.written & (view.gate > 0.5)
@@ -250,17 +157,16 @@ class AdaptiveGate:
         doubt = (view.gate * view.written).sum(dim=1) / view.written.sum(dim=1).clamp(min=1)
         # A token written just now has not been judged yet.
         unjudged = write.any(dim=1)
-        hold = unjudged | flagged.any(dim=1) | (doubt >= self.content)
+        hold = unjudged | flagged.any(dim=1) | (doubt >= self.stop_below_mean_gate)
         return Decision(write, remask, hold=hold)
 
 
 @dataclass(frozen=True, slots=True)
 class GateInPlace:
-    """The founding document's literal rule: every token with gate > 0.5 is redrawn in place.
+    """The literal rule of Imadarem V: every token with gate > 0.5 is redrawn in place.
 
-    All blanks are written in the first step; afterwards each flagged token is drawn anew
-    while all the others, flagged or not, stand where they were read. Measured as the worst
-    rule: tokens that depend on each other are redrawn at once from each other.
+    All blanks are written in the first step. Measured as the worst rule: tokens that depend on
+    each other are redrawn at once from each other.
     """
 
     refines: bool = True
@@ -273,13 +179,10 @@ class GateInPlace:
 
 @dataclass(frozen=True, slots=True)
 class EntropyThreshold:
-    """The founding document's uncertainty mode: redraw tokens whose entropy is high.
+    """Uncertainty threshold of Imadarem V: redraw tokens whose entropy is high.
 
     Args:
         threshold: Normalised entropy in [0, 1] above which a token is drawn again.
-
-    Raises:
-        ConfigError: ``threshold`` lies outside [0, 1].
     """
 
     threshold: float = 0.1
@@ -294,95 +197,84 @@ class EntropyThreshold:
         return Decision(view.open | uncertain, torch.zeros_like(uncertain))
 
 
-@dataclass(frozen=True, slots=True)
-class Ancestral:
-    """Fill blanks in random order, as many as the schedule asks (MDLM, arXiv:2406.07524)."""
+@dataclass(frozen=True, kw_only=True)
+class BySchedule:
+    """Fill as many blanks as the schedule asks, those of the highest rank first."""
 
     refines: bool = False
     uses_teacher: bool = False
 
+    def ranking(self, view: PassView) -> Tensor:
+        """``(B, L)``."""
+        raise NotImplementedError
+
     def __call__(self, view: PassView) -> Decision:
-        order = view.noise.uniform(Stream.ORDER, view.open.shape[1])
-        return Decision(_top(order, view.open, view.to_fill), torch.zeros_like(view.open))
+        write = _top(self.ranking(view), view.open, view.to_fill)
+        return Decision(write, torch.zeros_like(view.open))
 
 
-@dataclass(frozen=True, slots=True)
-class LeftToRight:
-    """Fill the leftmost blanks, as many as the schedule asks: block by block.
+@dataclass(frozen=True)
+class Ancestral(BySchedule):
+    """Fill blanks in random order (MDLM, arXiv:2406.07524)."""
+
+    def ranking(self, view: PassView) -> Tensor:
+        return view.noise.uniform(Stream.ORDER, view.open.shape[1])
+
+
+@dataclass(frozen=True)
+class LeftToRight(BySchedule):
+    """Fill the leftmost blanks: block by block.
 
     With a joint head, which draws a block token by token, this is an autoregressive model
     whose transformer runs once a block, not once a token. Without one the tokens of a block
     are drawn independently, as in block diffusion (arXiv:2503.09573) at one step a block.
     """
 
-    refines: bool = False
-    uses_teacher: bool = False
-
-    def __call__(self, view: PassView) -> Decision:
-        write = _top(_from_the_left(view), view.open, view.to_fill)
-        return Decision(write, torch.zeros_like(view.open))
+    def ranking(self, view: PassView) -> Tensor:
+        return _from_the_left(view)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confidence:
+@dataclass(frozen=True, kw_only=True)
+class Confidence(BySchedule):
     """Fill the blanks whose drawn token is likeliest (MaskGIT, arXiv:2202.04200).
 
     Args:
         gumbel: Scale of the Gumbel noise on the log-probability; it falls linearly to 0
             with the steps.
-
-    Raises:
-        ConfigError: ``gumbel`` is negative or not finite.
     """
 
     gumbel: float = 1.0
-    refines: bool = False
-    uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        _check_scale("gumbel", self.gumbel)
+        checks.finite(gumbel=self.gumbel)
 
-    def __call__(self, view: PassView) -> Decision:
-        ranking = _noisy_confidence(view, self.gumbel)
-        return Decision(_top(ranking, view.open, view.to_fill), torch.zeros_like(view.open))
+    def ranking(self, view: PassView) -> Tensor:
+        return _noisy_confidence(view, self.gumbel)
 
 
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """Fill the blanks with the widest gap between the two likeliest tokens.
+@dataclass(frozen=True)
+class Margin(BySchedule):
+    """Fill the blanks with the widest gap between the two likeliest tokens (arXiv:2502.06768)."""
 
-    Source: arXiv:2502.06768.
-    """
-
-    refines: bool = False
-    uses_teacher: bool = False
-
-    def __call__(self, view: PassView) -> Decision:
-        ranking = self._ranking(view)
-        return Decision(_top(ranking, view.open, view.to_fill), torch.zeros_like(view.open))
-
-    def _ranking(self, view: PassView) -> Tensor:
+    def ranking(self, view: PassView) -> Tensor:
         top = view.log_probs.exp().topk(min(2, view.log_probs.shape[-1]), dim=-1).values
         return top[..., 0] - top[..., -1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntropyBound:
-    """Commit the surest open positions while their joint entropy stays small.
+    """Fill the blanks of lowest entropy while their joint entropy stays small.
 
     Positions are taken from lowest entropy upwards as long as the entropies of all
     *earlier* picks sum to at most ``gamma``. A joint entropy is at least its largest
     marginal, so that sum bounds the dependence ignored by sampling the picks
-    independently. The surest position always goes: no step is idle.
+    independently. The position of lowest entropy is always filled: no step is idle.
 
     Source: EB-sampler, arXiv:2505.24857.
 
     Args:
         gamma: Entropy budget per row and step, in nats. ``0`` commits one position (more
             only after certain ones); ``inf`` commits them all.
-
-    Raises:
-        ConfigError: ``gamma`` is negative or NaN.
     """
 
     gamma: float = 1.0
@@ -390,7 +282,7 @@ class EntropyBound:
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        _check_budget(self.gamma)
+        checks.at_least(0.0, gamma=self.gamma)
 
     def __call__(self, view: PassView) -> Decision:
         return Decision(_within_budget(view, self.gamma), torch.zeros_like(view.open))
@@ -398,7 +290,7 @@ class EntropyBound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remask:
-    """Fill in random order, and send a random share of the written tokens back to blank.
+    """Fill in random order, and re-mask a random share of the written tokens.
 
     The re-masking probability of step ``s`` is the capped schedule
     ``min(eta, remaining_rate / filled_rate)``, zero in the last step; what it frees is
@@ -408,9 +300,6 @@ class Remask:
 
     Args:
         eta: Cap on the probability that a written token is re-masked in a step, in [0, 1].
-
-    Raises:
-        ConfigError: ``eta`` lies outside [0, 1].
     """
 
     eta: float = 0.1
@@ -449,11 +338,7 @@ POLICIES: dict[str, type[Policy]] = {
 
 
 def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Policy:
-    """The named policy with the settings of ``config``; ``None`` is the model's own mode.
-
-    Raises:
-        ConfigError: No policy has that name; the nearest one is suggested.
-    """
+    """The named policy with the settings of ``config``; ``None`` is the model's own mode."""
     if name is None:
         name = "gate" if config.use_refine_gate else "entropy"
     if name not in POLICIES:
@@ -461,8 +346,7 @@ def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Poli
             f"unknown policy {name!r}{nearest(name, POLICIES)}. Legal: {', '.join(POLICIES)}."
         )
     if name == "gate":
-        literal = config.refine_fraction == 1.0
-        if literal:
+        if config.refine_fraction == 1.0:
             return GateInPlace()
         if config.joint_size:
             return Gate(fraction=config.refine_fraction, drop=JOINT_DROP, order="left-to-right")
@@ -492,7 +376,7 @@ def _within_budget(view: PassView, gamma: float) -> Tensor:
     nats = view.entropy.double() * math.log(max(view.log_probs.shape[-1], 2))
     nats = nats.masked_fill(~view.open, math.inf)
     sorted_nats, order = nats.sort(dim=1, stable=True)
-    # Subtract before comparing: the surest position must always pass.
+    # Subtract before comparing: the position of lowest entropy must always pass.
     spent = sorted_nats.nan_to_num(posinf=0.0).cumsum(1) - sorted_nats.nan_to_num(posinf=0.0)
     within = torch.zeros_like(view.open).scatter(1, order, spent <= gamma)
     return within & view.open
@@ -506,13 +390,3 @@ def _top(ranking: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )
     return (ranks < counts[:, None]) & eligible
-
-
-def _check_budget(gamma: float) -> None:
-    if math.isnan(gamma) or gamma < 0:
-        raise ConfigError(f"gamma={gamma} must be an entropy of at least 0 nats.")
-
-
-def _check_scale(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{name}={value} must be a finite number of at least 0.")

@@ -1,19 +1,24 @@
-"""How to refine, whatever the canvas: what every caller of the loop hands on as a whole."""
+"""What a call of the loop is told: how to refine, and how long blank canvases are."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor
 
 from imadarem import checks
 from imadarem.config import MASK_SCHEDULES, ImplicitRefinementConfig
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, DataError
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
+from imadarem.sampling.noise import RowNoise, Stream
 from imadarem.sampling.policies import Policy, policy_from_name
 
-__all__ = ["SamplingOptions", "SamplingSettings"]
+__all__ = ["SamplingOptions", "SamplingSettings", "check_length", "lengths_of"]
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -80,7 +85,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         checks.whole("steps", self.steps, 1)
-        checks.at_least(0.0, temperature=self.temperature)
+        checks.finite(temperature=self.temperature)
         checks.share(stop_threshold=self.stop_threshold)
         checks.one_of("schedule", self.schedule, MASK_SCHEDULES)
 
@@ -94,34 +99,84 @@ class SamplingSettings:
             ConfigError: An option is unknown or out of range, or no policy has that name.
         """
         checks.known_keys(options, SamplingOptions.__annotations__, "option of sampling")
-        steps, temperature = options.get("steps"), options.get("temperature")
-        policy, schedule = options.get("policy"), options.get("schedule")
-        # Replacing checks the ranges and names the setting in the error.
-        config = replace(
-            config,
-            max_refinement_steps=config.max_refinement_steps if steps is None else steps,
-            sampling_temperature=(
-                config.sampling_temperature if temperature is None else temperature
-            ),
-            mask_schedule=config.mask_schedule if schedule is None else schedule,
-        )
+
+        def chosen(option: str, setting: str) -> Any:
+            given = options.get(option)
+            return getattr(config, setting) if given is None else given
+
+        policy = options.get("policy")
         if policy is None or isinstance(policy, str):
             policy = policy_from_name(policy, config)
         if not callable(policy):
             raise ConfigError(f"policy={policy!r} is neither a name nor a policy.")
         truncation = Truncation(top_k=options.get("top_k"), top_p=options.get("top_p"))
-        if config.sampling_temperature == 0 and not truncation.keeps_all:
+        temperature = chosen("temperature", "sampling_temperature")
+        if temperature == 0 and not truncation.keeps_all:
             warnings.warn(
                 "temperature 0 takes the most likely token, so top_k and top_p have no effect.",
                 stacklevel=4,
             )
         return cls(
             policy=policy,
-            steps=config.max_refinement_steps,
-            temperature=config.sampling_temperature,
+            steps=chosen("steps", "max_refinement_steps"),
+            temperature=temperature,
             stop_threshold=config.stop_threshold,
             may_end=config.length_mode == "eos",
-            schedule=config.mask_schedule,
+            schedule=chosen("schedule", "mask_schedule"),
             truncation=None if truncation.keeps_all else truncation,
             gate_slope=config.gate_progress_slope,
+        )
+
+
+def lengths_of(
+    config: ImplicitRefinementConfig, n: int, length: int | Sequence[int] | None, seeds: Tensor
+) -> Tensor:
+    """``(n,)`` lengths of blank canvases, in tokens.
+
+    Args:
+        config: Of the model.
+        n: Number of canvases.
+        length: For all or one each; None: drawn from the training lengths by ``seeds``, or
+            ``max_seq_len`` where an EOS decides where a sample ends.
+        seeds: ``(n,)`` int64.
+
+    Raises:
+        ConfigError: Lengths are to be drawn, and those of the training data are unknown.
+        DataError: A length is above ``max_seq_len``, or there are more or fewer than ``n``.
+    """
+    if length is not None:
+        several = isinstance(length, Iterable)
+        values: Iterable[Any] = length if isinstance(length, Iterable) else [length]
+        each = [checks.integer("length", value) for value in values]
+        if several and len(each) != n:
+            raise DataError(f"there are {len(each)} lengths for n={n} samples; give one each.")
+        check_length(max(each), config)
+        return torch.tensor(each).expand(n)
+    if config.length_mode == "eos":
+        return torch.tensor(config.max_seq_len).expand(n)
+    if config.length_counts is None:
+        raise ConfigError(
+            "this model draws the length of each sample, but the lengths of its training data "
+            "are unknown (config.length_counts is not set). Give length= (--length on the "
+            "command line), or set length_counts."
+        )
+    counts = torch.tensor(config.length_counts, dtype=torch.float64)
+    counts[0] = 0.0
+    cumulative = counts.cumsum(0)
+    drawn = RowNoise(seeds, step=0).uniform(Stream.LENGTH, 1).squeeze(1)
+    lengths = torch.searchsorted(cumulative, drawn * cumulative[-1], right=True)
+    check_length(int(lengths.max()), config)
+    return lengths
+
+
+def check_length(length: int, config: ImplicitRefinementConfig) -> None:
+    """Refuse a canvas that is longer than the model takes.
+
+    Raises:
+        DataError: It is.
+    """
+    if length > config.max_seq_len:
+        raise DataError(
+            f"a canvas of {length} tokens was asked for; this model takes at most "
+            f"max_seq_len={config.max_seq_len}."
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from imadarem.canvas import Canvas, State
 from imadarem.data.sudoku.grid import Grid, parse_grid, size_of
 from imadarem.errors import DataError
+from imadarem.sampling.settings import lengths_of
 from imadarem.serve.catalogue import SUDOKU, ServedModel
 from imadarem.tokenizers import MASK
 from imadarem.tokenizers.prompts import gap_tokens
@@ -36,7 +37,7 @@ def blank_canvas(model: ServedModel, seeds: Tensor, length: int | None) -> Canva
             "/v1/solve or /v1/trace."
         )
     network = model.network
-    return Canvas.blank(network.canvas_lengths(len(seeds), length, seeds), network.special)
+    return Canvas.blank(lengths_of(network.config, len(seeds), length, seeds), network.special)
 
 
 def prompt_canvas(model: ServedModel, prompts: Sequence[str], count: int = 1) -> Canvas:

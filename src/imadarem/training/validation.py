@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.corpus import TokenCorpus, collate
 from imadarem.evaluation.calibration import area_under_roc, expected_calibration_error
-from imadarem.sampling.loop import progress
+from imadarem.sampling.passes import progress
 from imadarem.training.objective import Objective
 
 __all__ = [
