@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from browser_parts import PHONE, chromium, page_of  # noqa: E402
-from serve_parts import running  # noqa: E402
+from running_server import server_thread  # noqa: E402
 
 ETHER = "[C][C][O]" + "<mask>" * 14
 #: What a reader sees at once; the phone's are set beside each other, so many pixels apart.
@@ -30,7 +30,7 @@ BETWEEN = 40
 
 
 def opened(page: Any, url: str) -> None:
-    page.goto(url)
+    page.goto(f"{url}/#view=refine")
     page.wait_for_selector("#run:enabled")
     page.evaluate("document.fonts.ready")
 
@@ -70,6 +70,11 @@ def beside(one: Image.Image, other: Image.Image) -> Image.Image:
 def pictures(browser: Any, url: str) -> dict[str, Image.Image]:
     made = {}
     asked = {"prompt": ETHER, "steps": 8, "seed": 12}
+    with page_of(browser, viewport=MIDDLE) as page:
+        page.goto(url)
+        page.wait_for_selector(".after img")
+        page.wait_for_load_state("networkidle")
+        made["repair"] = shot(page)
     with page_of(browser, viewport=LOW) as page:
         opened(page, url)
         made["empty"] = shot(page)
@@ -114,7 +119,7 @@ def pictures(browser: Any, url: str) -> dict[str, Image.Image]:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    with chromium() as browser, running() as served:
+    with chromium() as browser, server_thread("default", "smiles", "sudoku") as served:
         made = pictures(browser, served.url)
     for name, picture in made.items():
         # 256 colours are enough for a page, and a third of the size.

@@ -32,7 +32,7 @@ Connections = Annotated[int, whole(1, 65_536)]
 BodyBytes = Annotated[int, whole(1, 2**30)]
 Models = Annotated[
     tuple[str, ...],
-    Parameter(negative="", consume_multiple=False, show_default="default and sudoku"),
+    Parameter(negative="", consume_multiple=False, show_default="default, smiles and sudoku"),
 ]
 
 
@@ -75,7 +75,7 @@ LIMITS = LimitFlags()
 
 def serve(
     *,
-    model: Models = ("default", "sudoku"),
+    model: Models = ("default", "smiles", "sudoku"),
     host: str = "127.0.0.1",
     port: Port = 8000,
     token: Token = None,
@@ -98,7 +98,7 @@ def serve(
     Ctrl-C finishes running requests and stops. docs/serve.md describes the API.
 
     Args:
-        model: "default", "sudoku", a folder, or ID=FOLDER; can be repeated. Requests that
+        model: A model of the package, a folder, or ID=FOLDER; can be repeated. Requests that
             name no model use the first.
         host: Address to listen on; by default other machines cannot reach it.
         port: Port to listen on; 0 takes a free one.

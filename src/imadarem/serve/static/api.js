@@ -19,6 +19,13 @@ export class Api {
     return (await response.json()).models;
   }
 
+  /** The one row of an answer of /v1/judge or /v1/repair. */
+  async review(route, request, signal) {
+    const response = await this.#ask(`/v1/${route}`, { body: request, signal });
+    const [row] = (await response.json()).rows;
+    return row;
+  }
+
   /** Hear `onEvent(name, data)` for start, step … and end of one refinement. */
   async trace(request, onEvent, signal) {
     const response = await this.#ask("/v1/trace", { body: request, signal });

@@ -83,7 +83,7 @@ export class Stage {
 }
 
 /** An image and not inline SVG: what a server drew can then run nothing. */
-function image(svg, text) {
+export function image(svg, text) {
   const open = svg.replace(BACKGROUND, "");
   const source = `data:image/svg+xml,${encodeURIComponent(open)}`;
   return h("img", { src: source, alt: `Structure of ${text}`, width: 240, height: 200 });

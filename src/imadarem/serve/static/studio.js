@@ -4,12 +4,14 @@ import { Api } from "./api.js";
 import { Ask } from "./ask.js";
 import { h } from "./dom.js";
 import { helpDialog, listen } from "./keys.js";
+import { RepairView } from "./repair.js";
 import { themeButton } from "./theme.js";
 import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const api = new Api();
 const ask = new Ask({ onModel: (model) => reset(model) });
+const repair = new RepairView({ api, fail });
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let viewer = null;
 // What is shown and what it was run on from: {runs, note}.
@@ -200,11 +202,28 @@ async function load() {
   tell("Asking the server for its models …");
   busy(true);
   try {
-    ask.fill(await api.models());
+    const models = await api.models();
+    ask.fill(models);
+    open(repair.fill(models), new URLSearchParams(location.hash.slice(1)));
   } catch (error) {
     fail(error, load);
   } finally {
     busy(false);
+  }
+}
+
+/** Open on the view of the link; else on a repair, where a model can do one. */
+function open(repairs, link) {
+  document.querySelector("#views [value=repair]").disabled = !repairs;
+  show(repairs && link.get("view") !== "refine" ? "repair" : "refine", link);
+}
+
+function show(view, link = new URLSearchParams()) {
+  document.querySelector(`#views [value=${view}]`).checked = true;
+  for (const name of ["repair", "refine"]) $(name).hidden = name !== view;
+  fail(null);
+  if (view === "repair" && !repair.opened) {
+    repair.open({ sequence: link.get("sequence") ?? undefined, model: link.get("model") ?? "" });
   }
 }
 
@@ -214,6 +233,11 @@ function decorate() {
   document.querySelector("main").append(dialog);
   const heats = ["h0", "h1", "unjudged", "h4", "unjudged", "h2", "h7", "unjudged", "h1", "h0"];
   document.querySelector(".blanks").append(...heats.map((heat) => h("i", { class: heat })));
+  $("repair").append(repair.element);
+  $("views").addEventListener("change", ({ target }) => {
+    show(target.value);
+    history.replaceState(null, "", `#view=${target.value}`);
+  });
   $("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     if (running) running.abort();
@@ -225,6 +249,7 @@ function decorate() {
     locked();
   });
   listen((key) => {
+    if (!$("repair").hidden) return key === "r" && (repair.run(), true);
     if (key !== "r") return viewer?.pressed(key) ?? false;
     if (!running && ask.models.length) $("ask").requestSubmit();
     return true;
