@@ -14,99 +14,17 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.prepare import prepare
-from imadarem.evaluation.calibration import area_under_roc, expected_calibration_error
-from imadarem.nn.judge import JudgeLogits, Platt
-from imadarem.training.judging import (
-    CLEAN,
-    DRAFTS,
-    KINDS,
-    REFILLED,
-    JudgeData,
-    JudgedRows,
-    judge_loss,
-)
+from imadarem.evaluation.judge_report import JudgeReport, fit_judge, judge_report
+from imadarem.training.judging import JudgeData, judge_loss
 from imadarem.training.optim import learning_rate_factor
 
 LOG_EVERY, FIGURES_EVERY = 20, 200
-Pair = tuple[Tensor, Tensor]
-Pairs = dict[str, Pair]
-
-
-def judged(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> tuple[Pairs, Tensor]:
-    """Logits and labels by output and kind, and which clean rows have nothing flagged."""
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    unflagged = []
-    with torch.no_grad():
-        for _ in range(batches):
-            rows = data.batch(250)
-            said, gate = model.network.judged(rows.ids, rows.inside)
-            for name, pair in pairs_of(said, gate, rows):
-                parts.setdefault(name, []).append(pair)
-            flagged = ((said.wrong > 0) & rows.judged).any(1) | (
-                (said.missing > 0) & rows.gaps
-            ).any(1)
-            whole = (rows.judged == rows.inside).all(dim=1)
-            unflagged.append(~flagged[(rows.kinds == CLEAN) & whole])
-    joined = {
-        name: tuple(map(torch.cat, zip(*found, strict=True))) for name, found in parts.items()
-    }
-    return joined, torch.cat(unflagged)  # type: ignore[return-value]
-
-
-def pairs_of(said: JudgeLogits, gate: Tensor, rows: JudgedRows) -> list[tuple[str, Pair]]:
-    """Logits and labels of one batch, by output and kind."""
-    found = []
-    for number, kind in enumerate(KINDS[:REFILLED]):
-        of_kind = (rows.kinds == number)[:, None]
-        tokens, gaps = rows.judged & of_kind, rows.gaps & of_kind
-        found.append((f"wrong, {kind}", (said.wrong[tokens], rows.wrong[tokens])))
-        found.append((f"gate, {kind}", (gate[tokens], rows.wrong[tokens])))
-        found.append((f"missing, {kind}", (said.missing[gaps], rows.missing[gaps])))
-    clean = rows.kinds == CLEAN
-    for number in (REFILLED, DRAFTS):
-        both = clean | (rows.kinds == number)
-        found.append((f"right, {KINDS[number]}", (said.right[both], clean[both])))
-    return found
-
-
-def figures(model: ImplicitRefinementModel, data: JudgeData, batches: int) -> dict[str, Any]:
-    """AUROC and ECE of each output, by kind."""
-    pairs, unflagged = judged(model, data, batches)
-    found: dict[str, Any] = {"clean rows unflagged": unflagged.float().mean().item()}
-    for name, (logits, labels) in pairs.items():
-        probabilities = logits.sigmoid()
-        mixed = bool(labels.any()) and not bool(labels.all())
-        auroc = round(area_under_roc(probabilities, labels), 4) if mixed else None
-        found[name] = [auroc, round(expected_calibration_error(probabilities, labels), 4)]
-    return found
-
-
-def calibrate(
-    model: ImplicitRefinementModel, data: JudgeData, batches: int, keep_gate: bool
-) -> None:
-    """Fit each output on all kinds together."""
-    pairs, _ = judged(model, data, batches)
-    fits = []
-    for output in ("wrong", "missing", "right", "gate"):
-        found = [pair for name, pair in pairs.items() if name.startswith(output)]
-        logits, labels = map(torch.cat, zip(*found, strict=True))
-        fits.append(Platt.fitted(logits, labels))
-    judge, config = model.network.judge, model.config
-    assert judge is not None
-    judge.calibrate(*fits[:3])
-    if keep_gate:
-        return
-    slope, offset = fits[3]
-    config.gate_temperature /= slope
-    config.gate_offset = slope * config.gate_offset + offset
-    config.gate_progress_slope = 0.0
 
 
 def main() -> None:
@@ -167,11 +85,19 @@ def main() -> None:
                 json.dumps({"step": step, "cpu_s": round(time.process_time()), **terms}), flush=True
             )
         if step % FIGURES_EVERY == 0 and step < options.steps:
-            print(json.dumps(figures(model, held, 4)), flush=True)
+            show(judge_report(model, held, 4))
             model.save_pretrained(options.out)
-    calibrate(model, fitted, 20, options.keep_gate)
+    fit_judge(model, fitted, 20, keep_gate=options.keep_gate)
     model.save_pretrained(options.out)
-    print(json.dumps(figures(model, held, 40), indent=1), flush=True)
+    show(judge_report(model, held, 40))
+
+
+def show(report: JudgeReport) -> None:
+    """One line for each output and kind."""
+    print(f"clean rows unflagged {report.unflagged:.4f} of {report.clean}")
+    for figures in report.figures:
+        auroc = "–" if figures.auroc is None else f"{figures.auroc:.4f}"
+        print(f"{figures.output}, {figures.kind}: AUROC {auroc}, ECE {figures.ece:.4f}", flush=True)
 
 
 if __name__ == "__main__":

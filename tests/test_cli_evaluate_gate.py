@@ -55,6 +55,19 @@ def test_the_gate_is_reported_step_by_step(said, molecules):
     assert record["pooled"]["judged"] == sum(judged) > 0
 
 
+def test_a_judge_is_reported_by_kind_of_row(said):
+    line = ("evaluate", "--model", "smiles", "--calibration", "--rows", 40, "--steps", 2)
+    code, out, _ = said(*line, "--json")
+    (record,) = records(out)
+    assert code == 0
+    found = {(f["output"], f["kind"]): f for f in record["judge"]["figures"]}
+    assert found["wrong", "edits"]["auroc"] > 0.8
+    assert found["right", "refilled"]["auroc"] > 0.6
+    assert record["judge"]["unflagged"] > 0.9
+    _, out, _ = said(*line)
+    assert "nothing flagged in " in out and "the judge on rows with known errors" in out
+
+
 def test_the_defaults_are_the_models_own_settings(said, molecules):
     Path("held.smi").write_text("\n".join(SIXTY))
     line = ("evaluate", "--model", molecules, "--calibration", "--likelihood", "--data", "held.smi")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import DataError
 from imadarem.evaluation.calibration import area_under_roc
+from imadarem.evaluation.judge_report import fit_judge, judge_report
 from imadarem.model import ImplicitRefinementModel
 from imadarem.nn.judge import JudgeLogits, Platt
 from imadarem.training.judging import (
@@ -81,16 +82,18 @@ def test_the_networks_own_rows_teach_the_verdict_alone_and_edits_the_tokens_alon
     assert batch.wrong.long().tolist() == [[0, 0], [0, 1], [1, 0], [0, 0], [0, 0]]
     assert batch.missing.long().tolist() == [[0] * 3] * 5
     # Half a chance everywhere costs ln 2, whatever is counted.
-    zeros = JudgeLogits(torch.zeros(5, 2), torch.zeros(5, 3), torch.zeros(5))
+    zeros = JudgeLogits(torch.zeros(5, 2), torch.zeros(5, 3), torch.zeros(5, 2))
     gate = torch.zeros(5, 2)
     terms = judge_loss(zeros, gate, batch)
     for term in (terms.wrong, terms.missing, terms.right, terms.gate):
         assert term.item() == pytest.approx(math.log(2))
-    # A certain lie about the tokens of its own rows is free; one about their origin costs 30 / 3.
+    # A certain lie about the tokens of its own rows is free; one about their origin costs 30 / 2 of
+    # the verdict of its kind, which is half of the term.
     lie = zeros._replace(wrong=torch.tensor([[0.0, 0.0]] * 3 + [[30.0, 30.0]] * 2))
     assert judge_loss(lie, gate, batch).wrong.item() == pytest.approx(math.log(2))
-    lie = zeros._replace(right=torch.tensor([0.0, 30.0, 30.0, 0.0, 30.0]))
-    assert judge_loss(lie, gate, batch).right.item() == pytest.approx((2 * math.log(2) + 30) / 3)
+    drafted, filled = [0.0, 30.0, 30.0, 0.0, 30.0], [0.0, 30.0, 30.0, 0.0, 30.0]
+    lie = zeros._replace(right=torch.tensor([drafted, filled]).t())
+    assert judge_loss(lie, gate, batch).right.item() == pytest.approx((3 * math.log(2) + 30) / 4)
 
 
 def test_padding_changes_no_judgement() -> None:
@@ -186,13 +189,15 @@ def test_a_calibration_is_folded_into_the_weights() -> None:
     ids = torch.tensor([[3, 4, 5]])
     with torch.no_grad():
         before, _ = model.network.judged(ids)
-        model.network.judge.calibrate(Platt(2.0, 1.0), Platt(3.0, -1.0), Platt(0.5, 0.25))
+        rows = Platt(0.5, 0.25), Platt(1.5, -1.0)
+        model.network.judge.calibrate(Platt(2.0, 1.0), Platt(3.0, -1.0), rows)
         after, _ = model.network.judged(ids)
     assert torch.allclose(after.wrong, 2 * before.wrong + 1, atol=1e-5)
     # Inside the row; at its ends stands one of two terms, with half of the offset.
     assert torch.allclose(after.missing[:, 1:-1], 3 * before.missing[:, 1:-1] - 1, atol=1e-5)
     assert torch.allclose(after.missing[:, 0], 3 * before.missing[:, 0] - 0.5, atol=1e-5)
-    assert torch.allclose(after.right, 0.5 * before.right + 0.25, atol=1e-5)
+    expected = before.right * torch.tensor([0.5, 1.5]) + torch.tensor([0.25, -1.0])
+    assert torch.allclose(after.right, expected, atol=1e-5)
 
 
 def test_a_fit_finds_the_slope_and_offset_of_its_labels() -> None:
@@ -217,3 +222,23 @@ def test_batches_have_every_kind_in_its_share() -> None:
     blank = rows.ids == model.special.mask
     assert bool(blank.any()) and not (blank & rows.judged).any()
     assert not rows.judged[rows.kinds >= REFILLED].any()
+
+
+def test_a_fitted_judge_is_calibrated_for_each_kind_of_its_own_rows() -> None:
+    model = judging_model()
+    model.config.length_counts = [0, 0, 1, 1, 1]
+    corpus = TokenCorpus.from_rows([model.tokenizer.encode(m) for m in MOLECULES], 40)
+    data = JudgeData(model, corpus, own=200, seed=0)
+    before = judge_report(model, data, 4)
+    fit_judge(model, data, 8, keep_gate=True)
+    after = judge_report(model, data, 4)
+    # A row counts as data for one verdict, and as the model's own for the other or neither.
+    verdicts = {f.kind: f for f in after.figures if f.output == "right"}
+    assert set(verdicts) == {"drafts", "refilled"}
+    drafts, edits = 4 * 45, [f for f in after.figures if (f.output, f.kind) == ("wrong", "edits")]
+    assert verdicts["drafts"].count == 2 * drafts
+    assert 0 <= edits[0].ece <= 1 and edits[0].auroc is not None
+    worst = {f.kind: f.ece for f in before.figures if f.output == "right"}
+    assert all(verdicts[kind].ece < max(worst[kind], 0.1) for kind in verdicts)
+    # Four fifths of the 100 clean rows of a batch have no blank.
+    assert 4 * 60 < after.clean < 4 * 100

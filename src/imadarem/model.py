@@ -253,18 +253,24 @@ class ImplicitRefinementModel(
         return self._run(canvas, run.row_seeds(len(rows)), run)
 
     def judge(
-        self, rows: str | Sequence[str] | Sequence[Sequence[int]], *, batch_size: int = 256
+        self,
+        rows: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        drafts: bool = False,
+        batch_size: int = 256,
     ) -> list[Judgement]:
         """Which tokens of finished rows look wrong, where some are missing, whether a row is right.
 
         Args:
             rows: Texts, or token ids without special tokens.
+            drafts: Whether the model would have written the rows from nothing, and not by filling
+                holes of data: the probability that a row is data depends on it.
             batch_size: Rows in one pass; no row's result depends on it.
 
         Raises:
             DataError: A row is empty, too long, cannot be read, or holds a special token.
         """
-        return judge_rows(self, [rows] if isinstance(rows, str) else rows, batch_size)
+        return judge_rows(self, [rows] if isinstance(rows, str) else rows, batch_size, drafts)
 
     def repair(
         self,

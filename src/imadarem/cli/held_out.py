@@ -26,11 +26,14 @@ if TYPE_CHECKING:
         OrderedLikelihood,
     )
     from imadarem.evaluation.gate_report import GateFigures, GateReport
+    from imadarem.evaluation.judge_report import JudgeReport
     from imadarem.model import ImplicitRefinementModel
 
 __all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
 
 ROWS, CANVASES = 500, 8
+#: Batches of 250 rows that a judge is measured on.
+JUDGED_BATCHES = 20
 
 
 @Parameter(name="*", group=Group("Held-out data", sort_key=4))
@@ -40,7 +43,9 @@ class HeldOutFlags:
 
     Attributes:
         calibration: Measure whether the gate is right about the model's own tokens: AUROC
-            and calibration error at every step, with --steps, --temperature and --policy.
+            and calibration error at every step, with --steps, --temperature and --policy. Of a
+            model with a judge also whether it finds known errors, and tells rows of the data
+            from the model's own.
         likelihood: Measure the masked-diffusion bound, in nats and bits per token.
         order: With --likelihood: also measure the exact likelihood of writing one token per
             pass in this order: left-to-right, confidence, margin or entropy. It takes a pass
@@ -141,13 +146,17 @@ def evaluate_held_out(
     _tell_left_out(rows)
     if flags.calibration:
         report, how = _calibration(network, rows, seed, sampling)
+        judge = _judge(network, rows, seed) if network.config.judge else None
         if flags.plot is not None:
             _plot(report, flags.plot)
         if json:
             told = {"name": name, "data": rows.source, "left_out": rows.left_out, **how}
-            json_line({"kind": "calibration", **told, **report.to_dict()})
+            also = {} if judge is None else {"judge": judge.to_dict()}
+            json_line({"kind": "calibration", **told, **report.to_dict(), **also})
         else:
             _show_calibration(report, rows, how)
+            if judge is not None:
+                _show_judge(judge, rows)
     if flags.likelihood:
         bound = _likelihood(network, rows, flags.canvases, seed)
         ordered = (
@@ -243,6 +252,15 @@ def _calibration(
     return report, {**how, "seed": seed}
 
 
+def _judge(network: ImplicitRefinementModel, rows: Rows, seed: int) -> JudgeReport:
+    from imadarem.evaluation.judge_report import judge_report
+    from imadarem.training.judging import JudgeData
+
+    with err().status("judging rows with known errors"):
+        data = JudgeData(network, rows.corpus, own=max(len(rows.corpus), 250), seed=seed)
+        return judge_report(network, data, JUDGED_BATCHES)
+
+
 def _likelihood(
     network: ImplicitRefinementModel, rows: Rows, canvases: int | None, seed: int
 ) -> LikelihoodBound:
@@ -302,6 +320,26 @@ def _show_calibration(report: GateReport, rows: Rows, how: dict[str, Any]) -> No
         f"{report.rows:,} rows of {rows.source}, partly masked and filled in by {how['policy']} in "
         f"at most {how['max_steps']} steps at temperature {how['temperature']:g}; each step judges "
         "the tokens it reads, a wrong one differs from the data"
+    )
+    out().print(Text(line, "dim"))
+
+
+def _show_judge(report: JudgeReport, rows: Rows) -> None:
+    heading("the judge on rows with known errors")
+    cells = [
+        (
+            f.output,
+            f.kind,
+            f"{f.count:,}",
+            "–" if f.auroc is None else f"{f.auroc:.3f}",
+            f"{f.ece:.3f}",
+        )
+        for f in sorted(report.figures, key=lambda f: f.output)
+    ]
+    out().print(grid(("output", "rows", "judged", "AUROC", "ECE"), cells))
+    line = (
+        f"nothing flagged in {share(report.unflagged)} of {report.clean:,} clean rows; made of "
+        f"{len(rows.corpus):,} rows of {rows.source}; right tells data from refilled rows or drafts"
     )
     out().print(Text(line, "dim"))
 

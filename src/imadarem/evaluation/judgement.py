@@ -29,8 +29,8 @@ class Judgement:
         wrong: ``n`` probabilities that a token is not the data's; None without a judge.
         missing: ``n + 1`` probabilities that tokens are missing before each token, and behind
             the last one; None without a judge.
-        right: Probability that the row is right: on open data, that it is data and not written
-            by the model; None without a judge.
+        right: Probability that the row is data, beside as many rows that the model wrote: by
+            filling holes of data, or from nothing where that was said; None without a judge.
     """
 
     tokens: list[int]
@@ -55,7 +55,7 @@ def encoded_rows(model: Any, rows: Sequence[str] | Sequence[Sequence[int]]) -> l
 
 @torch.no_grad()
 def judge_rows(
-    model: Any, rows: Sequence[str] | Sequence[Sequence[int]], batch_size: int
+    model: Any, rows: Sequence[str] | Sequence[Sequence[int]], batch_size: int, drafts: bool = False
 ) -> list[Judgement]:
     """Judge rows of texts or token ids; see :meth:`ImplicitRefinementModel.judge`."""
     encoded = encoded_rows(model, rows)
@@ -68,13 +68,22 @@ def judge_rows(
         )
     found: dict[int, Judgement] = {}
     for numbers, part, canvas in _batches(model, data, batch_size):
-        found |= zip(numbers.tolist(), _judged(model, part, canvas), strict=True)
+        found |= zip(numbers.tolist(), _judged(model, part, canvas, drafts), strict=True)
     return [found[row] for row in range(len(encoded))]
 
 
 @torch.no_grad()
-def row_verdicts(model: Any, rows: Sequence[Sequence[int]], batch_size: int) -> Tensor:
-    """``(N,)`` logits that rows of token ids are right, in one pass each; -inf for an empty one.
+def row_verdicts(
+    model: Any, rows: Sequence[Sequence[int]], drafts: Tensor, batch_size: int
+) -> Tensor:
+    """``(N,)`` logits that rows of token ids are data, in one pass each; -inf for an empty one.
+
+    Args:
+        model: With a judge.
+        rows: Token ids without special tokens.
+        drafts: ``(N,)`` bool, rows that would be written from nothing if they were not data;
+            the others would have been filled.
+        batch_size: Rows in one pass.
 
     Raises:
         ConfigError: The model has no judge.
@@ -87,7 +96,8 @@ def row_verdicts(model: Any, rows: Sequence[Sequence[int]], batch_size: int) -> 
     places = torch.tensor(full)
     for numbers, part, canvas in _batches(model, data, batch_size):
         judge, _ = model.network.judged(part.targets, canvas.attention_mask)
-        verdicts[places[numbers]] = judge.right.float().cpu()
+        kind = (~drafts[places[numbers]]).long()
+        verdicts[places[numbers]] = judge.right.float().cpu().gather(1, kind[:, None])[:, 0]
     return verdicts
 
 
@@ -104,7 +114,7 @@ def _batches(
         model.train(training)
 
 
-def _judged(model: Any, part: HeldOut, canvas: Canvas) -> list[Judgement]:
+def _judged(model: Any, part: HeldOut, canvas: Canvas, drafts: bool) -> list[Judgement]:
     read = model.network.read_in_place(part.targets, canvas.attention_mask)
     log_probs = forbid(read.logits, canvas, may_end=False)
     surprise = -log_probs.gather(-1, part.targets[..., None]).squeeze(-1)
@@ -114,11 +124,12 @@ def _judged(model: Any, part: HeldOut, canvas: Canvas) -> list[Judgement]:
     if read.judge is None:
         return plain
     wrong = _lists(read.judge.wrong.sigmoid(), lengths)
+    right = read.judge.right[:, 0 if drafts else 1]
     missing = _lists(read.judge.missing.sigmoid(), [length + 1 for length in lengths])
     return [
-        replace(row, wrong=tokens, missing=gaps, right=right)
-        for row, tokens, gaps, right in zip(
-            plain, wrong, missing, read.judge.right.sigmoid().tolist(), strict=True
+        replace(row, wrong=tokens, missing=gaps, right=verdict)
+        for row, tokens, gaps, verdict in zip(
+            plain, wrong, missing, right.sigmoid().tolist(), strict=True
         )
     ]
 

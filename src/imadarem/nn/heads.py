@@ -57,6 +57,10 @@ class HaltingHead(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
         """``(B, L, D)`` states and the attended positions ``(B, L)`` → ``(B,)``."""
+        return (self.pooled(x, attended) * self.score.weight[0]).sum(dim=-1) + self.score.bias
+
+    def pooled(self, x: Tensor, attended: Tensor | None) -> Tensor:
+        """``(B, 2 D)``, what the score is a weighted sum of."""
         hidden = self.activation(self.hidden(x))
         if attended is None:
             mean, most = hidden.mean(dim=1), hidden.amax(dim=1)
@@ -64,8 +68,7 @@ class HaltingHead(nn.Module):
             there = attended[..., None]
             mean = (hidden * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
             most = hidden.masked_fill(~there, float("-inf")).amax(dim=1)
-        pooled = torch.cat([mean, most], dim=-1)
-        return (pooled * self.score.weight[0]).sum(dim=-1) + self.score.bias
+        return torch.cat([mean, most], dim=-1)
 
 
 class JointHead(nn.Module):

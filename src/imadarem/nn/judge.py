@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,8 @@ class JudgeLogits(NamedTuple):
         wrong: ``(B, L)``, logit that a token is not the data's.
         missing: ``(B, L + 1)``, logit that tokens are missing before a position; the one
             behind a row's last token is of its end.
-        right: ``(B,)``, logit that a row is right.
+        right: ``(B, 2)``, logits that a row is data: beside as many rows that the network wrote
+            from nothing, and beside as many with holes that it filled.
     """
 
     wrong: Tensor
@@ -57,11 +59,10 @@ class JudgeHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.hidden = nn.Linear(width, width)
         self.score = nn.Linear(width, 3)
-        self.right = HaltingHead(width)
+        self.right = Verdicts(width)
         nn.init.zeros_(self.score.weight)
         with torch.no_grad():
             self.score.bias.copy_(torch.tensor([RARE, RARE / 2, RARE / 2]))
-            self.right.score.bias.zero_()
             # Surprise: the likeliest token's log-probability less that of the token itself.
             self.direct[2:, 0] = torch.tensor([-0.5, 0.5])
 
@@ -98,16 +99,33 @@ class JudgeHead(nn.Module):
         return JudgeLogits(wrong, missing, self.right(x, attended))
 
     @torch.no_grad()
-    def calibrate(self, wrong: Platt, missing: Platt, right: Platt) -> None:
-        """Fold the fits of the three outputs into their last weights."""
+    def calibrate(self, wrong: Platt, missing: Platt, right: Sequence[Platt]) -> None:
+        """Fold the fits of the outputs into their last weights; ``right`` has two."""
         # A gap inside a row adds two of the terms up.
         halves = Platt(missing.slope, missing.offset / 2)
         for row, fit in enumerate((wrong, halves, halves)):
             self.score.weight[row] *= fit.slope
             self.direct[:, row] *= fit.slope
             self.score.bias[row] = fit.slope * self.score.bias[row] + fit.offset
-        self.right.score.weight *= right.slope
-        self.right.score.bias.copy_(right.slope * self.right.score.bias + right.offset)
+        score = self.right.score
+        for row, fit in enumerate(right):
+            score.weight[row] *= fit.slope
+            score.bias[row] = fit.slope * score.bias[row] + fit.offset
+
+
+class Verdicts(HaltingHead):
+    """Logits that a row is data, beside two kinds of rows: ``(B, L, D)`` → ``(B, 2)``."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size)
+        self.score = nn.Linear(2 * hidden_size, 2)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
+        pooled = self.pooled(x, attended)
+        scores = [(pooled * weight).sum(dim=-1) for weight in self.score.weight]
+        return torch.stack(scores, dim=-1) + self.score.bias
 
 
 def _own_and_best(log_probs: Tensor, ids: Tensor) -> Tensor:

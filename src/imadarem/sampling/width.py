@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imadarem.canvas import Canvas
+from imadarem.canvas import Canvas, State
 from imadarem.errors import ConfigError
 from imadarem.sampling.batching import Refined, Run, Samples, refine_run
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
@@ -25,8 +25,8 @@ from imadarem.sampling.trajectory import Trajectory
 
 __all__ = ["candidate_seeds", "choose", "refine_candidates"]
 
-#: Token ids of rows → ``(N,)`` logits that they are right.
-Verdicts = Callable[[list[list[int]]], Tensor]
+#: Token ids of rows and which were written from nothing, ``(N,)`` → ``(N,)`` logits of being right.
+Verdicts = Callable[[list[list[int]], Tensor], Tensor]
 
 #: Run seed under which a row's own seed draws what the row itself never draws.
 CHOICE = 0x57494454
@@ -82,7 +82,8 @@ def _chosen(
         right = torch.tensor([0.5 if row.halt is None else row.halt for row in samples.rows])
         logits = right.logit()
     elif config.judge:
-        logits = verdicts([row.ids.tolist() for row in samples.rows])
+        drafts = ~(repeated.state == State.GIVEN).any(dim=1)
+        logits = verdicts([row.ids.tolist() for row in samples.rows], drafts)
     elif run.verifier is not None:
         logits = torch.zeros(len(samples))
     else:

@@ -13,8 +13,8 @@ arXiv:2601.06428). Kinds of rows:
 
 Labels come from an alignment with the data (LLaDA2.2; ME-DLM, arXiv:2605.09603): a token is
 wrong where it is replaced or deleted on the shortest way back, and tokens are missing before a
-position where some are inserted. The network's own rows, *refilled* and *drafts*, teach the
-verdict alone, in which they are not right and *clean* rows are: another molecule was possible
+position where some are inserted. The network's own rows, *refilled* and *drafts*, teach a
+verdict each, in which they are not right and *clean* rows are: another molecule was possible
 in a window, and as labels of tokens they outnumber the mistakes and hide them. A share of the
 first three kinds is judged with blanks in it, as a gate reads its canvas in sampling.
 """
@@ -146,13 +146,16 @@ def judge_loss(said: JudgeLogits, gate: Tensor, rows: JudgedRows) -> JudgeLoss:
     ``gate`` are ``(B, L)`` logits of what ``said.wrong`` says.
     """
     tokens, gaps = rows.judged, rows.gaps
-    sided = (rows.kinds != EDITS) & (rows.kinds != PLAUSIBLE)
+    right = []
+    for logits, kind in zip(said.right.unbind(dim=1), (DRAFTS, REFILLED), strict=True):
+        sided = (rows.kinds == CLEAN) | (rows.kinds == kind)
+        right.append(_cross_entropy(logits[sided], rows.kinds[sided] == CLEAN))
     wrong = _cross_entropy(said.wrong[tokens], rows.wrong[tokens])
     missing = _cross_entropy(said.missing[gaps], rows.missing[gaps])
-    right = _cross_entropy(said.right[sided], rows.kinds[sided] == CLEAN)
     cheap = _cross_entropy(gate[tokens], rows.wrong[tokens])
-    total = TOKEN_WEIGHT * (wrong + missing + cheap) + right
-    return JudgeLoss(total, wrong, missing, right, cheap)
+    verdict = torch.stack(right).mean()
+    total = TOKEN_WEIGHT * (wrong + missing + cheap) + verdict
+    return JudgeLoss(total, wrong, missing, verdict, cheap)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
