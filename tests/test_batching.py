@@ -186,7 +186,7 @@ def test_a_script_that_cannot_be_followed_is_refused(given_):
 def test_what_lies_behind_every_end_is_not_computed():
     refiner = uneven_model(length_mode="eos", max_seq_len=64, length_counts=None)
     with torch.no_grad():
-        refiner.network.backbone.to_logits.bias[2] = 4.0
+        refiner.network.backbone.to_logits.bias[2] = 8.0
     with count_work(refiner) as work:
         refiner.sample(8, steps=8, policy="gate", seed=0)
     assert work.positions < work.row_passes * 64

@@ -48,6 +48,7 @@ class Canvas:
         grain: Rows that stay are cropped to a multiple of it, or not at all.
         optional: ``(B, L)`` bool, where the token *nothing* may be written: the blanks that a
             hole of unknown length has beyond its least number of tokens. None: nowhere.
+        min_length: Tokens of a row, at least: no EOS stands before so many.
     """
 
     ids: Tensor
@@ -55,6 +56,7 @@ class Canvas:
     special: SpecialIds
     grain: int = 1
     optional: Tensor | None = None
+    min_length: int = 1
 
     @classmethod
     def blank(cls, lengths: Sequence[int] | Tensor, special: SpecialIds) -> Canvas:
@@ -134,13 +136,12 @@ class Canvas:
     def ending_allowed(self) -> Tensor:
         """``(B, L)`` bool: blanks where an EOS may stand.
 
-        They lie behind the last GIVEN token, and not in the first place: an output has at
-        least one token.
+        They lie behind the last GIVEN token and behind at least ``min_length`` positions.
         """
         given = (self.state == State.GIVEN).long()
         given_from_here = given.flip(1).cumsum(1).flip(1)
         allowed = self.open & (given_from_here == 0)
-        allowed[:, 0] = False
+        allowed[:, : self.min_length] = False
         return allowed
 
     def write(self, where: Tensor, tokens: Tensor) -> Canvas:

@@ -99,9 +99,10 @@ class ImplicitRefinementConfig:
             masked positions.
         gate_weight: Weight of the gate's cross-entropy in the loss.
         ema_decay: Decay of the EMA teacher, per update.
-        length_mode: ``"eos"``: a canvas has ``max_seq_len`` blanks and ends where the model
-            writes an EOS. ``"drawn"``: its length is drawn from ``length_counts``.
-        length_counts: ``length_counts[n]`` counts the training sequences of ``n`` tokens.
+        length_mode: ``"eos"``: the model learns where a row ends, and can write an EOS.
+            ``"drawn"``: it is told how many tokens a row has.
+        length_counts: ``length_counts[n]`` counts the training sequences of ``n`` tokens; lengths
+            of free samples are drawn from it.
         mask_token_id: Id of the blank; taken from the tokenizer where ``None``.
         pad_token_id: Id of padding; taken from the tokenizer where ``None``.
         eos_token_id: Id that ends a sequence; taken from the tokenizer where ``None``.

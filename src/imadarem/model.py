@@ -212,7 +212,7 @@ class ImplicitRefinementModel(
             first: Number of the first one: ``sample(3, first=5)`` gives the last 3 of
                 ``sample(8)`` of the same seed.
             length: Canvas length in tokens, one for all or one each. Default: drawn from the
-                training lengths, or ``max_seq_len`` with an EOS deciding where a sample ends.
+                training lengths; where the model knows none, an EOS ends each sample.
             options: ``steps``, ``temperature``, ``policy``, ``seed``, ``width``,
                 ``return_trajectory``, …: see :class:`~imadarem.sampling.batching.RunOptions`
                 and :class:`~imadarem.sampling.settings.SamplingOptions`.
@@ -222,9 +222,10 @@ class ImplicitRefinementModel(
             DataError: A length is below 1 or above ``max_seq_len``.
         """
         n = checks.integer("n", n, 1, 10**9)
-        run = Run.of(self.config, options)
+        run = Run.of(self.config, options, length_given=length is not None)
         seeds = run.row_seeds(n, checks.integer("first", first, 0, MOST_ROWS))
-        canvas = Canvas.blank(lengths_of(self.config, n, length, seeds), self.special)
+        lengths = lengths_of(self.config, n, length, seeds, run.settings)
+        canvas = Canvas.blank(lengths, self.special)
         return self._run(canvas, seeds, run)
 
     def infill(
@@ -249,7 +250,7 @@ class ImplicitRefinementModel(
         rows = prompt_rows(masked, self.tokenizer, self.special, self.config.vocab_size)
         canvas = Canvas.with_holes(rows, self.special)
         check_length(canvas.ids.shape[1], self.config)
-        run = Run.of(self.config, options)
+        run = Run.of(self.config, options, length_given=True)
         return self._run(canvas, run.row_seeds(len(rows)), run)
 
     def judge(
@@ -387,9 +388,11 @@ class ImplicitRefinementModel(
         check_weights(folder / WEIGHTS, header, config, network)
         return config, header
 
-    def sampling_settings(self, **sampling: Unpack[SamplingOptions]) -> SamplingSettings:
-        """The settings that :meth:`sample` makes of these options and of the model's own."""
-        return SamplingSettings.from_config(self.config, **sampling)
+    def sampling_settings(
+        self, length_given: bool | None = None, **sampling: Unpack[SamplingOptions]
+    ) -> SamplingSettings:
+        """See :meth:`~imadarem.sampling.settings.SamplingSettings.from_config`."""
+        return SamplingSettings.from_config(self.config, length_given, **sampling)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a text with blanks; see :func:`imadarem.tokenizers.prompts.encode_prompt`."""

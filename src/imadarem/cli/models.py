@@ -45,6 +45,11 @@ class SamplingFlags:
             first); default: the model's setting.
         top_k: Sample from the k most likely tokens.
         top_p: Sample from the smallest set of tokens whose probabilities sum to at least p.
+        min_length: Tokens of a row at least: shorter rows are ruled out.
+        max_length: Tokens of a row at most: longer rows are ruled out.
+        suppress_tokens: Ids of tokens that are never written; repeat the flag.
+        forbid_end: Fill every blank. --no-forbid-end lets a model that writes an end of sequence
+            end rows where it likes; default: the lengths that are given or drawn are kept.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default: cuda if available.
         batch_size: Rows refined together; changes the speed, not the samples.
@@ -57,6 +62,10 @@ class SamplingFlags:
     schedule: str | None = None
     top_k: TopK | None = None
     top_p: float | None = None
+    min_length: Positive | None = None
+    max_length: Positive | None = None
+    suppress_tokens: tuple[int, ...] | None = None
+    forbid_end: bool | None = None
     seed: Seed = 0
     device: str | None = None
     batch_size: Positive = 256

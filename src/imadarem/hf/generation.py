@@ -59,8 +59,8 @@ class CanvasGeneration:
                 the end of a prompt for padding.
             num_return_sequences: Samples, for each prompt where there are prompts.
             max_new_tokens: Blanks to put behind each prompt, as many as the canvas has room for
-                at most; without prompts, the canvas length. A model that writes no end of
-                sequence fills all of them.
+                at most; without prompts, the canvas length. A model that writes an end of
+                sequence may end before; one that does not fills all of them.
             max_refinement_steps: Hard cap on refinement steps; default the config's.
             max_denoising_steps: The same, as transformers' text-diffusion models call it.
             temperature: Default ``sampling_temperature``; 0 takes the most likely token.
@@ -73,7 +73,7 @@ class CanvasGeneration:
                 canvas of each step; for one row only. Its prompt is empty: what is given
                 stands in the canvas itself.
             return_dict_in_generate: Return counts and reasons beside the ids.
-            sampling: ``policy``, ``schedule``, ``top_k``, ``top_p``: see
+            sampling: ``policy``, ``schedule``, ``top_k``, ``top_p``, ``min_length``, …: see
                 :class:`~imadarem.sampling.settings.SamplingOptions`.
 
         Returns:
@@ -103,6 +103,9 @@ class CanvasGeneration:
             "generator": generator,
             "on_step": None if streamer is None else _Drafts(streamer),
         }
+        if max_new_tokens is not None and self.refiner.config.length_mode == "eos":
+            # The number of new tokens is a limit, not a length.
+            options.setdefault("forbid_end", False)
         if rows is None:
             longest = None if max_new_tokens is None else self._room(max_new_tokens, taken=0)
             size = _one_of(length=length, max_new_tokens=longest)

@@ -113,8 +113,12 @@ class Run:
             )
 
     @classmethod
-    def of(cls, config: ImplicitRefinementConfig, options: RunOptions) -> Self:
+    def of(
+        cls, config: ImplicitRefinementConfig, options: RunOptions, *, length_given: bool
+    ) -> Self:
         """The options of a call, and the model's own settings where it leaves them open.
+
+        ``length_given``: see :meth:`~imadarem.sampling.settings.SamplingSettings.from_config`.
 
         Raises:
             ConfigError: An option is unknown or out of range.
@@ -122,7 +126,7 @@ class Run:
         names = {field.name for field in fields(cls)}
         own: dict[str, Any] = {name: x for name, x in options.items() if name in names}
         sampling: Any = {name: x for name, x in options.items() if name not in names}
-        return cls(settings=SamplingSettings.from_config(config, **sampling), **own)
+        return cls(settings=SamplingSettings.from_config(config, length_given, **sampling), **own)
 
     def row_seeds(self, count: int, first: int = 0) -> Tensor:
         """``(count,)`` int64, of the rows ``first``, ``first + 1``, …"""

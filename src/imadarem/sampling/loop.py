@@ -21,6 +21,7 @@ from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.endings import Endings
 from imadarem.sampling.halting import StoppingReason, Track
 from imadarem.sampling.joint_draws import JointDraws, StepWeights
 from imadarem.sampling.noise import RowNoise
@@ -113,6 +114,8 @@ def refine(
             nothing = torch.zeros_like(view.open)
             decision = decision._replace(write=decision.write | view.open, remask=nothing)
         # 3. Tokens are written and re-masked; a row ends at its first EOS.
+        if view.endings is not None:
+            decision = decision._replace(write=decision.write | view.endings.at)
         step = _LoopStep(rows, view, decision, settings)
         # 4. Rows that are done say why, and leave.
         reasons, track = rows.stopped(step, decision.hold, settings)
@@ -152,7 +155,7 @@ class _Rows:
     ) -> _Rows:
         """The rows that have a blank."""
         numbers = canvas.open.any(dim=1).nonzero().squeeze(1)
-        canvas, seeds = canvas.rows(numbers), seeds[numbers]
+        canvas, seeds = settings.restricted(canvas.rows(numbers)), seeds[numbers]
         inputs = PassInputs(memory=None if memory is None else memory.rows(numbers))
         drawn_with = torch.zeros(canvas.ids.shape, device=seeds.device)
         track = None if settings.halting is None else Track.start(len(numbers), seeds.device)
@@ -174,7 +177,7 @@ class _Rows:
             # Where the network sees a blank, whatever may stand in a blank may stand.
             shown, canvas = shown.masked_fill(written, canvas.special.mask), canvas.reopened()
         schedule = MaskSchedule(settings.steps, settings.schedule)
-        return _LoopView(
+        view = _LoopView(
             output=self.inputs.read_by(network, shown, attended, first=step == 1),
             teacher=None if judge is None else self.inputs.read_by(judge, shown, attended),
             canvas=canvas,
@@ -190,6 +193,11 @@ class _Rows:
             schedule=settings.schedule,
             drawn_with=self.drawn_with,
         )
+        if view.endings is not None:
+            open = open & view.endings.before
+            remaining = schedule.remaining(step, (open | written).sum(dim=1))
+            view.__dict__.update(open=open, remaining=remaining)
+        return view
 
     def stopped(
         self, step: _LoopStep, hold: Tensor | None, settings: SamplingSettings
@@ -266,7 +274,22 @@ class _LoopView(PassView):
     @cached_property
     def log_probs_alone(self) -> Tensor:
         """``(B, L, V)`` log-probabilities of each position by itself."""
-        return forbid(self.output.logits, self.canvas, self.settings.may_end)
+        if self.endings is None:
+            return forbid(self.output.logits, self.canvas, self._may_end)
+        return self.endings.put_into(forbid(self.output.logits, self.canvas, may_end=False))
+
+    @cached_property
+    def endings(self) -> Endings | None:
+        """Where rows end, where this pass decides it: the first, save with ``reinject``."""
+        how, canvas = self.settings, self.canvas
+        if not self._may_end or how.reinject or canvas.special.eos is None:
+            return None
+        drawn = None if self._joint is None else self._joint.whole()[1]
+        return Endings.decided(self.output.logits, canvas, self.noise, how, drawn)
+
+    @property
+    def _may_end(self) -> bool:
+        return self.settings.may_end and (self.settings.reinject or self.step == 1)
 
     @cached_property
     def _joint(self) -> JointDraws | None:
@@ -275,13 +298,13 @@ class _LoopView(PassView):
             return None
         weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
         return JointDraws(
-            joint, self.canvas, self.noise, how.temperature, how.may_end, how.truncation, weights
+            joint, self.canvas, self.noise, how.temperature, self._may_end, how.truncation, weights
         )
 
     @cached_property
     def _drawn_alone(self) -> Tensor:
         how = self.settings
-        eos = self.canvas.special.eos if how.may_end else None
+        eos = self.canvas.special.eos if self._may_end and self.endings is None else None
         return draw_tokens(self.log_probs_alone, self.noise, how.temperature, eos, how.truncation)
 
     @cached_property
@@ -290,7 +313,8 @@ class _LoopView(PassView):
 
     @cached_property
     def drawn(self) -> Tensor:
-        return self._drawn_alone if self._joint is None else self._joint.whole()[1]
+        drawn = self._drawn_alone if self._joint is None else self._joint.whole()[1]
+        return drawn if self.endings is None else self.endings.written(drawn)
 
     @cached_property
     def gate(self) -> Tensor:
@@ -300,7 +324,7 @@ class _LoopView(PassView):
     def entropy(self) -> Tensor:
         if self.teacher is None:
             return normalized_entropy(self.log_probs)
-        return normalized_entropy(forbid(self.teacher.logits, self.canvas, self.settings.may_end))
+        return normalized_entropy(forbid(self.teacher.logits, self.canvas, self._may_end))
 
     def at(self, write: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
@@ -310,7 +334,8 @@ class _LoopView(PassView):
         if self._joint is None:
             return self.log_probs_alone, self._drawn_alone
         positions = torch.arange(1, write.shape[1] + 1, device=write.device)
-        return self._joint.upto(int((positions * write.any(dim=0)).amax()))
+        log_probs, drawn = self._joint.upto(int((positions * write.any(dim=0)).amax()))
+        return log_probs, drawn if self.endings is None else self.endings.written(drawn)
 
 
 class _LoopStep(Step):
@@ -337,7 +362,7 @@ class _LoopStep(Step):
         # A question asked again may still end elsewhere: its row is frozen when it leaves.
         canvas = edited if settings.reinject else ended
         changed = canvas.ids != rows.canvas.ids
-        writable = view.open | view.written
+        writable = rows.canvas.open | view.written
         halt = view.output.halt_logits
         self.__dict__.update(
             step=view.step,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from imadarem import checks
+from imadarem.canvas import Canvas
 from imadarem.config import MASK_SCHEDULES, ImplicitRefinementConfig
 from imadarem.errors import ConfigError, DataError
 from imadarem.sampling.draw import Truncation
@@ -37,6 +38,13 @@ class SamplingOptions(TypedDict, total=False):
         top_k: Sample each token from the ``top_k`` most likely tokens.
         top_p: Sample each token from the smallest set of tokens that together have this
             probability, after the temperature; see :class:`~imadarem.sampling.draw.Truncation`.
+        min_length: Tokens of a row, its given ones included, at least; shorter rows are ruled
+            out, and the lengths of the others keep their proportions.
+        max_length: The same, at most.
+        suppress_tokens: Ids that are never written.
+        forbid_end: True fills every blank; False lets the model write an end of sequence in the
+            blanks at a row's end. Default: a given length, of a canvas or of a prompt, is kept,
+            and a free sample ends where its drawn length or the model says.
     """
 
     steps: int | None
@@ -45,6 +53,10 @@ class SamplingOptions(TypedDict, total=False):
     schedule: str | None
     top_k: int | None
     top_p: float | None
+    min_length: int | None
+    max_length: int | None
+    suppress_tokens: Sequence[int] | None
+    forbid_end: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +68,8 @@ class SamplingSettings:
         steps: ``K``, the hard cap on refinement steps.
         temperature: Divides the logits before a token is drawn; 0 takes the most likely token.
         stop_threshold: A row without blanks stops once a smaller share of it changed.
-        may_end: Whether an EOS may be written.
+        may_end: Whether an EOS may be written. Without ``reinject`` the first pass decides where
+            rows end; see :class:`~imadarem.sampling.endings.Endings`.
         halting: Further rules by which a row without blanks stops.
         reinject: Show the network the question in every pass, blanks where it wrote, and what
             it wrote as beliefs (and as its carry): the way that an unrolled network learned.
@@ -67,6 +80,9 @@ class SamplingSettings:
             network's own probabilities, without it and before the temperature.
         gate_slope: Added to the gate's logits times the share of a row that is written; the
             fitted ``gate_progress_slope`` of the config.
+        min_length: Tokens of a row that ends, at least.
+        max_length: The same, at most; None leaves it to the canvas.
+        suppress_tokens: Ids that are never written.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -82,8 +98,14 @@ class SamplingSettings:
     schedule: str = "linear"
     truncation: Truncation | None = None
     gate_slope: float = 0.0
+    min_length: int = 1
+    max_length: int | None = None
+    suppress_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        checks.whole("min_length", self.min_length, 1)
+        if self.max_length is not None:
+            checks.whole("max_length", self.max_length, self.min_length)
         checks.whole("steps", self.steps, 1)
         checks.finite(temperature=self.temperature)
         checks.share(stop_threshold=self.stop_threshold)
@@ -91,12 +113,24 @@ class SamplingSettings:
 
     @classmethod
     def from_config(
-        cls, config: ImplicitRefinementConfig, **options: Unpack[SamplingOptions]
+        cls,
+        config: ImplicitRefinementConfig,
+        length_given: bool | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> SamplingSettings:
         """The model's own settings, with the options given here in their place.
 
+        Args:
+            config: Of the model.
+            length_given: True for rows whose length the user gives: it is kept. False for free
+                samples: their length is drawn from those of the training data where the config
+                has them. Both unless ``forbid_end=False`` lets the model write an end. None
+                leaves the end to the model.
+            options: Of the call.
+
         Raises:
-            ConfigError: An option is unknown or out of range, or no policy has that name.
+            ConfigError: An option is unknown or out of range, no policy has that name, or there
+                are limits to the length of rows that have one.
         """
         checks.known_keys(options, SamplingOptions.__annotations__, "option of sampling")
 
@@ -121,27 +155,72 @@ class SamplingSettings:
             steps=chosen("steps", "max_refinement_steps"),
             temperature=temperature,
             stop_threshold=config.stop_threshold,
-            may_end=config.length_mode == "eos",
+            may_end=_may_end(config, length_given, options),
             schedule=chosen("schedule", "mask_schedule"),
             truncation=None if truncation.keeps_all else truncation,
             gate_slope=config.gate_progress_slope,
+            min_length=options.get("min_length") or 1,
+            max_length=options.get("max_length"),
+            suppress_tokens=_token_ids(options.get("suppress_tokens") or (), config.vocab_size),
         )
+
+    def restricted(self, canvas: Canvas) -> Canvas:
+        """The canvas with the least length and without the suppressed tokens."""
+        special = canvas.special
+        if self.suppress_tokens:
+            banned = sorted({*special.banned, *self.suppress_tokens} - {special.eos})
+            special = replace(special, banned=tuple(banned))
+        return replace(canvas, special=special, min_length=self.min_length)
+
+
+def _may_end(
+    config: ImplicitRefinementConfig, length_given: bool | None, options: SamplingOptions
+) -> bool:
+    """Whether the model writes the ends of rows; see :meth:`SamplingSettings.from_config`."""
+    ends, forbid_end = config.length_mode == "eos", options.get("forbid_end")
+    if forbid_end is False and not ends:
+        raise ConfigError(
+            "forbid_end=False needs a model that writes an end of sequence, and this one has "
+            f"length_mode={config.length_mode!r}. Leave it out, or give the lengths."
+        )
+    limited = not (options.get("min_length") is None and options.get("max_length") is None)
+    if length_given and limited and forbid_end is not False:
+        raise ConfigError(
+            "min_length and max_length choose where a row ends, and the length is given here. "
+            f"Leave them out{', or add forbid_end=False' if ends else ''}."
+        )
+    if forbid_end is None:
+        known = length_given is False and config.length_counts is not None
+        forbid_end = bool(length_given or known)
+    return ends and not forbid_end
+
+
+def _token_ids(ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
+    """Ids in order, checked."""
+    legal = (checks.integer("suppress_tokens", i, 0, vocab_size - 1) for i in ids)
+    return tuple(sorted(set(legal)))
 
 
 def lengths_of(
-    config: ImplicitRefinementConfig, n: int, length: int | Sequence[int] | None, seeds: Tensor
+    config: ImplicitRefinementConfig,
+    n: int,
+    length: int | Sequence[int] | None,
+    seeds: Tensor,
+    settings: SamplingSettings,
 ) -> Tensor:
     """``(n,)`` lengths of blank canvases, in tokens.
 
     Args:
         config: Of the model.
         n: Number of canvases.
-        length: For all or one each; None: drawn from the training lengths by ``seeds``, or
-            ``max_seq_len`` where an EOS decides where a sample ends.
+        length: For all or one each; None: drawn from the training lengths by ``seeds``, or as
+            long as a row may be where the model writes the end or no lengths are known.
         seeds: ``(n,)`` int64.
+        settings: Whether the model writes an end, and the limits of lengths.
 
     Raises:
-        ConfigError: Lengths are to be drawn, and those of the training data are unknown.
+        ConfigError: Lengths are to be drawn, and those of the training data are unknown, or none
+            is within the limits.
         DataError: A length is above ``max_seq_len``, or there are more or fewer than ``n``.
     """
     if length is not None:
@@ -152,21 +231,37 @@ def lengths_of(
             raise DataError(f"there are {len(each)} lengths for n={n} samples; give one each.")
         check_length(max(each), config)
         return torch.tensor(each).expand(n)
-    if config.length_mode == "eos":
-        return torch.tensor(config.max_seq_len).expand(n)
+    unknown = config.length_counts is None and config.length_mode == "eos"
+    if settings.may_end or unknown:
+        longest = config.max_seq_len
+        if not settings.may_end and settings.max_length is not None:
+            longest = min(longest, settings.max_length)
+        return torch.tensor(longest).expand(n)
     if config.length_counts is None:
         raise ConfigError(
             "this model draws the length of each sample, but the lengths of its training data "
             "are unknown (config.length_counts is not set). Give length= (--length on the "
             "command line), or set length_counts."
         )
-    counts = torch.tensor(config.length_counts, dtype=torch.float64)
-    counts[0] = 0.0
-    cumulative = counts.cumsum(0)
+    counts = _between(config.length_counts, settings)
+    cumulative = torch.tensor(counts, dtype=torch.float64).cumsum(0)
     drawn = RowNoise(seeds, step=0).uniform(Stream.LENGTH, 1).squeeze(1)
     lengths = torch.searchsorted(cumulative, drawn * cumulative[-1], right=True)
     check_length(int(lengths.max()), config)
     return lengths
+
+
+def _between(counts: Sequence[int], settings: SamplingSettings) -> list[int]:
+    """Counts of lengths, 0 for those outside the limits."""
+    least, most = settings.min_length, settings.max_length or len(counts)
+    kept = [count if least <= n <= most else 0 for n, count in enumerate(counts)]
+    if not any(kept):
+        seen = [n for n, count in enumerate(counts) if n and count]
+        raise ConfigError(
+            f"no row of the training data has {least} to {most} tokens; they have {seen[0]} to "
+            f"{seen[-1]}. Change min_length and max_length, or give length=."
+        )
+    return kept
 
 
 def check_length(length: int, config: ImplicitRefinementConfig) -> None:

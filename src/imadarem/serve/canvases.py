@@ -13,7 +13,7 @@ from torch import Tensor
 from imadarem.canvas import Canvas, State
 from imadarem.data.sudoku.grid import Grid, parse_grid, size_of
 from imadarem.errors import DataError
-from imadarem.sampling.settings import lengths_of
+from imadarem.sampling.settings import SamplingSettings, lengths_of
 from imadarem.serve.catalogue import SUDOKU, ServedModel
 from imadarem.tokenizers import MASK
 from imadarem.tokenizers.prompts import gap_tokens
@@ -24,7 +24,9 @@ __all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stack_canvases", "
 BLANK, END, AFTER_END = "[MASK]", "[EOS]", ""
 
 
-def blank_canvas(model: ServedModel, seeds: Tensor, length: int | None) -> Canvas:
+def blank_canvas(
+    model: ServedModel, seeds: Tensor, length: int | None, settings: SamplingSettings
+) -> Canvas:
     """A row of blanks for each of the row seeds, as ``model.sample`` makes it.
 
     Raises:
@@ -37,7 +39,8 @@ def blank_canvas(model: ServedModel, seeds: Tensor, length: int | None) -> Canva
             "/v1/solve or /v1/trace."
         )
     network = model.network
-    return Canvas.blank(lengths_of(network.config, len(seeds), length, seeds), network.special)
+    lengths = lengths_of(network.config, len(seeds), length, seeds, settings)
+    return Canvas.blank(lengths, network.special)
 
 
 def prompt_canvas(model: ServedModel, prompts: Sequence[str], count: int = 1) -> Canvas:

@@ -144,14 +144,14 @@ class ServedModel:
     def settings(
         self,
         *,
-        steps: int | None = None,
-        temperature: float | None = None,
+        length_given: bool = True,
         policy: str | None = None,
-        schedule: str | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        steps: int | None = None,
+        **options: Any,
     ) -> SamplingSettings:
         """Sampling settings of a request; requests with equal settings can share a batch.
+
+        Takes what :meth:`~imadarem.ImplicitRefinementModel.sampling_settings` takes.
 
         Raises:
             ConfigError: A setting is out of range, or the policy is unknown.
@@ -164,12 +164,10 @@ class ServedModel:
             )
         edit = EDITS[chosen]() if chosen in EDITS else None
         settings = self.network.sampling_settings(
+            length_given,
             steps=self.steps if steps is None else steps,
-            temperature=temperature,
             policy=chosen if edit is None else edit,
-            schedule=schedule,
-            top_k=top_k,
-            top_p=top_p,
+            **options,
         )
         if self.kind != SUDOKU:
             return settings

@@ -17,6 +17,7 @@ from imadarem.errors import DataError
 from imadarem.repair.rows import RepairSettings, check_judge
 from imadarem.repair.sites import protection_flags
 from imadarem.sampling.noise import row_seeds
+from imadarem.sampling.settings import SamplingSettings
 from imadarem.sampling.trajectory import SCHEMA
 from imadarem.serve import schemas
 from imadarem.serve.canvases import blank_canvas, prompt_canvas, puzzle_canvas, token_canvas
@@ -50,11 +51,13 @@ class Endpoints:
         self._client.check_queue()
         model, seed = self._catalogue.find(body.model), _seed(body.seed)
         seeds = row_seeds(body.count, seed)
+        settings = _settings(model, body, length_given=body.length is not None)
         if body.count > FEW_SAMPLES:
-            canvas = await asyncio.to_thread(blank_canvas, model, seeds, body.length)
+            canvas = await asyncio.to_thread(blank_canvas, model, seeds, body.length, settings)
         else:
-            canvas = blank_canvas(model, seeds, body.length)
-        rows = await self._client.rows(request, _job(model, canvas, seeds, body))
+            canvas = blank_canvas(model, seeds, body.length, settings)
+        job = Job(model=model, canvas=canvas, seeds=seeds, settings=settings)
+        rows = await self._client.rows(request, job)
         samples = [row.to_dict() for row in rows]
         return JSONResponse({"model": model.id, "seed": seed, "samples": samples})
 
@@ -67,9 +70,11 @@ class Endpoints:
                 f"{len(body.prompts)} prompts with {body.count} samples each are more than the "
                 f"{MAX_SAMPLES} samples that a request may ask for. Split it."
             )
+        settings = _settings(model, body)
         canvas = await asyncio.to_thread(prompt_canvas, model, body.prompts, body.count)
         seeds = row_seeds(len(canvas), seed)
-        rows = await self._client.rows(request, _job(model, canvas, seeds, body))
+        job = Job(model=model, canvas=canvas, seeds=seeds, settings=settings)
+        rows = await self._client.rows(request, job)
         samples = [{"prompt": n // body.count, **row.to_dict()} for n, row in enumerate(rows)]
         return JSONResponse({"model": model.id, "seed": seed, "samples": samples})
 
@@ -83,8 +88,10 @@ class Endpoints:
         self._client.check_queue()
         model, seed = self._catalogue.find(body.model), _seed(body.seed)
         seeds = row_seeds(1, seed)
-        canvas = await asyncio.to_thread(_traced_canvas, model, body, seeds)
-        job = _job(model, canvas, seeds, body, traced=True)
+        free = body.text is None and body.tokens is None and body.length is None
+        settings = _settings(model, body, length_given=not free)
+        canvas = await asyncio.to_thread(_traced_canvas, model, body, seeds, settings)
+        job = Job(model=model, canvas=canvas, seeds=seeds, settings=settings, traced=True)
         head = {
             "schema": SCHEMA,
             "model": model.id,
@@ -174,24 +181,20 @@ def _seed(given: int | None) -> int:
     return secrets.randbelow(MAX_SEED) if given is None else given
 
 
-def _job(
-    model: ServedModel,
-    canvas: Canvas,
-    seeds: Tensor,
-    body: schemas.Sampling,
-    *,
-    traced: bool = False,
-) -> Job:
+def _settings(
+    model: ServedModel, body: schemas.Sampling, *, length_given: bool = True
+) -> SamplingSettings:
     if body.temperature == 0 and (body.top_k is not None or body.top_p is not None):
         raise DataError(
             "temperature 0 takes the most likely token, so top_k and top_p have no effect. "
             "Leave them out, or raise the temperature."
         )
-    settings = model.settings(**body.settings())
-    return Job(model=model, canvas=canvas, seeds=seeds, settings=settings, traced=traced)
+    return model.settings(length_given=length_given, **body.settings())
 
 
-def _traced_canvas(model: ServedModel, body: schemas.TraceRequest, seeds: Tensor) -> Canvas:
+def _traced_canvas(
+    model: ServedModel, body: schemas.TraceRequest, seeds: Tensor, settings: SamplingSettings
+) -> Canvas:
     fields = [name for name in ("text", "tokens", "length") if getattr(body, name) is not None]
     if len(fields) > 1:
         raise DataError(f"{' and '.join(fields)} were sent, and each is a canvas. Choose one.")
@@ -201,7 +204,7 @@ def _traced_canvas(model: ServedModel, body: schemas.TraceRequest, seeds: Tensor
         return prompt_canvas(model, [body.text])
     if body.tokens is not None:
         return token_canvas(model, body.tokens, body.given)
-    return blank_canvas(model, seeds, body.length)
+    return blank_canvas(model, seeds, body.length, settings)
 
 
 def _trace_json(head: dict[str, Any], events: list[JobEvent]) -> str:

@@ -90,6 +90,20 @@ class Sampling(Request):
         le=1,
         description="Sample from the fewest tokens whose probabilities sum to this.",
     )
+    min_length: int | None = Field(
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of a row at least."
+    )
+    max_length: int | None = Field(
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of a row at most."
+    )
+    suppress_tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, max_length=MAX_CANVAS_TOKENS, description="Ids of tokens that are never written."
+    )
+    forbid_end: bool | None = Field(
+        None,
+        description="true fills every blank; false lets the model end a row in the blanks at its "
+        "end. Default: lengths that are given are kept.",
+    )
     seed: int | None = Field(
         None,
         ge=0,
@@ -98,9 +112,12 @@ class Sampling(Request):
     )
 
     def settings(self) -> dict[str, Any]:
-        """The sampling settings among the fields."""
-        names = ("policy", "steps", "temperature", "schedule", "top_k", "top_p")
-        return {name: getattr(self, name) for name in names}
+        """The sampling settings among the fields that are given."""
+        names = Sampling.model_fields.keys() - {"model", "seed"}
+        given = {name: getattr(self, name) for name in names}
+        if self.suppress_tokens is not None:
+            given["suppress_tokens"] = tuple(self.suppress_tokens)
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class SampleRequest(Sampling):
