@@ -97,7 +97,7 @@ def test_the_help_of_a_command_shows_examples(said, command):
         ("sample --model {molecules} --batch-size 0", "--batch-size"),
         ("sample --model {molecules} --device abacus", "--device 'abacus'"),
         ("sample --model {molecules} --out x.pdf", ".smi, .csv, .selfies, .txt"),
-        ("sample --model {molecules} --grid x.png", "must end in .svg"),
+        ("sample --model {molecules} --grid x.gif", "must end in .svg or .png"),
         ("sample --model {words} --out x.smi", "writes char; use .txt"),
         ("sample --model {words} --out x.selfies", "not SELFIES"),
         ("sample --model {words} --grid x.svg", "writes char"),

@@ -238,7 +238,9 @@ def test_the_command_tells_each_generation_and_the_best(said, folder):
     [
         ([], "--score"),
         (["--score", "qde"], 'did you mean "qed"'),
-        (["--score", "qed", "--out", "best.smi"], "must end in .csv"),
+        (["--score", "qed", "--out", "best.pdf"], "must end in one of .smi, .csv"),
+        (["--score", "qed", "--out", "best.smi", "--resume"], "--resume continues a .csv"),
+        (["--score", "qed", "--where", "MW"], "cannot be read"),
         (["--score", "qed", "--similar-to", "CC"], "both or neither"),
         (["--score", "similarity:C1CC"], "not a valid SMILES"),
     ],

@@ -43,6 +43,7 @@ _EXPORTS = {
     "TrainingConfig": "imadarem.training.trainer",
     "UnifiedRefinerOrchestrator": "imadarem.orchestrator.orchestrator",
     "UnrolledTraining": "imadarem.orchestrator.training",
+    "analogues": "imadarem.design.analogues",
     "evaluate_molecules": "imadarem.evaluation.molecules",
     "likelihood_bound": "imadarem.evaluation.likelihood",
     "load_task": "imadarem.data.task_registry",
@@ -74,6 +75,7 @@ __all__ = [  # noqa: F822 (resolved by __getattr__)
     "UnifiedRefinerOrchestrator",
     "UnrolledTraining",
     "__version__",
+    "analogues",
     "evaluate_molecules",
     "likelihood_bound",
     "load_task",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from imadarem.canvas import Canvas as Canvas
     from imadarem.config import ImplicitRefinementConfig as ImplicitRefinementConfig
     from imadarem.data.task_registry import load_task as load_task
+    from imadarem.design.analogues import analogues as analogues
     from imadarem.design.completion import FragmentTask as FragmentTask
     from imadarem.errors import ImadaremError as ImadaremError
     from imadarem.evaluation.judgement import Judgement as Judgement

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from imadarem.errors import CheckpointError
 from imadarem.locks import TEMPORARY
 
-__all__ = ["load_json", "save_json", "write_atomically", "write_text"]
+__all__ = ["load_json", "save_json", "write_atomically", "write_bytes", "write_text"]
 
 #: Bytes of the largest JSON document that is read.
 MAX_JSON_BYTES = 64 << 20
@@ -54,7 +54,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 def write_text(text: str, path: str | Path) -> None:
     """Write a UTF-8 text file, atomically."""
-    write_atomically(path, lambda aside: aside.write_bytes(text.encode("utf-8")))
+    write_bytes(text.encode("utf-8"), path)
+
+
+def write_bytes(data: bytes, path: str | Path) -> None:
+    """Write a file, atomically."""
+    write_atomically(path, lambda aside: aside.write_bytes(data))
 
 
 def save_json(value: Any, path: str | Path) -> None:

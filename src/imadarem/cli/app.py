@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from imadarem import __version__
+from imadarem.cli.analogues import analogues
 from imadarem.cli.console import complain, help_console, note
 from imadarem.cli.data import moses
 from imadarem.cli.demo import demo
@@ -47,6 +48,7 @@ app.command(demo)
 app.command(sample)
 app.command(trace)
 app.command(infill)
+app.command(analogues)
 app.command(repair)
 app.command(optimize)
 app.command(solve)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from imadarem.cli.console import err, heading, note, out
 from imadarem.cli.models import device_named
-from imadarem.cli.results import Outcome, judge, share, write_grid
+from imadarem.cli.results import Outcome, judge, share, write_file
 from imadarem.errors import ImadaremError
 from imadarem.viz.text import coloured_text
 
@@ -84,7 +84,7 @@ def _show_novelty(outcome: Outcome) -> None:
 
 
 def _draw(outcome: Outcome, folder: Path) -> None:
-    if not write_grid(outcome.valid, folder / "molecules.svg"):
+    if not write_file([{"smiles": s} for s in outcome.valid], folder / "molecules.svg"):
         return
     from imadarem.files import write_atomically
     from imadarem.viz.molecules import molecule_grid_png

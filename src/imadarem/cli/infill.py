@@ -7,6 +7,7 @@ import time
 from imadarem.cli.console import progress_bar
 from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
 from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
+from imadarem.cli.molecule_table import FILTERS, RANKING, FilterFlags, RankingFlags
 from imadarem.cli.numbers import Count
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
 from imadarem.errors import ConfigError
@@ -19,6 +20,8 @@ def infill(
     count: Count | None = None,
     keep_invalid: Switch = False,
     fragments: FragmentFlags = FRAGMENTS,
+    filtering: FilterFlags = FILTERS,
+    ranked: RankingFlags = RANKING,
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
 ) -> int:
@@ -29,7 +32,8 @@ def infill(
     ```
     imadarem infill --scaffold "c1ccc(*)cc1" -n 8
     imadarem infill --linker "*N1CCOCC1" "*c1ccc(F)cc1" --score qed --top 5 --grid joined.svg
-    imadarem infill --motif "[*:1]c1ccncc1" --superstructure "c1ccc2[nH]ccc2c1" --out new.csv
+    imadarem infill --motif "[*:1]c1ccncc1" --superstructure "c1ccc2[nH]ccc2c1" --out new.sdf
+    imadarem infill --motif "*c1ccncc1" --where "QED>0.6, new_rings=0" --alerts PAINS,BRENK
     imadarem infill "[C][C]<mask><mask><mask>[O]"
     imadarem infill --model runs/text/model "a <mask><mask><mask> day" -n 8 --json
     ```
@@ -54,20 +58,24 @@ def infill(
             "give either prompts with <mask> for each blank, or fragments with --linker, "
             f"--motif, --scaffold or --superstructure. {both}See: imadarem infill --help"
         )
-    if prompts and fragments.idle:
-        raise ConfigError(f"--{fragments.idle[0]} has no effect on prompts; it needs a fragment.")
+    idle = [*fragments.idle, *filtering.given, *ranked.given]
+    if prompts and idle:
+        raise ConfigError(f"--{idle[0]} has no effect on prompts; it needs a fragment.")
     if fragments.given and keep_invalid:
         raise ConfigError("--keep-invalid has no effect on fragments: every molecule is verified.")
+    accept, ranking = filtering.accept(), ranked.ranking()
     if fragments.given:
+        output.check_molecules()
         fragments.tasks()  # before the model is loaded, which takes longer
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     if fragments.given:
-        _only_molecules(output)
         if not is_molecular(model.tokenizer):
             raise ConfigError(f"the model {sampling.model} writes texts; fragments are molecules.")
         with output.locked():
-            return fill_fragments(model, fragments, count or 16, output, sampling.settings())
+            return fill_fragments(
+                model, fragments, count or 16, accept, ranking, output, sampling.settings()
+            )
     repeated = [prompt for prompt in prompts for _ in range(count or 1)]
     with output.locked():
         start = time.perf_counter()
@@ -76,10 +84,3 @@ def infill(
             drawn = model.infill(repeated, on_rows=advance, **settings)
         deliver(judge(drawn, model.tokenizer, time.perf_counter() - start), output)
     return 0
-
-
-def _only_molecules(output: OutputFlags) -> None:
-    if output.out is not None and output.out.suffix == ".selfies":
-        raise ConfigError(
-            f"--out {output.out} must end in .smi or .csv for molecules with fragments."
-        )

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 from rich.text import Text
 
-from imadarem.cli.console import grid, json_line, note, out, progress_bar
-from imadarem.cli.fragments import described
+from imadarem.cli.console import json_line, note, out, progress_bar
 from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
+from imadarem.cli.molecule_table import (
+    FILTERS,
+    FilterFlags,
+    molecule_row,
+    molecule_table,
+    reasons,
+)
 from imadarem.cli.numbers import Positive, real
-from imadarem.cli.results import write_grid
+from imadarem.cli.results import OutputFlags, write_file
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
     from imadarem.design.evolution import EvolutionSettings
-    from imadarem.design.scored_table import Evolution, Generation
+    from imadarem.design.scored_table import Evolution, Generation, Scored
     from imadarem.design.scores import Score
     from imadarem.model import ImplicitRefinementModel
 
@@ -59,14 +65,13 @@ class SearchFlags:
     similar_to: str | None = None
     least_similarity: float | None = None
 
-    def settings(self, score: str, seed: int) -> EvolutionSettings:
+    def settings(self, score: str, seed: int, filters: FilterFlags) -> EvolutionSettings:
         """The same for the search, checked."""
         from imadarem.design.evolution import EvolutionSettings
 
-        elsewhere = ("start", "column")
-        return EvolutionSettings(
-            score=score, seed=seed, **{k: v for k, v in vars(self).items() if k not in elsewhere}
-        )
+        own = {k: v for k, v in vars(self).items() if k not in ("start", "column")}
+        where, alerts = filters.where or "", filters.alerts or ""
+        return EvolutionSettings(score=score, seed=seed, where=where, alerts=alerts, **own)
 
 
 @Parameter(name="*", group=Group("Output", sort_key=3))
@@ -75,19 +80,26 @@ class BestFlags:
     """Where the molecules go.
 
     Attributes:
-        out: A .csv file of every scored molecule, highest score first, written after each
-            generation.
-        resume: Continue the run of --out, or start it.
+        out: Every scored molecule, highest score first: in a .csv file that is written after each
+            generation, or after the search as .tsv, .smi, .sdf, .sdf.gz, .parquet, .svg or .png.
+        resume: Continue the run of --out (.csv), or start it.
         top: Number of molecules to show.
-        grid: Also draw them in this .svg file.
+        diverse: Show those of the best 5 times as many that differ the most from each other.
+        grid: Also draw them in this .svg or .png file.
         json: Print JSON Lines: each generation, then the best molecules.
     """
 
     out: Path | None = None
     resume: Switch = False
     top: Positive = 10
+    diverse: Switch = False
     grid: Path | None = None
     json: Switch = False
+
+    @property
+    def table(self) -> Path | None:
+        """The file that holds the state of the run."""
+        return self.out if self.out is not None and self.out.suffix == ".csv" else None
 
     def check(self) -> None:
         """Refuse what could not be written.
@@ -95,9 +107,11 @@ class BestFlags:
         Raises:
             ConfigError: A file has another ending.
         """
-        for file, ending in ((self.out, ".csv"), (self.grid, ".svg")):
-            if file is not None and file.suffix != ending:
-                raise ConfigError(f"{file} must end in {ending}.")
+        files = OutputFlags(out=self.out, grid=self.grid)
+        files.check_molecules()
+        files.check_grid()
+        if self.resume and self.out is not None and self.table is None:
+            raise ConfigError(f"--resume continues a .csv file; --out is {self.out}.")
 
 
 SEARCH, BEST = SearchFlags(), BestFlags()
@@ -107,6 +121,7 @@ def optimize(
     *,
     score: str,
     search: SearchFlags = SEARCH,
+    filtering: FilterFlags = FILTERS,
     output: BestFlags = BEST,
     sampling: SamplingFlags = SAMPLING,
 ) -> int:
@@ -120,6 +135,7 @@ def optimize(
     imadarem optimize --score similarity:CC(=O)Nc1ccc(O)cc1 --until 1 --start moses-sample
     imadarem optimize --score my_scores:docking --scaffold "*c1ccc2[nH]ccc2c1" --out mine.csv
     imadarem optimize --score logp --similar-to CCOc1ccccc1 --least-similarity 0.4
+    imadarem optimize --score qed --where "MW<450, new_rings=0" --alerts PAINS,BRENK
     imadarem optimize --score qed --out best.csv --resume --budget 5000
     ```
 
@@ -135,9 +151,9 @@ def optimize(
     from imadarem.design.scores import score_named
 
     output.check()
-    settings = search.settings(score, sampling.seed)
+    settings = search.settings(score, sampling.seed, filtering)
     function = score_named(score)
-    continued = output.resume and output.out is not None and output.out.exists()
+    continued = output.resume and output.table is not None and output.table.exists()
     start = None
     if search.start is not None and not continued:
         start = _molecules(search.start, search.column, settings)
@@ -146,12 +162,11 @@ def optimize(
         raise ConfigError(f"the model {sampling.model} writes texts, not molecules.")
     begun = time.perf_counter()
     made = _evolved(model, function, settings, start, output, sampling)
-    _deliver(made, score, output.top, output.json, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    _deliver(made, output, seconds)
     _note_failures(made)
-    if output.out is not None:
+    if output.table is not None:
         note(f"wrote {len(made.scored):,} scored molecules to {output.out}")
-    if output.grid is not None:
-        write_grid([row.smiles for row in made.best(output.top)], output.grid)
     return 0
 
 
@@ -183,7 +198,7 @@ def _evolved(
             score,
             settings,
             start=start,
-            out=output.out,
+            out=output.table,
             resume=output.resume,
             on_generation=_View(advance, output.json),
             **{k: v for k, v in sampling.settings().items() if k != "seed"},
@@ -241,14 +256,19 @@ def _molecules(source: str, column: str | None, settings: EvolutionSettings) -> 
     return random.Random(settings.seed).sample(found, count)
 
 
-def _deliver(made: Evolution, name: str, top: int, json: bool, seconds: float) -> None:
-    best = made.best(top)
-    if json:
+def _deliver(made: Evolution, output: BestFlags, seconds: float) -> None:
+    from imadarem.design.ranking import POOL, Ranking
+
+    rows = [_record(row) for row in made.best(len(made.scored))]
+    best = Ranking(None, output.top, output.diverse)(rows[: POOL * output.top])
+    best = [molecule_row(row["smiles"], {"score": row["score"]}, {}) | row for row in best]
+    if output.out is not None and output.table is None:
+        write_file(rows, output.out)
+    if output.grid is not None:
+        write_file(best, output.grid)
+    if output.json:
         for row in best:
-            features = vars(described(row.smiles, "", None, 0))
-            chosen = {k: features[k] for k in ("qed", "sa", "weight")}
-            record = {"smiles": row.smiles, "score": _number(row.score), "call": row.call}
-            json_line({"kind": "molecule", **record, "parent": row.parent, **chosen})
+            json_line({"kind": "molecule", **row})
         json_line(
             {
                 "kind": "summary",
@@ -260,16 +280,14 @@ def _deliver(made: Evolution, name: str, top: int, json: bool, seconds: float) -
             }
         )
         return
-    cells = []
-    for row in best:
-        found = described(row.smiles, "", None, 0)
-        values = (f"{found.qed:.2f}", f"{found.sa:.1f}", f"{found.weight:.0f}")
-        cells.append((row.smiles, f"{row.score:.3f}", *values, row.call))
-    columns = ("molecule", name.partition(":")[0], "QED", "SA", "weight", "call")
-    out().print(grid(columns, cells))
-    lost = ", ".join(f"{count:,} {reason}" for reason, count in made.lost.most_common())
+    out().print(molecule_table(best))
+    lost = reasons(dict(made.lost.most_common()))
     text = f"{len(made.scored):,} calls of the score in {made.generation} generations"
     out().print(Text(f"\n{text}; not scored: {lost or 'none'}", style="bold"))
+
+
+def _record(row: Scored) -> dict[str, Any]:
+    return {**asdict(row), "score": _number(row.score)}
 
 
 def _number(value: float) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,21 +28,21 @@ __all__ = [
     "OutputFlags",
     "SampleRow",
     "deliver",
+    "file_format",
     "judge",
     "judge_by",
     "parser",
     "redrawing",
     "share",
-    "write_grid",
+    "write_file",
 ]
 
 #: Samples listed in a table; more belong in a file.
 LISTED = 50
 #: How often a row that is no molecule is drawn again.
 REDRAWS = 20
-#: Molecules in a picture; more would be too small to see.
-PICTURED = 100
 ENDINGS = (".smi", ".csv", ".selfies", ".txt")
+"""Endings of files that hold every sample, broken ones included; others hold molecules."""
 
 
 @Parameter(name="*", group=Group("Output", sort_key=3))
@@ -51,8 +51,9 @@ class OutputFlags:
     """Where the samples go.
 
     Attributes:
-        out: Also write the samples to a file ending in .smi, .csv, .selfies or .txt.
-        grid: Also draw the valid molecules in this .svg file.
+        out: Also write the samples to a file ending in .smi, .csv, .selfies or .txt, or the
+            valid molecules in .tsv, .sdf, .sdf.gz, .parquet, .svg or .png.
+        grid: Also draw the valid molecules in this .svg or .png file.
         json: Print JSON Lines instead of a table.
     """
 
@@ -83,18 +84,42 @@ class OutputFlags:
         """
         notation = getattr(tokenizer, "notation", "text")
         if self.out is not None:
-            ending = self.out.suffix
-            if ending not in ENDINGS:
-                raise ConfigError(f"--out {self.out} must end in one of {', '.join(ENDINGS)}.")
+            from imadarem.data.molecule_rows import FORMATS
+
+            ending = file_format(self.out)
+            legal = dict.fromkeys((*ENDINGS, *FORMATS))
+            if ending not in legal:
+                raise ConfigError(f"--out {self.out} must end in one of {', '.join(legal)}.")
             if ending == ".selfies" and notation != "selfies":
                 raise ConfigError(f"--out {self.out}: this model writes {notation}, not SELFIES.")
-            if ending == ".smi" and not is_molecular(tokenizer):
+            if ending not in (".csv", ".txt") and not is_molecular(tokenizer):
                 raise ConfigError(f"--out {self.out}: this model writes {notation}; use .txt.")
-        if self.grid is not None:
-            if self.grid.suffix != ".svg":
-                raise ConfigError(f"--grid {self.grid} must end in .svg.")
-            if not is_molecular(tokenizer):
-                raise ConfigError(f"--grid draws molecules, and this model writes {notation}.")
+        self.check_grid()
+        if self.grid is not None and not is_molecular(tokenizer):
+            raise ConfigError(f"--grid draws molecules, and this model writes {notation}.")
+
+    def check_grid(self) -> None:
+        """Refuse a picture of another format.
+
+        Raises:
+            ConfigError: The ending is unknown.
+        """
+        if self.grid is not None and self.grid.suffix not in (".svg", ".png"):
+            raise ConfigError(f"--grid {self.grid} must end in .svg or .png.")
+
+    def check_molecules(self) -> None:
+        """Refuse a file of anything else than molecules with columns.
+
+        Raises:
+            ConfigError: The ending is unknown.
+        """
+        from imadarem.data.molecule_rows import FORMATS
+
+        if self.out is not None and file_format(self.out) not in FORMATS:
+            raise ConfigError(
+                f"--out {self.out} must end in one of {', '.join(FORMATS)} for molecules with "
+                "properties."
+            )
 
 
 OUTPUT = OutputFlags()
@@ -203,10 +228,14 @@ class Outcome:
     def write(self, path: Path) -> None:
         """Every sample, broken ones included, in the format of the file's ending.
 
-        Valid molecules are written as canonical SMILES.
+        Valid molecules are written as canonical SMILES; a file of another format than
+        :data:`ENDINGS` has the valid ones alone.
         """
         from imadarem.files import write_text
 
+        if file_format(path) not in ENDINGS:
+            write_file([{"smiles": smiles} for smiles in self.valid], path)
+            return
         write_text(self.to_text(path.suffix), path)
         note(f"wrote {len(self.rows):,} samples to {path}")
 
@@ -273,7 +302,7 @@ def deliver(outcome: Outcome, output: OutputFlags) -> None:
     if output.out is not None:
         outcome.write(output.out)
     if output.grid is not None:
-        write_grid(outcome.valid, output.grid)
+        write_file([{"smiles": smiles} for smiles in outcome.valid], output.grid)
     if output.json:
         outcome.print_json()
     else:
@@ -285,21 +314,26 @@ def share(value: float) -> str:
     return f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
 
 
-def write_grid(smiles: Sequence[str], path: Path, *, columns: int = 4) -> bool:
-    """Draw molecules into an .svg file; False, with a hint, where drawing is impossible."""
-    from imadarem.files import write_text
-    from imadarem.viz.molecules import molecule_grid_svg
+def file_format(path: Path) -> str:
+    """The ending of a file, ``.sdf.gz`` as one."""
+    return ".sdf.gz" if path.name.endswith(".sdf.gz") else path.suffix
 
-    if not smiles:
-        note(f"there is no valid molecule to draw, so {path} was not written", style="yellow")
+
+def write_file(rows: Sequence[Mapping[str, Any]], path: Path) -> bool:
+    """Write molecules in the format of a file; False, with a hint, where it cannot be."""
+    from imadarem.data.molecule_rows import write_rows
+
+    if not rows:
+        note(f"there is no valid molecule, so {path} was not written", style="yellow")
         return False
     try:
-        write_text(molecule_grid_svg(smiles[:PICTURED], columns=columns), path)
+        written = write_rows(rows, path)
     except MissingLibraryError as error:
         note(f"{path} was not drawn: {error}", style="yellow")
         return False
-    of_all = f" of {len(smiles):,}" if len(smiles) > PICTURED else ""
-    note(f"drew {min(len(smiles), PICTURED)}{of_all} molecules in {path}")
+    of_all = f" of {len(rows):,}" if written < len(rows) else ""
+    verb = "drew" if path.suffix in (".svg", ".png") else "wrote"
+    note(f"{verb} {written:,}{of_all} molecules {'in' if verb == 'drew' else 'to'} {path}")
     return True
 
 

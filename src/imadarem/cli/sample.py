@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, load_model
+from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
+from imadarem.cli.molecule_table import (
+    FILTERS,
+    RANKING,
+    FilterFlags,
+    RankingFlags,
+    deliver_molecules,
+    molecule_row,
+)
 from imadarem.cli.numbers import Positive, whole
-from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
+from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, judge_by, redrawing
 from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError
 
+if TYPE_CHECKING:
+    from imadarem.design.ranking import Ranking
+    from imadarem.model import ImplicitRefinementModel
+
 __all__ = ["sample"]
 
+#: Rows drawn at a time where molecules are chosen.
+BLOCK = 256
 #: Most samples that are held in memory; a file may hold more.
 MOST_IN_MEMORY = 1_000_000
 ManyRows = Annotated[int, whole(1, 10**12, name=("--count", "-n"))]
@@ -25,9 +40,11 @@ def sample(
     length: Positive | None = None,
     resume: Switch = False,
     keep_invalid: Switch = False,
+    filtering: FilterFlags = FILTERS,
+    ranked: RankingFlags = RANKING,
     sampling: SamplingFlags = SAMPLING,
     output: OutputFlags = OUTPUT,
-) -> None:
+) -> int:
     """Draw samples from blank canvases.
 
     With --out, more than 10,000 samples are written as they are drawn, and the settings go to
@@ -41,6 +58,8 @@ def sample(
     imadarem sample -n 1000000 --out molecules.smi --resume
     imadarem sample --model runs/mine/model --grid molecules.svg
     imadarem sample --model smiles --keep-invalid -n 1000 --out molecules.csv
+    imadarem sample -n 100 --where "QED>0.7, new_rings=0" --alerts PAINS,BRENK --out new.sdf
+    imadarem sample -n 500 --score qed --top 20 --diverse --grid best.png
     imadarem sample -n 100 --json > samples.jsonl
     ```
 
@@ -52,21 +71,28 @@ def sample(
         resume: Continue the file of --out where it ends, or start it.
         keep_invalid: Draw every row once, molecule or not.
     """
-    _check(count, resume, output)
+    chosen = [*filtering.given, *ranked.given]
+    _check(count, resume, keep_invalid, output, chosen)
+    accept, ranking = filtering.accept(), ranked.ranking()
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     settings = {"length": length, **sampling.settings(), **redrawing(model, keep_invalid)}
     if output.out is not None and (resume or count > STREAMED):
         stream(model, count, settings, output, resume=resume)
-        return
+        return 0
     with output.locked():
+        if chosen:
+            return _selected(model, count, settings, accept, ranking, output)
         start = time.perf_counter()
         with progress_bar("sampling", count) as advance:
             drawn = model.sample(count, on_rows=advance, **settings)
         deliver(judge(drawn, model.tokenizer, time.perf_counter() - start), output)
+    return 0
 
 
-def _check(count: int, resume: bool, output: OutputFlags) -> None:
+def _check(
+    count: int, resume: bool, keep_invalid: bool, output: OutputFlags, chosen: list[str]
+) -> None:
     """Refuse what could not be done, before the model is loaded."""
     if output.out is None and count > MOST_IN_MEMORY:
         raise ConfigError(
@@ -75,3 +101,55 @@ def _check(count: int, resume: bool, output: OutputFlags) -> None:
         )
     if resume and output.out is None:
         raise ConfigError("--resume continues a file; name it with --out.")
+    if not chosen:
+        return
+    if resume or count > STREAMED:
+        raise ConfigError(
+            f"--{chosen[0]} compares molecules in memory: it takes -n up to {STREAMED:,} and no "
+            "--resume."
+        )
+    if keep_invalid:
+        raise ConfigError(f"--{chosen[0]} is for molecules: leave --keep-invalid out.")
+    output.check_molecules()
+
+
+def _selected(
+    model: ImplicitRefinementModel,
+    count: int,
+    settings: dict[str, Any],
+    accept: Callable[[str], str | None] | None,
+    ranking: Ranking,
+    output: OutputFlags,
+) -> int:
+    """Draw until there are ``count`` different molecules that are wanted; rank and deliver them."""
+    from imadarem.data.molecules import canonical
+    from imadarem.design.completion import Completed, collect
+
+    if not is_molecular(model.tokenizer):
+        raise ConfigError("filters and ranking are for molecules; this model writes texts.")
+
+    def draw(rows: int, first: int) -> list[Completed]:
+        samples = model.sample(min(BLOCK, rows), first=first, **settings)
+        judged = judge_by(canonical, samples, model.tokenizer, 0.0).rows
+        return [Completed(row.canonical, None, row.forward_passes) for row in judged]
+
+    failures: list[str] = []
+    start = time.perf_counter()
+    with progress_bar("sampling", count) as advance:
+        made = collect(draw, count, accept=accept, on_rows=advance)
+    rows = [
+        molecule_row(str(row.smiles), {}, {"forward_passes": row.forward_passes})
+        for row in made.rows
+    ]
+    summary = {
+        "task": "samples",
+        "given": None,
+        "molecules": len(made.rows),
+        "asked": count,
+        "draws": made.draws,
+        "lost": made.lost,
+        "shown_by": {},
+    }
+    found = ranking(rows, failures)
+    seconds = time.perf_counter() - start
+    return deliver_molecules(found, [summary], output, seconds, failures)

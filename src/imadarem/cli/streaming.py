@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from imadarem.cli.console import json_line, note, out, progress_bar
-from imadarem.cli.results import PICTURED, OutputFlags, judge_by, parser, share, write_grid
+from imadarem.cli.results import ENDINGS, OutputFlags, judge_by, parser, share, write_file
+from imadarem.data.molecule_rows import PICTURED
+from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
@@ -46,6 +48,8 @@ def stream(
 
     path = output.out
     assert path is not None
+    if path.suffix not in ENDINGS:
+        raise ConfigError(f"--out {path}: a file that is continued ends in {', '.join(ENDINGS)}.")
     parse = parser(model.tokenizer)
     made_with = _made_with(model, settings, parsed=parse is not None)
     pictured: list[str] = []
@@ -69,7 +73,7 @@ def stream(
     spent = _Spent(count - before, valid, rows, passes, time.perf_counter() - start)
     _show(path, count, spent, parse is not None, output.json)
     if output.grid is not None:
-        write_grid(pictured, output.grid)
+        write_file([{"smiles": smiles} for smiles in pictured], output.grid)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from imadarem.data.molecule_tables import (
+    Layout,
     agreeing_text,
     file_suffix,
     molecule_text,
@@ -31,7 +32,9 @@ __all__ = [
     "FEATURES",
     "MoleculeFile",
     "RejectedLine",
+    "Row",
     "feature_counts",
+    "iter_rows",
     "iter_smiles",
     "read_smiles",
 ]
@@ -71,6 +74,21 @@ class RejectedLine:
     line: int
     text: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A molecule of a file with what stands beside it.
+
+    Attributes:
+        line: As in :class:`RejectedLine`.
+        smiles: The molecule as it is written.
+        columns: Name → the other cells, where they were asked for.
+    """
+
+    line: int
+    smiles: str
+    columns: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,28 +203,42 @@ def _first_reasons(rejected: list[RejectedLine]) -> str:
 
 
 def _checked(path: Path, column: str | None, notes: Counter[str]) -> Iterator[str | RejectedLine]:
-    for item in _cells(path, column, notes):
+    for item in iter_rows(path, column, notes):
+        yield item if isinstance(item, RejectedLine) else item.smiles
+
+
+def iter_rows(
+    path: Path, column: str | None, notes: Counter[str], *, columns: bool = False
+) -> Iterator[Row | RejectedLine]:
+    """Each row of a file, its molecule checked.
+
+    Args:
+        path: The file.
+        column: As in :func:`read_smiles`.
+        notes: Counts what :attr:`MoleculeFile.notes` says of a file of text.
+        columns: Also read the other columns.
+    """
+    for item in _cells(path, column, notes, columns):
         if isinstance(item, RejectedLine):
             yield item
             continue
-        number, cell = item
-        text = molecule_text(cell)
+        text = molecule_text(item.smiles)
         if parse(text) is None:
-            yield RejectedLine(number, text, parse_error(text))
+            yield RejectedLine(item.line, text, parse_error(text))
         else:
-            notes["cx_extension"] += text != cell.strip()
-            yield text
+            notes["cx_extension"] += text != item.smiles.strip()
+            yield replace(item, smiles=text)
 
 
 def _cells(
-    path: Path, column: str | None, notes: Counter[str]
-) -> Iterator[tuple[int, str] | RejectedLine]:
-    """``(line, cell with the molecule)`` of each row that has one."""
+    path: Path, column: str | None, notes: Counter[str], columns: bool
+) -> Iterator[Row | RejectedLine]:
+    """The cell with the molecule of each row that has one."""
     suffix = file_suffix(path)
     if suffix in TEXTS or not path.is_file():
-        return _text_cells(path, column, notes)
+        return _text_cells(path, column, notes, columns)
     if suffix in PARQUET:
-        return _parquet_cells(path, column)
+        return _parquet_cells(path, column, columns)
     if suffix not in MOLFILES:
         raise DataError(
             f"{path} is not a file of molecules by its name. Legal endings: "
@@ -214,12 +246,12 @@ def _cells(
         )
     if column is not None:
         raise DataError(f"{path} has no columns to choose {column!r} from: leave the column out.")
-    return _molfile_cells(path)
+    return _molfile_cells(path, columns)
 
 
 def _text_cells(
-    path: Path, column: str | None, notes: Counter[str]
-) -> Iterator[tuple[int, str] | RejectedLine]:
+    path: Path, column: str | None, notes: Counter[str], columns: bool
+) -> Iterator[Row | RejectedLine]:
     encoding = None
     if not is_utf8(path):
         notes["latin1"] = 1
@@ -230,7 +262,8 @@ def _text_cells(
         if text:
             # Behind white space, a CXSMILES extension is a cell of its own.
             behind = cells[layout.columns[0] + 1 :] if layout.delimiter is None else []
-            yield number, " ".join([text, *(behind if behind[:1] and behind[0][0] == "|" else [])])
+            text = " ".join([text, *(behind if behind[:1] and behind[0][0] == "|" else [])])
+            yield Row(number, text, _other_cells(cells, layout) if columns else {})
         elif layout.columns[0] < len(cells):
             yield RejectedLine(number, ",".join(cells), "empty cell")
         else:
@@ -239,7 +272,14 @@ def _text_cells(
             yield RejectedLine(number, ",".join(cells), reason)
 
 
-def _molfile_cells(path: Path) -> Iterator[tuple[int, str] | RejectedLine]:
+def _other_cells(cells: Sequence[str], layout: Layout) -> dict[str, str]:
+    """The cells beside the molecule; without a header the first is ``id``."""
+    places = [i for i in range(len(cells)) if i not in layout.columns]
+    names = layout.header or {i: "id" if i == places[0] else f"column_{i + 1}" for i in places}
+    return {names[i]: cells[i] for i in places if layout.header is None or i < len(layout.header)}
+
+
+def _molfile_cells(path: Path, columns: bool) -> Iterator[Row | RejectedLine]:
     """SMILES of the records of an SDF file, as RDKit writes them."""
     try:
         from rdkit import Chem, rdBase
@@ -265,11 +305,14 @@ def _molfile_cells(path: Path) -> Iterator[tuple[int, str] | RejectedLine]:
             elif not molecule.GetNumAtoms():
                 yield RejectedLine(number, f"record {number}", "no atoms")
             else:
-                yield number, Chem.MolToSmiles(molecule)
+                others = molecule.GetPropsAsDict() if columns else {}
+                if columns and molecule.HasProp("_Name") and molecule.GetProp("_Name"):
+                    others = {"id": molecule.GetProp("_Name"), **others}
+                yield Row(number, Chem.MolToSmiles(molecule), others)
 
 
-def _parquet_cells(path: Path, column: str | None) -> Iterator[tuple[int, str] | RejectedLine]:
-    """The cells of the column with molecules, batch by batch."""
+def _parquet_cells(path: Path, column: str | None, columns: bool) -> Iterator[Row | RejectedLine]:
+    """The rows, batch by batch; of them only the column with molecules unless all are wanted."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -279,11 +322,11 @@ def _parquet_cells(path: Path, column: str | None) -> Iterator[tuple[int, str] |
         file = parquet.ParquetFile(path)
         name = _parquet_column(file, column, path)
         number = 0
-        for batch in file.iter_batches(columns=[name]):
-            for cell in batch.column(0).to_pylist():
+        for batch in file.iter_batches(columns=None if columns else [name]):
+            for cells in batch.to_pylist():
                 number += 1
-                if cell:
-                    yield number, cell
+                if cell := cells.pop(name):
+                    yield Row(number, cell, cells)
                 else:
                     yield RejectedLine(number, "", "empty cell")
     except (pyarrow.ArrowException, OSError) as error:

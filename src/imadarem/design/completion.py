@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "Completed",
     "Completions",
     "FragmentTask",
+    "collect",
     "complete",
     "draw",
     "notation_of",
@@ -166,6 +167,7 @@ def complete(
     *,
     blanks: tuple[int | None, int | None] = (None, None),
     seed: int = 0,
+    accept: Callable[[str], str | None] | None = None,
     most_draws: int | None = None,
     on_rows: Callable[[int], None] | None = None,
     **sampling: Any,
@@ -179,6 +181,8 @@ def complete(
         blanks: Fewest and most blanks of a row, in tokens; default by the lengths of the
             training molecules.
         seed: The same seed gives the same molecules.
+        accept: Why a molecule with all fragments is not wanted, or None; such as
+            :meth:`imadarem.design.filters.Filters.rejection_reason`.
         most_draws: Rows to give up after; default 20 for each molecule wanted.
         on_rows: Called with the number of molecules just found.
         sampling: Settings of :meth:`ImplicitRefinementModel.infill`.
@@ -187,32 +191,56 @@ def complete(
         ConfigError: The model writes no molecules, or a number is out of range.
         DataError: The fragments do not fit the model's canvas or vocabulary.
     """
+    shown_by: dict[str, str] = {}
+
+    def drawn(count: int, first: int) -> list[Completed]:
+        return draw(
+            model, task, count, blanks=blanks, seed=seed, first=first, shown_by=shown_by, **sampling
+        )
+
+    made = collect(drawn, n, accept=accept, most_draws=most_draws, on_rows=on_rows)
+    return replace(made, shown_by=shown_by)
+
+
+def collect(
+    draw: Callable[[int, int], Sequence[Completed]],
+    n: int,
+    *,
+    accept: Callable[[str], str | None] | None = None,
+    most_draws: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> Completions:
+    """Draw until there are ``n`` distinct molecules; what is lost is counted by its reason.
+
+    Args:
+        draw: Takes a number of rows and the number of the first one.
+
+    The other arguments are those of :func:`complete`.
+    """
     if n < 1:
         raise ConfigError(f"n={n} molecules cannot be drawn; ask for at least 1.")
     limit = DRAWS_EACH * n if most_draws is None else most_draws
     rows: dict[str, Completed] = {}
     lost: Counter[str] = Counter()
-    shown_by: dict[str, str] = {}
     draws = 0
     while len(rows) < n and draws < limit:
         # As many again as are missing: the same for every machine, so seeds mean something.
         count = min(limit - draws, max(2 * (n - len(rows)), 8))
-        drawn = draw(
-            model, task, count, blanks=blanks, seed=seed, first=draws, shown_by=shown_by, **sampling
-        )
-        for row in drawn:
+        for row in draw(count, draws):
             draws += 1
-            if row.smiles is None or row.lost is not None:
-                lost[row.lost or "no molecule"] += 1
-            elif row.smiles in rows:
-                lost["repeated"] += 1
-            else:
-                rows[row.smiles] = row
-                if on_rows is not None:
-                    on_rows(1)
+            reason = "no molecule" if row.smiles is None else None
+            reason = row.lost or reason or ("repeated" if row.smiles in rows else None)
+            if reason is None and accept is not None:
+                reason = accept(str(row.smiles))
+            if reason is not None:
+                lost[reason] += 1
+                continue
+            rows[str(row.smiles)] = row
+            if on_rows is not None:
+                on_rows(1)
             if len(rows) == n:
                 break
-    return Completions(list(rows.values()), draws, dict(lost.most_common()), shown_by)
+    return Completions(list(rows.values()), draws, dict(lost.most_common()))
 
 
 def draw(

@@ -21,6 +21,7 @@ import numpy as np
 from imadarem.checkpoint import digest
 from imadarem.data.molecules import canonical
 from imadarem.design.completion import FragmentTask, complete, notation_of, row_seed
+from imadarem.design.filters import Filters
 from imadarem.design.mutation import Mutation
 from imadarem.design.prompts import Prompt
 from imadarem.design.scored_table import Evolution, Generation, Scored
@@ -53,6 +54,9 @@ class EvolutionSettings:
         similar_to: A molecule that every other must be similar to.
         least_similarity: How similar, by Tanimoto of Morgan fingerprints (radius 2, 2048
             bits).
+        where: Conditions that every molecule must meet, such as ``"MW<450, new_rings=0"``; see
+            :class:`~imadarem.design.filters.Filters`.
+        alerts: Catalogues of structural alerts that no molecule may have, with commas.
 
     Raises:
         ConfigError: A number is out of range, or a similarity stands without a molecule.
@@ -67,6 +71,8 @@ class EvolutionSettings:
     scaffold: str | None = None
     similar_to: str | None = None
     least_similarity: float | None = None
+    where: str = ""
+    alerts: str = ""
 
     def __post_init__(self) -> None:
         for name in ("budget", "population", "children"):
@@ -79,6 +85,7 @@ class EvolutionSettings:
             )
         if self.least_similarity is not None and not 0 <= self.least_similarity <= 1:
             raise ConfigError(f"least_similarity is {self.least_similarity}; give 0 to 1.")
+        Filters.of(self.where, self.alerts)
 
 
 def evolve(
@@ -252,7 +259,7 @@ def _begun(
         return Evolution()
     saved = load_json(beside)
     # More calls, or another target, do not change what has been done.
-    changed = [k for k in ours if k not in ("budget", "until") and saved.get(k) != ours[k]]
+    changed = [k for k in ours if k not in ("budget", "until") and saved.get(k, "") != ours[k]]
     if changed:
         raise ConfigError(
             f"the run in {out} has {changed[0]} = {saved.get(changed[0])!r}, and "
@@ -279,12 +286,14 @@ class _Constraint:
     task: FragmentTask | None
     similarity: Callable[[str], float] | None
     least: float
+    filters: Filters
 
     @classmethod
     def of(cls, settings: EvolutionSettings) -> _Constraint:
         task = None if settings.scaffold is None else FragmentTask.of("scaffold", settings.scaffold)
         near = None if settings.similar_to is None else similarity_to(settings.similar_to)
-        return cls(task, near, settings.least_similarity or 0.0)
+        filters = Filters.of(settings.where, settings.alerts)
+        return cls(task, near, settings.least_similarity or 0.0, filters)
 
     def rejection_reason(self, smiles: str) -> str | None:
         lost = "in several parts" if "." in smiles else None
@@ -292,4 +301,4 @@ class _Constraint:
             lost = self.task.rejection_reason(smiles)
         if lost is None and self.similarity is not None and self.similarity(smiles) < self.least:
             lost = "not similar enough"
-        return lost
+        return lost or self.filters.rejection_reason(smiles)

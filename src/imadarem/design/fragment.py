@@ -9,7 +9,7 @@ from typing import Any
 from imadarem.data.molecules import parse, parse_error
 from imadarem.errors import DataError
 
-__all__ = ["Fragment", "read_fragment", "read_fragments"]
+__all__ = ["Fragment", "matched_part", "read_fragment", "read_fragments"]
 
 LONGEST = 1000
 """Characters of a fragment; a longer text is no fragment of a drug-like molecule."""
@@ -102,6 +102,68 @@ def read_fragment(text: str) -> Fragment:
     for atom in molecule.GetAtoms():
         atom.SetAtomMapNum(0)
     return Fragment(text, molecule.GetMol(), tuple(dummy.GetIdx() for dummy in dummies))
+
+
+def matched_part(smiles: str, patterns: Iterable[str]) -> Fragment | None:
+    """The atoms of a molecule that patterns match, as a fragment; None without a pattern.
+
+    An atom next to them becomes an attachment point, by the bonds that it has to them. So a
+    molecule that keeps the fragment keeps the hydrogens, the neighbours, the charge and the
+    stereo of every matched atom.
+
+    Args:
+        smiles: A molecule.
+        patterns: SMARTS; every match of each counts.
+
+    Raises:
+        DataError: A pattern cannot be read, matches nothing, or all atoms are matched.
+    """
+    molecule = parse(smiles)
+    assert molecule is not None
+    own: set[int] = set()
+    for pattern in patterns:
+        matches = molecule.GetSubstructMatches(_query(pattern))
+        if not matches:
+            raise DataError(f"the pattern {pattern!r} matches no atom of {smiles}.")
+        own.update(atom for match in matches for atom in match)
+    if len(own) == molecule.GetNumAtoms():
+        raise DataError(f"the patterns match every atom of {smiles}, so nothing can change.")
+    return _cut_out(molecule, own) if own else None
+
+
+def _query(pattern: str) -> Any:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        query = Chem.MolFromSmarts(pattern)
+    if query is None or not query.GetNumAtoms():
+        raise DataError(
+            f"{pattern[:80]!r} is not a SMARTS pattern. Give a SMILES or SMARTS, such as "
+            "'C(=O)N' or 'c1ccncc1'."
+        )
+    return query
+
+
+def _cut_out(molecule: Any, own: set[int]) -> Fragment:
+    from rdkit import Chem
+
+    changed = Chem.RWMol(molecule)
+    near = {n.GetIdx() for i in own for n in molecule.GetAtomWithIdx(i).GetNeighbors()} - own
+    for number, index in enumerate(sorted(near), start=1):
+        dummy = Chem.Atom(0)
+        dummy.SetIsotope(number)
+        changed.ReplaceAtom(index, dummy)
+    for bond in molecule.GetBonds():
+        ends = (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        if not own.intersection(ends):
+            changed.RemoveBond(*ends)
+    kept = sorted(own | near)
+    for index in sorted(set(range(molecule.GetNumAtoms())) - set(kept), reverse=True):
+        changed.RemoveAtom(index)
+    part = changed.GetMol()
+    part.UpdatePropertyCache(strict=False)
+    ends = tuple(kept.index(index) for index in sorted(near))
+    return Fragment(Chem.MolToSmiles(part), part, ends)
 
 
 def _check_attachment(dummy: Any, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ from imadarem.design.fragment import Fragment
 from imadarem.design.prompts import Fill, Notation, Prompt
 from imadarem.design.verification import atoms_of
 from imadarem.errors import DataError
+from imadarem.tokenizers import SmilesTokenizer
 
 __all__ = ["Mutation"]
 
+ATOM, RING = re.compile(r"[A-Za-z\[*]"), re.compile(r"[%\d]")
 #: Share of the children that lose a branch, a linker or, the rest, a run of tokens.
 BRANCH_SHARE, LINKER_SHARE = 0.4, 0.15
 #: A part that grows again has its number of tokens, give or take so many.
@@ -34,7 +37,8 @@ class Mutation:
     Args:
         notation: Of the model.
         room: Tokens of the model's canvas.
-        scaffold: Must not be touched: only branches and linkers outside of it are lost.
+        scaffold: Must not be touched: only what is outside of it is lost. The canvas of a
+            SELFIES or SAFE model shows no place of an atom, so these lose no run of tokens then.
     """
 
     notation: Notation
@@ -51,12 +55,12 @@ class Mutation:
         try:
             if kind < LINKER_SHARE:
                 prompt = self._without_linker(molecule, kept, rng)
-            elif kind < LINKER_SHARE + BRANCH_SHARE or self.scaffold is not None:
+            elif kind < LINKER_SHARE + BRANCH_SHARE:
                 prompt = self._without_branch(molecule, kept, rng)
             else:
-                prompt = self._without_run(smiles, rng)
-            if prompt is None and self.scaffold is None:
-                prompt = self._without_run(smiles, rng)
+                prompt = self._without_run(smiles, molecule, kept, rng)
+            prompt = prompt or self._without_run(smiles, molecule, kept, rng)
+            prompt = prompt or self._without_branch(molecule, kept, rng)
         except DataError:  # a spelling that the vocabulary does not have
             return None
         return prompt if prompt is None or len(prompt.tokens) <= self.room else None
@@ -92,15 +96,46 @@ class Mutation:
             return None
         return self.notation.between(rest[0], rest[1], _regrown(len(middle), rng), rng)
 
-    def _without_run(self, smiles: str, rng: np.random.Generator) -> Prompt:
+    def _without_run(
+        self, smiles: str, molecule: Any, kept: frozenset[int], rng: Any
+    ) -> Prompt | None:
         tokenizer = self.notation.tokenizer
-        tokens = tokenizer.split(respelt(smiles, tokenizer, rng))
+        if tokenizer.notation == "smiles":
+            tokens, fixed = _spelt_tokens(molecule, kept, rng)
+        elif kept:
+            return None
+        else:
+            tokens = tokenizer.split(respelt(smiles, tokenizer, rng))
+            fixed = [False] * len(tokens)
         length = int(rng.integers(1, min(LONGEST_RUN, len(tokens)) + 1))
-        start = int(rng.integers(0, len(tokens) - length + 1))
-        blanks = max(1, length + int(rng.integers(-LEEWAY, LEEWAY + 1)))
-        parts: list[str | int] = [*tokens[:start], blanks, *tokens[start + length :]]
+        starts = [i for i in range(len(tokens) - length + 1) if not any(fixed[i : i + length])]
+        if not starts:
+            return None
+        start = starts[int(rng.integers(len(starts)))]
+        parts: list[str | int] = [*tokens[:start], _regrown(length, rng), *tokens[start + length :]]
         shown = self.notation.segments(parts)
         return Prompt(shown.tokens, shown.runs, _Spelt(tuple(parts), tokenizer), shown.shown_by)
+
+
+def _spelt_tokens(
+    molecule: Any, kept: frozenset[int], rng: np.random.Generator
+) -> tuple[list[str], list[bool]]:
+    """The tokens of a random SMILES, and whether each belongs to an atom of ``kept``.
+
+    A bond or ring mark that stands between two tokens of kept atoms belongs to them.
+    """
+    from rdkit import Chem
+
+    order = rng.permutation(molecule.GetNumAtoms()).tolist()
+    spelt = Chem.RenumberAtoms(molecule, order)
+    tokens = SmilesTokenizer.split(Chem.MolToSmiles(spelt, canonical=False))
+    written = spelt.GetPropsAsDict(includePrivate=True, includeComputed=True)
+    atoms = iter(order[i] for i in written["_smilesAtomOutputOrder"])
+    fixed = [ATOM.match(token) is not None and next(atoms) in kept for token in tokens]
+    for i, token in enumerate(tokens):
+        # The marks behind an atom are its ring closures: to remove one is to change the atom.
+        fixed[i] = fixed[i] or (RING.match(token) is not None and fixed[i - 1])
+    return tokens, fixed
 
 
 @dataclass(frozen=True)

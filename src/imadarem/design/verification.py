@@ -126,15 +126,19 @@ def _same_places(molecule: Any, fragment: Fragment, match: Sequence[int]) -> boo
     own = _own(match, fragment)
     if any(match[end] in own for end in fragment.ends):
         return False
-    inner = sum(
-        b.GetBeginAtomIdx() in own and b.GetEndAtomIdx() in own for b in molecule.GetBonds()
-    )
-    if inner != fragment.molecule.GetNumBonds() - len(fragment.ends):
+    inner = frozenset(range(fragment.molecule.GetNumAtoms())) - set(fragment.ends)
+    if _bonds_within(molecule, own) != _bonds_within(fragment.molecule, inner):
         return False
     return all(
         a.GetTotalDegree() == b.GetTotalDegree()
         and (not fragment.ends or a.GetDegree() == b.GetDegree())
         for a, b in _pairs(molecule, fragment, match)
+    )
+
+
+def _bonds_within(molecule: Any, atoms: frozenset[int]) -> int:
+    return sum(
+        b.GetBeginAtomIdx() in atoms and b.GetEndAtomIdx() in atoms for b in molecule.GetBonds()
     )
 
 
