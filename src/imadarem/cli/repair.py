@@ -37,7 +37,7 @@ def repair(
     model: str = "smiles",
     check: str = "none",
     threshold: Threshold = 0.5,
-    rounds: Positive = 2,
+    rounds: Positive = 3,
     budget: Positive = 60,
     dry_run: Switch = False,
     out_file: Annotated[Path | None, Parameter(name="--out")] = None,
@@ -68,7 +68,7 @@ def repair(
             function that takes a text and returns whether it is right. `none`: the model's
             judge decides; for models that have one.
         threshold: Probability of being wrong above which a place is repaired.
-        rounds: Times that a row is filled and judged again, at most.
+        rounds: Times that a row is changed and judged again, at most.
         budget: Calls of the check for each row, at most.
         dry_run: Show what looks wrong, and repair nothing.
         out_file: Also write the rows to this file, one per line, in their order.

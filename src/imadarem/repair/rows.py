@@ -1,8 +1,8 @@
-"""Repairing rows: judge, blank what is flagged, fill, judge again; then ask a checker."""
+"""Repairing rows: judge, try the likely changes, keep the most likely row, judge again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from imadarem import checks
 from imadarem.errors import ConfigError
 from imadarem.evaluation.judgement import Judgement, encoded_rows, judge_rows
-from imadarem.repair.filling import fill, single_edits
+from imadarem.repair.candidates import Candidate, single_edits
+from imadarem.repair.filling import fill
 from imadarem.repair.records import (
     CHECKED,
     CLEAN,
@@ -20,18 +21,28 @@ from imadarem.repair.records import (
     Repair,
     edits_between,
 )
-from imadarem.repair.sites import Row, Site, flagged_sites, likely_sites, protection_flags
+from imadarem.repair.sites import (
+    Row,
+    Site,
+    flagged_sites,
+    likely_sites,
+    protection_flags,
+    suspect_sites,
+)
 from imadarem.sampling.noise import row_seeds
 
 __all__ = ["Checker", "RepairOptions", "RepairSettings", "repair_rows"]
 
 #: Says of a text whether it is right.
 Checker = Callable[[str], bool]
-#: Forward passes of a judgement.
-JUDGE_PASSES = 1
-#: Places whose single edits are tried, and what they are flagged by while the budget lasts.
-PLACES = 16
-LOWER_THRESHOLDS = (0.3, 0.15, 0.07)
+#: Places of a row whose single edits are tried in a round: by the judge alone those that are
+#: flagged and their neighbours, with a checker the likeliest.
+PLACES, CHECKED_PLACES = 16, 8
+#: Rows of a round that are judged, of which the most likely one is kept.
+COMPARED = 4
+#: Nats: candidates that pass the checker and score so little below the first one are compared
+#: with it, at most so many. Their scores rank places well and tokens less so.
+TIE, TIED = 2.0, 3
 
 
 class RepairOptions(TypedDict, total=False):
@@ -49,7 +60,7 @@ class RepairSettings:
     """How to repair.
 
     Attributes:
-        rounds: Times that a row is filled and judged again, at most.
+        rounds: Times that a row is changed and judged again, at most.
         threshold: Probability above which a place is repaired.
         checker: Says of a text whether it is right; None leaves it to the judge.
         budget: Calls of the checker for each row, at most.
@@ -59,7 +70,7 @@ class RepairSettings:
         ConfigError: A setting is out of range.
     """
 
-    rounds: int = 2
+    rounds: int = 3
     threshold: float = 0.5
     checker: Checker | None = None
     budget: int = 60
@@ -83,9 +94,10 @@ class _Progress:
         first: Judgement of the row as it was given.
         now: Judgement of the row as it is now.
         reason: Why it stopped; None while it goes on.
-        rounds: Times that its blanks were filled.
+        rounds: Times that it was changed and judged again.
         row_passes: Forward passes so far.
         tried: Token ids that the checker has refused or taken.
+        untried: Single edits of the row as it was given.
     """
 
     given: Row
@@ -95,8 +107,9 @@ class _Progress:
     now: Judgement
     reason: str | None = None
     rounds: int = 0
-    row_passes: int = JUDGE_PASSES
+    row_passes: int = 1
     tried: set[tuple[int, ...]] = field(default_factory=set)
+    untried: list[Candidate] = field(default_factory=list)
 
 
 def check_judge(model: Any, settings: RepairSettings) -> None:
@@ -112,10 +125,10 @@ def check_judge(model: Any, settings: RepairSettings) -> None:
         )
 
 
-def most_passes(settings: RepairSettings, length: int) -> int:
-    """Most forward passes over a row of so many tokens and its candidates."""
-    rounds = JUDGE_PASSES + settings.rounds * (1 + JUDGE_PASSES)
-    return rounds if settings.checker is None else rounds + PLACES + 2 * len(LOWER_THRESHOLDS)
+def most_passes(settings: RepairSettings) -> int:
+    """Most forward passes over a row and its candidates."""
+    places = PLACES if settings.checker is None else CHECKED_PLACES
+    return 1 + settings.rounds * (places + 1 + max(COMPARED, TIED))
 
 
 def repair_rows(
@@ -145,13 +158,10 @@ def repair_rows(
     for state in states:
         if run.is_right(state, state.row, state.now):
             state.reason = CLEAN
-    # What a token's own probability says is enough to rank places, not to blank them.
-    for number in range(settings.rounds if model.config.judge else 0):
-        run.round(states, seeds + number)
-    if settings.checker is not None:
-        for state, own_seed in zip(states, seeds.split(1), strict=True):
-            if state.reason is None:
-                run.search(state, own_seed)
+    for _ in range(settings.rounds):
+        run.round(states, seeds)
+    for state in states:
+        run.search_on(state)
     return [run.record(state) for state in states]
 
 
@@ -181,72 +191,108 @@ class _Run:
         return flagged_sites(row, judgement, self.settings.threshold)
 
     def round(self, states: Sequence[_Progress], seeds: Tensor) -> None:
-        """Fill the flagged places of the rows that go on, and judge them again."""
-        sites = {
-            number: self.flagged(state.row, state.now)
-            for number, state in enumerate(states)
-            if state.reason is None
-        }
-        sites = {number: own for number, own in sites.items() if own}
+        """Change the rows that go on where it makes them the most likely, and judge them again."""
+        going = [number for number, state in enumerate(states) if state.reason is None]
+        if not going:
+            return
+        batch = self.settings.batch_size
+        own = [states[number] for number in going]
+        places = [self.places(state) for state in own]
+        edits = single_edits(
+            self.model, [(s.row, p) for s, p in zip(own, places, strict=True)], batch
+        )
+        self.add_fills(own, edits, seeds[going])
+        chosen = []
+        for state, candidates, sites in zip(own, edits, places, strict=True):
+            state.row_passes += len(sites)
+            if not state.rounds:
+                state.untried = candidates
+            passing = self.passing(state, candidates)
+            if passing:
+                state.reason = CHECKED
+            chosen.append(passing or [candidate.row for candidate in candidates[:COMPARED]])
+        rows = [row.tokens for part in chosen for row in part]
+        judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
+        for state, part in zip(own, chosen, strict=True):
+            self.keep_best(state, [(row, next(judgements)) for row in part])
+
+    def places(self, state: _Progress) -> list[Site]:
+        """Where a row may be changed, the most likely places first."""
+        if self.settings.checker is not None:
+            return likely_sites(state.row, state.now, CHECKED_PLACES)
+        return suspect_sites(state.row, state.now, self.settings.threshold)[:PLACES]
+
+    def add_fills(
+        self, states: Sequence[_Progress], edits: list[list[Candidate]], seeds: Tensor
+    ) -> None:
+        """Put all flagged places filled jointly before the single edits, where it is another row.
+
+        What a token's own probability says is enough to rank places, not to blank them; and one
+        place alone is filled by its best edit, unless its blanks may stay empty.
+        """
+        if not self.model.config.judge:
+            return
+        least = 2 if self.model.special.nothing is None else 1
+        sites = {n: self.flagged(state.row, state.now) for n, state in enumerate(states)}
+        sites = {n: own for n, own in sites.items() if len(own) >= least}
         if not sites:
             return
-        going = list(sites)
-        filled = fill(
+        numbers = list(sites)
+        rows = fill(
             self.model,
-            [states[number].row for number in going],
+            [states[n].row for n in numbers],
             list(sites.values()),
-            seeds=seeds[going],
-            temperature=0.0,
+            seeds=seeds[numbers],
             batch_size=self.settings.batch_size,
         )
-        # A row whose every token was taken out has nothing left to judge.
-        rows = {number: row for number, row in zip(going, filled, strict=True) if row.tokens}
-        if not rows:
-            return
-        tokens = [row.tokens for row in rows.values()]
-        judgements = judge_rows(self.model, tokens, self.settings.batch_size)
-        for (number, row), judgement in zip(rows.items(), judgements, strict=True):
-            state = states[number]
-            state.row, state.now = row, judgement
-            state.rounds += 1
-            state.row_passes += 1 + JUDGE_PASSES
-            if self.is_right(state, row, judgement):
-                state.reason = REPAIRED if self.settings.checker is None else CHECKED
+        for n, row in zip(numbers, rows, strict=True):
+            states[n].row_passes += 1
+            if row.tokens and row.tokens != states[n].row.tokens:
+                edits[n].insert(0, Candidate(row, edits[n][0].score if edits[n] else 0.0))
 
-    def search(self, state: _Progress, seeds: Tensor) -> None:
-        """Try candidates of the row as it was given until the checker takes one."""
-        for candidate in self._candidates(state, seeds):
-            if not candidate.tokens or tuple(candidate.tokens) in state.tried:
+    def passing(self, state: _Progress, candidates: Sequence[Candidate]) -> list[Row]:
+        """The first candidates that the checker takes and whose scores are nearly the same."""
+        if self.settings.checker is None:
+            return []
+        # Calls are left for the rounds to come, and for the rest of the first one's candidates.
+        most = self.settings.budget * (state.rounds + 1) // (self.settings.rounds + 1)
+        found: list[Candidate] = []
+        for candidate in candidates:
+            if found and (candidate.score < found[0].score - TIE or len(found) == TIED):
+                break
+            if tuple(candidate.row.tokens) in state.tried:
                 continue
+            if len(state.tried) >= most:
+                break
+            if self.is_right(state, candidate.row, None):
+                found.append(candidate)
+        return [candidate.row for candidate in found]
+
+    def keep_best(self, state: _Progress, judged: Sequence[tuple[Row, Judgement]]) -> None:
+        """Go on from the most likely row; a row that is not yet right must have become likelier."""
+        state.row_passes += len(judged)
+        if not judged:
+            return
+        row, judgement = min(judged, key=lambda pair: sum(pair[1].surprise))
+        if state.reason is None and sum(judgement.surprise) >= sum(state.now.surprise):
+            return
+        state.row, state.now = row, judgement
+        state.rounds += 1
+        if self.settings.checker is None and self.is_right(state, row, judgement):
+            state.reason = REPAIRED
+
+    def search_on(self, state: _Progress) -> None:
+        """Spend what is left of the budget on the other single edits, the most likely first."""
+        if self.settings.checker is None or state.reason is not None:
+            return
+        for candidate in state.untried:
             if len(state.tried) >= self.settings.budget:
                 return
-            if self.is_right(state, candidate, None):
-                state.row, state.reason = candidate, CHECKED
+            if tuple(candidate.row.tokens) not in state.tried and self.is_right(
+                state, candidate.row, None
+            ):
+                state.row, state.reason = candidate.row, CHECKED
                 return
-
-    def _candidates(self, state: _Progress, seeds: Tensor) -> Iterator[Row]:
-        """Half of the budget of single edits, fills of more and more places, the other edits."""
-        given, size = state.given, self.settings.batch_size
-        places = likely_sites(given, state.first, PLACES)
-        edits, passes = single_edits(self.model, given, places, size)
-        state.row_passes += passes
-        half = self.settings.budget // 2
-        for tokens, _ in edits[:half]:
-            yield Row(tokens, [])
-        for number, threshold in enumerate(LOWER_THRESHOLDS):
-            flagged = flagged_sites(given, state.first, threshold)
-            for temperature in (0.0, 0.7) if flagged else ():
-                state.row_passes += 1
-                yield fill(
-                    self.model,
-                    [given],
-                    [flagged],
-                    seeds=seeds + number,
-                    temperature=temperature,
-                    batch_size=1,
-                )[0]
-        for tokens, _ in edits[half:]:
-            yield Row(tokens, [])
 
     def decode(self, tokens: list[int]) -> str:
         """The text of a row; empty where the tokenizer cannot decode."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imadarem.errors import DataError
@@ -19,6 +19,7 @@ __all__ = [
     "place_count",
     "prompt_of",
     "protection_flags",
+    "suspect_sites",
 ]
 
 #: Blanks that a gap is given, each of which may stay empty.
@@ -37,6 +38,14 @@ class Row:
 
     tokens: list[int]
     protected: list[bool]
+
+    def changed(self, position: int, is_gap: bool, tokens: list[int]) -> Row:
+        """The row with ``tokens`` in the place of one token, or in a gap before it."""
+        behind = position if is_gap else position + 1
+        return Row(
+            [*self.tokens[:position], *tokens, *self.tokens[behind:]],
+            [*self.protected[:position], *[False] * len(tokens), *self.protected[behind:]],
+        )
 
     def may_insert(self, position: int) -> bool:
         """Whether tokens may be inserted before a position, or behind the last token."""
@@ -89,12 +98,29 @@ def flagged_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site
     return [site for site in every_site(row, judgement) if site.probability > threshold]
 
 
+def suspect_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site]:
+    """The flagged places and those beside them, the most likely first.
+
+    A token that looks wrong may be right behind one that is missing, and where tokens are
+    missing the token beside the gap may stand in their place.
+    """
+    sites = list(every_site(row, judgement))
+    near: set[tuple[int, bool]] = set()
+    for site in sites:
+        if site.probability > threshold:
+            at = site.position
+            others = [(at - 1, False), (at, False)] if site.is_gap else [(at, True), (at + 1, True)]
+            near.update([(at, site.is_gap), *others])
+    return _ranked(site for site in sites if (site.position, site.is_gap) in near)
+
+
 def likely_sites(row: Row, judgement: Judgement, count: int) -> list[Site]:
     """The ``count`` places that are most likely wrong, the most likely first."""
-    ranked = sorted(
-        every_site(row, judgement), key=lambda s: (-s.probability, s.position, s.is_gap)
-    )
-    return ranked[:count]
+    return _ranked(every_site(row, judgement))[:count]
+
+
+def _ranked(sites: Iterable[Site]) -> list[Site]:
+    return sorted(sites, key=lambda site: (-site.probability, site.position, site.is_gap))
 
 
 def prompt_of(

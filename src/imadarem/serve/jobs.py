@@ -214,5 +214,5 @@ class Review(QueuedJob):
         if self.repair is not None:
             # A check takes about as long as a pass.
             checks = 0 if self.repair.checker is None else self.repair.budget
-            return most_passes(self.repair, self.longest) + checks
+            return most_passes(self.repair) + checks
         return 1 + (place_count(self.longest) if self.alternatives else 0)

@@ -12,7 +12,7 @@ from imadarem.errors import DataError
 from imadarem.evaluation.held_out import HeldOut
 from imadarem.evaluation.judgement import Judgement, encoded_rows, judge_rows
 from imadarem.repair import repair_rows
-from imadarem.repair.filling import place_log_probs
+from imadarem.repair.candidates import place_log_probs
 from imadarem.repair.records import spelled_tokens
 from imadarem.repair.sites import Row, every_site, place_count
 from imadarem.serve.catalogue import SUDOKU, ServedModel
@@ -99,7 +99,8 @@ def _judged(model: ServedModel, judgement: Judgement, alternatives: int) -> dict
     sites = list(every_site(row, judgement))
     full = len(row.tokens) == model.network.config.max_seq_len
     fits = [site for site in sites if not (site.is_gap and full)]
-    best = place_log_probs(model.network, row.tokens, fits, MAX_LISTED_TOKENS)
+    places = [(row.tokens, site) for site in fits]
+    best = torch.stack(place_log_probs(model.network, places, MAX_LISTED_TOKENS))
     values, ids = best.exp().topk(min(alternatives, best.shape[1]))
     replacements: list[list[dict[str, Any]]] = [[] for _ in row.tokens]
     insertions: list[list[dict[str, Any]]] = [[] for _ in range(len(row.tokens) + 1)]

@@ -266,7 +266,7 @@ class RepairRequest(Request):
         0.5, ge=0, le=1, description="Probability of being wrong above which a place is repaired."
     )
     rounds: int = Field(
-        2, ge=1, le=MAX_ROUNDS, description="Times that a row is filled and judged again, at most."
+        3, ge=1, le=MAX_ROUNDS, description="Times that a row is changed and judged again, at most."
     )
     budget: int = Field(60, ge=1, le=MAX_CHECKS, description="Calls of the check for each row.")
     protected: list[list[Annotated[int, Field(ge=0, le=MAX_CANVAS_TOKENS)]]] | None = Field(

@@ -1,0 +1,104 @@
+"""Candidates of a repair: every change of one token at some places, the most likely first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from imadarem.canvas import Canvas
+from imadarem.repair.sites import Row, Site
+from imadarem.sampling.draw import forbid
+
+__all__ = ["Candidate", "place_log_probs", "single_edits"]
+
+#: Tokens tried at a place, the most likely ones.
+TOKENS = 32
+
+
+class Candidate(NamedTuple):
+    """A row after a change.
+
+    Attributes:
+        row: The tokens, and which of them are protected.
+        score: Nats, ``ln P(the place is wrong) + ln P(token | the others)``.
+    """
+
+    row: Row
+    score: float
+
+
+@torch.no_grad()
+def place_log_probs(
+    model: Any, places: Sequence[tuple[list[int], Site]], batch_size: int
+) -> list[Tensor]:
+    """``(V,)`` log-probabilities, float64, of the tokens that may stand at each place of a row.
+
+    Read in one pass over one canvas a place, in which it is the one blank: with a joint head
+    given the tokens left of it.
+    """
+    found: dict[int, Tensor] = {}
+    # Rows of similar length share a batch.
+    order = sorted(range(len(places)), key=lambda number: len(places[number][0]))
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        prompts = [_one_blank(*places[number], model.special.mask) for number in numbers]
+        canvas = Canvas.with_holes(prompts, model.special).to(next(model.parameters()).device)
+        # The joint head reads the tokens left of a position alone: what stands in the blank is
+        # of no account, and the mask id has no embedding that it was trained on.
+        given = canvas.ids.masked_fill(canvas.open, places[numbers[0]][0][0])
+        targets = given if model.config.joint_size else None
+        output = model(canvas.ids, canvas.attention_mask, targets=targets)
+        logits = output.logits if output.joint_logits is None else output.joint_logits
+        log_probs = forbid(logits, canvas, may_end=False)
+        at = [places[number][1].position for number in numbers]
+        here = log_probs[torch.arange(len(at)), at].double().cpu()
+        found |= zip(numbers, here, strict=True)
+    return [found[number] for number in range(len(places))]
+
+
+def single_edits(
+    model: Any, asked: Sequence[tuple[Row, Sequence[Site]]], batch_size: int
+) -> list[list[Candidate]]:
+    """Every change of one token at these sites of each row, the most likely first.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        asked: Rows, and places to try in each; a pass for each place.
+        batch_size: Canvases in one pass.
+    """
+    longest = model.config.max_seq_len
+    fits = [
+        (number, row, site)
+        for number, (row, sites) in enumerate(asked)
+        for site in sites
+        if len(row.tokens) + site.is_gap <= longest
+    ]
+    log_probs = place_log_probs(model, [(row.tokens, site) for _, row, site in fits], batch_size)
+    found: list[list[Candidate]] = [[] for _ in asked]
+    for (number, row, site), here in zip(fits, log_probs, strict=True):
+        found[number] += _at_site(row, site, here)
+    return [sorted(candidates, key=lambda c: (-c.score, c.row.tokens)) for candidates in found]
+
+
+def _one_blank(tokens: list[int], site: Site, mask: int) -> list[int]:
+    behind = site.position if site.is_gap else site.position + 1
+    return [*tokens[: site.position], mask, *tokens[behind:]]
+
+
+def _at_site(row: Row, site: Site, log_probs: Tensor) -> list[Candidate]:
+    """The likely tokens in the blank of a site; for a token's place, nothing in it as well."""
+    place = math.log(max(site.probability, 1e-12))
+    values, tokens = (each.tolist() for each in log_probs.topk(min(TOKENS, len(log_probs))))
+    found = [
+        Candidate(row.changed(site.position, site.is_gap, [token]), place + value)
+        for token, value in zip(tokens, values, strict=True)
+        if value > -math.inf and (site.is_gap or token != row.tokens[site.position])
+    ]
+    if not site.is_gap and len(row.tokens) > 1:
+        # As likely as the token that is best there: which of the two it is, nothing tells.
+        found.append(Candidate(row.changed(site.position, False, []), place + values[0]))
+    return found
