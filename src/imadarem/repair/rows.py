@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from imadarem import checks
@@ -43,6 +44,8 @@ COMPARED = 4
 #: Nats: candidates that pass the checker and score so little below the first one are compared
 #: with it, at most so many. Their scores rank places well and tokens less so.
 TIE, TIED = 2.0, 3
+#: An edit must make a row likelier by so many nats.
+EDIT_NATS = 3.0
 
 
 class RepairOptions(TypedDict, total=False):
@@ -94,10 +97,12 @@ class _Progress:
         first: Judgement of the row as it was given.
         now: Judgement of the row as it is now.
         reason: Why it stopped; None while it goes on.
+        stuck: No change made it better.
         rounds: Times that it was changed and judged again.
         row_passes: Forward passes so far.
         tried: Token ids that the checker has refused or taken.
         untried: Single edits of the row as it was given.
+        passed: The best row that the checker has taken, and its judgement.
     """
 
     given: Row
@@ -106,10 +111,17 @@ class _Progress:
     first: Judgement
     now: Judgement
     reason: str | None = None
+    stuck: bool = False
     rounds: int = 0
     row_passes: int = 1
     tried: set[tuple[int, ...]] = field(default_factory=set)
     untried: list[Candidate] = field(default_factory=list)
+    passed: tuple[Row, Judgement] | None = None
+
+    def merit(self, row: Row, judgement: Judgement) -> float:
+        """Nats: how likely the row is, and the edits that lead to it."""
+        edits = Levenshtein.distance(self.given.tokens, row.tokens)
+        return -sum(judgement.surprise) - EDIT_NATS * edits
 
 
 def check_judge(model: Any, settings: RepairSettings) -> None:
@@ -128,7 +140,7 @@ def check_judge(model: Any, settings: RepairSettings) -> None:
 def most_passes(settings: RepairSettings) -> int:
     """Most forward passes over a row and its candidates."""
     places = PLACES if settings.checker is None else CHECKED_PLACES
-    return 1 + settings.rounds * (places + 1 + max(COMPARED, TIED))
+    return 1 + settings.rounds * (places + 1 + COMPARED + TIED)
 
 
 def repair_rows(
@@ -192,7 +204,7 @@ class _Run:
 
     def round(self, states: Sequence[_Progress], seeds: Tensor) -> None:
         """Change the rows that go on where it makes them the most likely, and judge them again."""
-        going = [number for number, state in enumerate(states) if state.reason is None]
+        going = [n for n, state in enumerate(states) if state.reason is None and not state.stuck]
         if not going:
             return
         batch = self.settings.batch_size
@@ -208,13 +220,13 @@ class _Run:
             if not state.rounds:
                 state.untried = candidates
             passing = self.passing(state, candidates)
-            if passing:
-                state.reason = CHECKED
-            chosen.append(passing or [candidate.row for candidate in candidates[:COMPARED]])
-        rows = [row.tokens for part in chosen for row in part]
+            others = [c for c in candidates[:COMPARED] if c not in passing]
+            chosen.append((passing, others))
+        rows = [c.row.tokens for part in chosen for group in part for c in group]
         judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
         for state, part in zip(own, chosen, strict=True):
-            self.keep_best(state, [(row, next(judgements)) for row in part])
+            passing, others = ([(c.row, next(judgements)) for c in group] for group in part)
+            self.keep_best(state, passing, others)
 
     def places(self, state: _Progress) -> list[Site]:
         """Where a row may be changed, the most likely places first."""
@@ -250,7 +262,7 @@ class _Run:
             if row.tokens and row.tokens != states[n].row.tokens:
                 edits[n].insert(0, Candidate(row, edits[n][0].score if edits[n] else 0.0))
 
-    def passing(self, state: _Progress, candidates: Sequence[Candidate]) -> list[Row]:
+    def passing(self, state: _Progress, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The first candidates that the checker takes and whose scores are nearly the same."""
         if self.settings.checker is None:
             return []
@@ -266,24 +278,38 @@ class _Run:
                 break
             if self.is_right(state, candidate.row, None):
                 found.append(candidate)
-        return [candidate.row for candidate in found]
+        return found
 
-    def keep_best(self, state: _Progress, judged: Sequence[tuple[Row, Judgement]]) -> None:
-        """Go on from the most likely row; a row that is not yet right must have become likelier."""
-        state.row_passes += len(judged)
-        if not judged:
-            return
-        row, judgement = min(judged, key=lambda pair: sum(pair[1].surprise))
-        if state.reason is None and sum(judgement.surprise) >= sum(state.now.surprise):
+    def keep_best(
+        self,
+        state: _Progress,
+        passing: Sequence[tuple[Row, Judgement]],
+        others: Sequence[tuple[Row, Judgement]],
+    ) -> None:
+        """Go on from the row of most merit, and stop where it is right."""
+        state.row_passes += len(passing) + len(others)
+        if passing:
+            known = [] if state.passed is None else [state.passed]
+            state.passed = max([*known, *passing], key=lambda pair: state.merit(*pair))
+        now = (state.row, state.now)
+        row, judgement = max([*passing, *others, now], key=lambda pair: state.merit(*pair))
+        if row is state.row:
+            state.stuck = True
             return
         state.row, state.now = row, judgement
         state.rounds += 1
-        if self.settings.checker is None and self.is_right(state, row, judgement):
-            state.reason = REPAIRED
+        if not self.flagged(row, judgement):
+            if self.settings.checker is None:
+                state.reason = REPAIRED
+            elif state.passed is not None and row is state.passed[0]:
+                state.reason = CHECKED
 
     def search_on(self, state: _Progress) -> None:
         """Spend what is left of the budget on the other single edits, the most likely first."""
         if self.settings.checker is None or state.reason is not None:
+            return
+        if state.passed is not None:
+            state.row, state.reason = state.passed[0], CHECKED
             return
         for candidate in state.untried:
             if len(state.tried) >= self.settings.budget:
