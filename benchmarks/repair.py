@@ -7,7 +7,8 @@ doubled, deleted, or two swapped; an edit that changes nothing does not count), 
 model's judge alone and with RDKit as a checker. Exact: the original molecule came back token by
 token. Beside them clean rows, of which none should change, and every change of one token, the
 most likely first, until RDKit takes one (``search``), by the same model without its judge.
-Prints a table; ``--json FILE`` keeps the rows.
+An edit often leaves a molecule, which no checker finds: ``of rejected`` is the share of exact
+ones among the rows that RDKit does not read. Prints a table; ``--json FILE`` keeps the rows.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Line:
     edits: int
     method: str
     exact: float
+    of_rejected: float | None
     valid: float
     changed: float
     gave_up: float
@@ -55,8 +57,8 @@ def main() -> None:
     chosen = [molecules[i] for i in rng.permutation(len(molecules))[: options.rows]]
     rows = [model.tokenizer.encode(smiles) for smiles in chosen]
     lines = []
-    print("| edits | method | exact | valid | changed | gave up | checks | CPU ms |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| edits | method | exact | of rejected | valid | changed | gave up | checks | CPU ms |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for edits in (0, 1, 2, 3):
         broken = [edited(model, row, edits, rng) for row in rows]
         for line in measured(model, rows, broken, edits, options.budget):
@@ -95,17 +97,21 @@ def measured(
     }
     if not model.config.judge:
         del methods["judge"], methods["judge and RDKit"]
+    rejected = [not is_molecule(model.tokenizer.decode(row)) for row in broken]
     found = []
     for name, method in methods.items():
         start = time.process_time()
         repairs = method()
         seconds = time.process_time() - start
         n = len(repairs)
+        exact = [r.tokens == row for r, row in zip(repairs, rows, strict=True)]
+        among = [right for right, bad in zip(exact, rejected, strict=True) if bad]
         found.append(
             Line(
                 edits,
                 name,
-                sum(r.tokens == row for r, row in zip(repairs, rows, strict=True)) / n,
+                sum(exact) / n,
+                sum(among) / len(among) if among else None,
                 sum(is_molecule(r.text or "") for r in repairs) / n,
                 sum(r.changed for r in repairs) / n,
                 sum(r.reason == "gave_up" for r in repairs) / n,
@@ -118,7 +124,8 @@ def measured(
 
 def shown(line: Line) -> str:
     """A row of the table."""
-    shares = [f"{100 * x:.1f} %" for x in (line.exact, line.valid, line.changed, line.gave_up)]
+    numbers = (line.exact, line.of_rejected, line.valid, line.changed, line.gave_up)
+    shares = ["" if x is None else f"{100 * x:.1f} %" for x in numbers]
     cells = [str(line.edits), line.method, *shares, f"{line.checks:.1f}", f"{line.ms:.0f}"]
     return f"| {' | '.join(cells)} |"
 

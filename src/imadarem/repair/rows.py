@@ -40,12 +40,14 @@ Checker = Callable[[str], bool]
 #: flagged and their neighbours, with a checker the likeliest.
 PLACES, CHECKED_PLACES = 16, 8
 #: Rows of a round that are judged, of which the most likely one is kept.
-COMPARED = 4
+COMPARED = 8
 #: Nats: candidates that pass the checker and score so little below the first one are compared
 #: with it, at most so many. Their scores rank places well and tokens less so.
 TIE, TIED = 2.0, 3
 #: An edit must make a row likelier by so many nats.
-EDIT_NATS = 3.0
+EDIT_NATS = 6.0
+#: Share of the threshold above which places of a row that was changed are repaired too.
+LATER = 0.3
 
 
 class RepairOptions(TypedDict, total=False):
@@ -193,14 +195,18 @@ class _Run:
         """By the checker where there is one, else by the judge. A call is counted once a text."""
         checker = self.settings.checker
         if checker is None:
-            return judgement is not None and not self.flagged(row, judgement)
+            return judgement is not None and not self.flagged(row, judgement, 0)
         state.tried.add(tuple(row.tokens))
         unchanged = row.tokens == state.given.tokens and state.text is not None
         return bool(checker(state.text if unchanged and state.text else self.decode(row.tokens)))
 
-    def flagged(self, row: Row, judgement: Judgement) -> list[Site]:
-        """The places that are repaired."""
-        return flagged_sites(row, judgement, self.settings.threshold)
+    def threshold(self, rounds: int) -> float:
+        """Errors seldom come alone: in a row that was changed less doubt is enough."""
+        return self.settings.threshold * (LATER if rounds else 1.0)
+
+    def flagged(self, row: Row, judgement: Judgement, rounds: int) -> list[Site]:
+        """The places that are repaired in a row that was changed so many times."""
+        return flagged_sites(row, judgement, self.threshold(rounds))
 
     def round(self, states: Sequence[_Progress], seeds: Tensor) -> None:
         """Change the rows that go on where it makes them the most likely, and judge them again."""
@@ -232,7 +238,7 @@ class _Run:
         """Where a row may be changed, the most likely places first."""
         if self.settings.checker is not None:
             return likely_sites(state.row, state.now, CHECKED_PLACES)
-        return suspect_sites(state.row, state.now, self.settings.threshold)[:PLACES]
+        return suspect_sites(state.row, state.now, self.threshold(state.rounds))[:PLACES]
 
     def add_fills(
         self, states: Sequence[_Progress], edits: list[list[Candidate]], seeds: Tensor
@@ -245,7 +251,9 @@ class _Run:
         if not self.model.config.judge:
             return
         least = 2 if self.model.special.nothing is None else 1
-        sites = {n: self.flagged(state.row, state.now) for n, state in enumerate(states)}
+        sites = {
+            n: self.flagged(state.row, state.now, state.rounds) for n, state in enumerate(states)
+        }
         sites = {n: own for n, own in sites.items() if len(own) >= least}
         if not sites:
             return
@@ -298,7 +306,7 @@ class _Run:
             return
         state.row, state.now = row, judgement
         state.rounds += 1
-        if not self.flagged(row, judgement):
+        if not self.flagged(row, judgement, state.rounds):
             if self.settings.checker is None:
                 state.reason = REPAIRED
             elif state.passed is not None and row is state.passed[0]:
