@@ -58,7 +58,42 @@ def test_what_cannot_be_repaired_or_read_is_written_unchanged(
     assert code == 1
     assert (gave_up["reason"], gave_up["given"]) == ("gave_up", BROKEN)
     assert unreadable["reason"] == "unreadable" and "[Xe]" in unreadable["error"]
-    assert out.read_text().splitlines() == [BROKEN, UNKNOWN]
+    assert out.read_text().splitlines() == [f"{BROKEN} name", UNKNOWN]
+
+
+def test_a_table_and_fasta_come_back_with_all_that_stands_beside_the_sequences(
+    said: Said, plain: str, tmp_path: Path
+) -> None:
+    line = ("--model", plain, "--check", "rdkit", "--budget", 400, "--json")
+    table, out = tmp_path / "broken.csv", tmp_path / "new.csv"
+    table.write_text(f'id,SMILES\n1,{BROKEN}\n"a, b",{RIGHT}\n')
+    code, text, _ = said("repair", "--file", table, "--out", out, *line)
+    assert code == 0
+    first, _ = records(text)
+    assert out.read_text() == f'id,SMILES\n1,{first["text"]}\n"a, b",{RIGHT}\n'
+    assert said("repair", "--file", table, "--column", "smile", *line)[0] == 2
+
+    fasta, out = tmp_path / "broken.fa", tmp_path / "new.fa"
+    # The lines of a record are one sequence.
+    fasta.write_text(f">one\nCC\n(O\n>two x\n{RIGHT}\n")
+    assert said("repair", "--file", fasta, "--out", out, *line)[0] == 0
+    assert out.read_text() == f">one\n{first['text']}\n>two x\n{RIGHT}\n"
+
+
+def test_a_report_marks_the_edits_and_escapes_what_was_given(
+    said: Said, plain: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "edits.html"
+    rows = (BROKEN, "<b>C</b>")
+    line = ("repair", *rows, "--model", plain, "--check", "rdkit", "--budget", 400, "--json")
+    code, text, _ = said(*line, "--report", page)
+    assert code == 1  # one is unreadable
+    (edit,) = records(text)[0]["edits"]
+    html = page.read_text()
+    assert "<b>C" not in html and "&lt;b&gt;C&lt;/b&gt;" in html
+    marks = {"insert": ("<ins>",), "delete": ("<del>",), "replace": ("<del>", "<ins>")}
+    assert all(html.count(mark) == 1 for mark in marks[edit["kind"]])
+    assert "1 checked, 1 unreadable" in html
 
 
 def test_rows_come_from_stdin_too(said: Said, judged: str, monkeypatch: pytest.MonkeyPatch) -> None:

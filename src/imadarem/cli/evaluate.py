@@ -259,6 +259,8 @@ def _read(file: Path, column: str | None, standardized: bool) -> list[str | None
     if not items:
         raise DataError(f"{file} holds no line with a molecule.")
     samples = [item if isinstance(item, str) else None for item in items]
+    if broken := samples.count(None):
+        note(f"{broken:,} lines are no molecule; repair them: imadarem repair --file {file}")
     if not standardized:
         return samples
     found = [None if sample is None else standardize(sample) for sample in samples]

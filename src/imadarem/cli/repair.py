@@ -20,6 +20,7 @@ from imadarem.cli.solve import STDIN
 from imadarem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from imadarem.cli.sequence_file import SequenceFile
     from imadarem.model import ImplicitRefinementModel
     from imadarem.repair import Repair
 
@@ -34,6 +35,7 @@ UNREADABLE = "unreadable"
 def repair(
     *rows: str,
     file: Path | None = None,
+    column: str | None = None,
     model: str = "smiles",
     check: str = "none",
     threshold: Threshold = 0.5,
@@ -41,6 +43,7 @@ def repair(
     budget: Positive = 60,
     dry_run: Switch = False,
     out_file: Annotated[Path | None, Parameter(name="--out")] = None,
+    report: Path | None = None,
     json: Switch = False,
     seed: Seed = 0,
     device: str | None = None,
@@ -51,7 +54,8 @@ def repair(
 
     ```
     imadarem repair "CC(=O)Nc1ccc(O)cc" --check rdkit
-    imadarem repair --file broken.smi --check rdkit --out repaired.smi
+    imadarem repair --file broken.smi --check rdkit --out repaired.smi --report edits.html
+    imadarem repair --file molecules.csv --column smiles --check rdkit --out repaired.csv
     cat broken.smi | imadarem repair - --json
     imadarem repair --file broken.smi --dry-run
     ```
@@ -61,8 +65,9 @@ def repair(
 
     Args:
         rows: Sequences in the model's notation, such as SMILES; `-` reads them from stdin.
-        file: Text file with one sequence per line; of a line only the first word is read in a
-            `.smi` file.
+        file: Text file with one sequence per line; `.smi`, where it is the first word of a
+            line; `.csv` or `.tsv` with a header; FASTA (`.fasta`, `.fa`, `.faa`).
+        column: Of a table; default: smiles, sequence or text.
         model: A folder written by a training run, a name on the hub, or "smiles".
         check: `rdkit`: a row must be a molecule that RDKit reads. `module:function`: a Python
             function that takes a text and returns whether it is right. `none`: the model's
@@ -71,62 +76,64 @@ def repair(
         rounds: Times that a row is changed and judged again, at most.
         budget: Calls of the check for each row, at most.
         dry_run: Show what looks wrong, and repair nothing.
-        out_file: Also write the rows to this file, one per line, in their order.
+        out_file: Also write the rows to this file: in the form of `--file` where both have the
+            same ending, else one per line.
+        report: Also write an HTML page with every edit marked.
         json: Print one JSON object per row.
         seed: The same seed gives the same repairs.
         device: cpu or cuda; default is cuda where there is one.
     """
-    texts = _texts(rows, file)
+    source = _source(rows, file, column)
+    texts = source.texts
     checker = None if check == "none" else _checker(check)
     network = load_model(model, device)
     readable, unreadable = _split(network, texts)
     if dry_run:
         return _show_judgements(network, texts, readable, json)
-    found: dict[int, Repair] = dict(
-        zip(
-            readable,
-            network.repair(
-                [texts[number] for number in readable],
-                checker=checker,
-                threshold=threshold,
-                rounds=rounds,
-                budget=budget,
-                seed=seed,
-            )
-            if readable
-            else [],
-            strict=True,
-        )
+    repairs = network.repair(
+        [texts[number] for number in readable],
+        checker=checker,
+        threshold=threshold,
+        rounds=rounds,
+        budget=budget,
+        seed=seed,
     )
-    repaired = [found[n].text or text if n in found else text for n, text in enumerate(texts)]
+    found = dict(zip(readable, repairs, strict=True))
     if out_file is not None:
         from imadarem.files import write_text
 
-        write_text("".join(f"{text}\n" for text in repaired), out_file)
-    _show(network, texts, found, unreadable, json)
-    reasons = Counter(r.reason for r in found.values()) + Counter({UNREADABLE: len(unreadable)})
+        repaired = [found[n].text or text if n in found else text for n, text in enumerate(texts)]
+        write_text(source.written(repaired, out_file, file), out_file)
+    records = _records(network, texts, found, unreadable)
+    if report is not None:
+        from imadarem.files import write_text
+        from imadarem.viz.repairs import repairs_page
+
+        write_text(repairs_page(str(file or "Repairs"), records), report)
+    _show(records, json)
+    reasons = Counter(record["reason"] for record in records)
     note(", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items()))
     return int(bool(reasons["gave_up"] or unreadable))
 
 
-def _texts(rows: tuple[str, ...], file: Path | None) -> list[str]:
+def _source(rows: tuple[str, ...], file: Path | None, column: str | None) -> SequenceFile:
+    from imadarem.cli.sequence_file import SequenceFile
+
     if bool(rows) == (file is not None):
         raise ConfigError(
             "give either sequences, or --file with one per line, or - to read them from stdin. "
             "See: imadarem repair --help"
         )
     if file is not None:
-        from imadarem.data.text import read_lines
-
-        lines = read_lines(file)
-        words = file.name.removesuffix(".gz").endswith((".smi", ".smiles"))
-        return [line.split()[0] if words else line.strip() for line in lines]
-    if STDIN in rows or "-" in rows:
-        texts = [line.strip() for line in sys.stdin if line.strip()]
-        if not texts:
-            raise DataError("stdin holds no sequence. Give one per line.")
-        return texts
-    return list(rows)
+        return SequenceFile.read(file, column)
+    if column is not None:
+        raise ConfigError("--column is for a --file that is a .csv or .tsv table.")
+    if STDIN not in rows and "-" not in rows:
+        return SequenceFile.from_lines(rows)
+    source = SequenceFile.from_lines(sys.stdin)
+    if not source.texts:
+        raise DataError("stdin holds no sequence. Give one per line.")
+    return source
 
 
 def _checker(check: str) -> Callable[[str], bool]:
@@ -164,36 +171,44 @@ def _split(model: ImplicitRefinementModel, texts: list[str]) -> tuple[list[int],
     return readable, unreadable
 
 
-def _show(
+def _records(
     model: ImplicitRefinementModel,
     texts: list[str],
     found: dict[int, Repair],
     unreadable: dict[int, str],
-    as_json: bool,
-) -> None:
+) -> list[dict[str, Any]]:
+    """The rows as JSON values."""
+    from imadarem.repair.records import spelled_tokens
+
+    records: list[dict[str, Any]] = []
+    for number, text in enumerate(texts):
+        record: dict[str, Any] = {"row": number, "given": text}
+        if number in found:
+            repair = found[number]
+            record["tokens"] = spelled_tokens(model.tokenizer, repair.given)
+            record |= repair.spelled(model.tokenizer)
+        else:
+            record |= {"text": text, "changed": False, "reason": UNREADABLE}
+            record["error"] = unreadable[number]
+        records.append(record)
+    return records
+
+
+def _show(records: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        for number, text in enumerate(texts):
-            record: dict[str, Any] = {"row": number, "given": text}
-            if number in found:
-                record |= found[number].spelled(model.tokenizer)
-            else:
-                record |= {"text": text, "changed": False, "reason": UNREADABLE}
-                record["error"] = unreadable[number]
+        for record in records:
             json_line(record)
         return
     rows: list[list[str | Text]] = []
-    for number, text in list(enumerate(texts))[:LISTED]:
-        if number in unreadable:
-            rows.append([text, "", UNREADABLE, unreadable[number]])
-            continue
-        repair = found[number]
-        edits = "  ".join(_edit(edit) for edit in repair.spelled(model.tokenizer)["edits"])
-        style = {"gave_up": "red", "clean": "dim"}.get(repair.reason, "green")
-        after = Text(repair.text or "", style=style if repair.changed else "dim")
-        rows.append([text, after, repair.reason.replace("_", " "), edits])
+    for record in records[:LISTED]:
+        reason = record["reason"]
+        edits = record.get("error") or "  ".join(map(_edit, record["edits"]))
+        style = {"gave_up": "red", "clean": "dim"}.get(reason, "green")
+        after = Text(record["text"] or "", style=style if record["changed"] else "dim")
+        rows.append([record["given"], after, reason.replace("_", " "), edits])
     out().print(grid(["given", "repaired", "", "edits"], rows, left=4))
-    if len(texts) > LISTED:
-        note(f"{len(texts) - LISTED:,} more rows are not listed; --out writes all of them.")
+    if len(records) > LISTED:
+        note(f"{len(records) - LISTED:,} more rows are not listed; --out writes all of them.")
 
 
 def _edit(edit: dict[str, Any]) -> str:

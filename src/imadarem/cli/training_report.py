@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from imadarem.cli.console import heading, json_line, note, out
+from imadarem.cli.models import is_molecular
 from imadarem.cli.training_view import accuracies
 from imadarem.errors import ImadaremError
 
@@ -136,6 +137,8 @@ def _report_rejected(data: PreparedData) -> None:
         note(f"  {place}{line.text[:50]!r}: {line.reason[:150]}", style="yellow")
     if len(data.rejected) > REASONS_SHOWN:
         note("  … (imadarem data inspect FILE shows more)", style="yellow")
+    if is_molecular(data.tokenizer):
+        note("  broken SMILES: imadarem repair --file FILE --check rdkit --out REPAIRED")
 
 
 def _kind_of_reason(reason: str) -> str:

@@ -19,7 +19,7 @@ from imadarem.tokenizers import MOLECULE_NOTATIONS
 from imadarem.viz.cells import Row
 from imadarem.viz.molecules import molecule_grid_svg
 
-__all__ = ["drawings_of", "kind_of", "trajectory_page"]
+__all__ = ["drawings_of", "kind_of", "style_sheet", "trajectory_page"]
 
 STYLES = ("base.css", "view.css")
 ENTRY = "embedded.js"
@@ -155,6 +155,11 @@ def _joined(name: str, done: set[str]) -> str:
     text = _asset(name)
     before = "".join(_joined(imported, done) for imported in IMPORT.findall(text))
     return before + re.sub(r"^export ", "", IMPORT.sub("", text), flags=re.MULTILINE)
+
+
+def style_sheet(name: str) -> str:
+    """A style sheet of the studio."""
+    return _asset(name)
 
 
 def _asset(name: str) -> str:
