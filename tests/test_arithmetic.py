@@ -8,14 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imadarem.data.arithmetic import (
-    LAYOUTS,
-    OPERATIONS,
-    DecimalLayout,
-    addition_task,
-    modular_task,
-    residue_characters,
-)
+from imadarem.data.arithmetic import LAYOUTS, DecimalLayout, addition_task
+from imadarem.data.residues import OPERATIONS, modular_task, residue_characters
 from imadarem.data.tasks import Task
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import load_tokenizer

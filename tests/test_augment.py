@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from imadarem.data.arithmetic import modular_task
 from imadarem.data.molecules import canonical
 from imadarem.data.randomised_smiles import randomised_smiles, respell
+from imadarem.data.residues import modular_task
 from imadarem.data.sudoku.symmetry import SudokuSymmetry
 from imadarem.data.tasks import Transform
 from imadarem.data.text_formats import format_tables, token_texts

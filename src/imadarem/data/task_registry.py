@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from imadarem.data.arc import arc_task
-from imadarem.data.arithmetic import addition_task, modular_task
+from imadarem.data.arithmetic import addition_task
 from imadarem.data.molecule_task import molecule_task
+from imadarem.data.residues import modular_task
 from imadarem.data.tasks import Task
 from imadarem.data.text_task import text_task
 from imadarem.errors import ConfigError, nearest

@@ -14,11 +14,21 @@ from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes
 from imadarem.errors import DataError, nearest
+from imadarem.orchestrator.augment import Augmenter
+from imadarem.orchestrator.unroll import Question
 from imadarem.sampling.noise import mix_rows
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import Objective
 
-__all__ = ["Batch", "canvas_of", "canvases_given", "check_ids", "corrupted", "read_batch"]
+__all__ = [
+    "Batch",
+    "canvas_of",
+    "canvases_given",
+    "check_ids",
+    "corrupted",
+    "questions",
+    "read_batch",
+]
 
 KEYS = ("input_ids", "labels", "attention_mask", "task_ids")
 #: Label that counts for nothing, by the convention of Hugging Face.
@@ -118,6 +128,30 @@ def corrupted(
     state = canvas.state.masked_fill(canvas.state == State.WRITTEN, State.GIVEN)
     state = state.masked_fill(ids == special.mask, State.OPEN)
     return replace(canvas, ids=ids, state=state), made.targets
+
+
+def questions(
+    given: Batch, augmenter: Augmenter, model: Any, count: int, generator: torch.Generator
+) -> tuple[Question, dict[str, int]]:
+    """A batch, augmented, as questions; and the rows per strategy of augmentation.
+
+    Args:
+        given: The rows.
+        augmenter: Of their task.
+        model: Its special ids, its settings and its device.
+        count: Elements of a task are drawn from 0 to this number.
+        generator: On the CPU.
+    """
+    special, config = model.special, model.config
+    device = next(model.parameters()).device
+    ks = torch.randint(count + 1, given.task_ids.shape, generator=generator)
+    rows = augmenter.batch(given.inputs, given.labels, given.task_ids, ks)
+    ids, labels = rows.inputs.to(device), rows.labels.to(device)
+    if given.has_answers:
+        canvas = canvas_of(ids, special)
+    else:
+        canvas, labels = corrupted(labels, ids, special, config, generator)
+    return Question(canvas, labels, may_end=config.length_mode == "eos"), rows.counts()
 
 
 def canvas_of(inputs: Tensor, special: SpecialIds) -> Canvas:

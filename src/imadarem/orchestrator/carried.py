@@ -15,6 +15,7 @@ from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.objective import Unrolled
 from imadarem.orchestrator.unroll import Question, UnrollState, start
 from imadarem.tokenizers import SpecialIds
+from imadarem.training.processes import mean_over_processes
 
 __all__ = ["Carried"]
 
@@ -85,9 +86,17 @@ class Carried:
         fresh = before.finished
         return _pick(fresh, new, old), int(fresh.sum())
 
+    @property
+    def next_step(self) -> int:
+        """Number of the step to come: rows are at steps of their own, and this is their mean."""
+        (mean,) = mean_over_processes([float(self.steps.float().mean())])
+        return 1 + round(mean)
+
     def after(self, unrolled: Unrolled, config: OrchestrationConfig) -> Carried:
-        """With one step taken."""
+        """With one step taken; only a row's first step says how much of a surprise it was."""
         assert unrolled.state is not None
+        if unrolled.surprise is not None:
+            unrolled.surprise[self.steps > 0] = float("nan")
         steps = self.steps + 1
         finished = steps >= config.max_steps_train
         if unrolled.halt is not None:

@@ -17,11 +17,11 @@ from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.config import OrchestrationConfig, without_retired
 from imadarem.orchestrator.memory import Memory
 from imadarem.training.processes import gathered, rank, world_size
-from imadarem.training.record import TrainingRecord
-from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
-from imadarem.training.update import GuardedUpdate
+from imadarem.training.run_folder import latest_checkpoint
+from imadarem.training.run_folder import save_checkpoint as write_checkpoint
+from imadarem.training.update import GuardedUpdate, TrainingRecord
 
-__all__ = ["load", "read_extra", "save", "state_beside_model"]
+__all__ = ["checkpoint", "load_checkpoint", "read_extra", "save_checkpoint"]
 
 #: Settings that no training step depends on; a resume may change them.
 OF_INFERENCE = frozenset(
@@ -47,8 +47,8 @@ class Resumable(Protocol):
     def device(self) -> torch.device: ...
 
 
-def state_beside_model(orchestrator: Resumable) -> dict[str, Any]:
-    """Everything but the weights: the founding document's names, then what it takes to resume."""
+def _state_beside_model(orchestrator: Resumable) -> dict[str, Any]:
+    """Everything but the weights: the names of the API, then what it takes to resume."""
     bank, update = orchestrator.memory_bank, orchestrator.update
     return {
         "config": orchestrator.config.to_dict(),
@@ -73,33 +73,58 @@ def read_extra(run_dir: Path) -> dict[str, Any]:
     return {} if folder is None else dict(load_json(folder / "trainer.json")["extra"])
 
 
-def save(
+def checkpoint(orchestrator: Resumable) -> dict[str, Any]:
+    """The state as one dictionary, under the names of the API and a few more."""
+    return {"model_state": orchestrator.model.state_dict(), **_state_beside_model(orchestrator)}
+
+
+def save_checkpoint(
     orchestrator: Resumable,
-    run_dir: Path,
-    optimizer: torch.optim.Optimizer | None,
-    scheduler: Any,
-    extra: Mapping[str, Any],
+    run_dir: str | Path,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint; called in every process, written by the first."""
-    state = state_beside_model(orchestrator)
+    """Write ``checkpoints/step-…`` below ``run_dir``; the last good one stays until then.
+
+    Called in every process, written by the first.
+
+    Args:
+        orchestrator: Whose state it is.
+        run_dir: Made if it does not exist.
+        optimizer: Saved too, for an exact resume.
+        scheduler: Likewise.
+        extra: Plain values of your own, such as the position in the data.
+
+    Raises:
+        CheckpointError: The disk is full or the place cannot be written.
+    """
+    state = _state_beside_model(orchestrator)
     if rank() == 0:
         parts = {"orchestrator": state}
         if scheduler is not None:
             parts["scheduler"] = scheduler.state_dict()
-        trainer = {"step": orchestrator.record.step_count, "extra": dict(extra)}
-        save_checkpoint(run_dir, orchestrator.model, optimizer, trainer, parts)
+        trainer = {"step": orchestrator.record.step_count, "extra": dict(extra or {})}
+        write_checkpoint(Path(run_dir), orchestrator.model, optimizer, trainer, parts)
     if world_size() > 1:
         torch.distributed.barrier()
 
 
-def load(
+def load_checkpoint(
     orchestrator: Resumable,
-    run_dir: Path,
-    optimizer: torch.optim.Optimizer | None,
-    scheduler: Any,
+    run_dir: str | Path,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
 ) -> dict[str, Any]:
-    """Read the newest complete checkpoint into an orchestrator; its ``extra``."""
-    folder = latest_checkpoint(run_dir)
+    """Go on from the newest complete checkpoint of ``run_dir``, as if it had not stopped.
+
+    Returns:
+        The ``extra`` that was saved.
+
+    Raises:
+        CheckpointError: There is none, or it belongs to other settings.
+    """
+    folder = latest_checkpoint(Path(run_dir))
     if folder is None:
         raise CheckpointError(f"{run_dir} has no complete checkpoint to go on from.")
     state = load_state(folder / "orchestrator")

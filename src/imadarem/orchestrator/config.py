@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from imadarem import checks
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, nearest
+from imadarem.training.grokfast import GrokFastEma
 
 __all__ = ["OrchestrationConfig", "StepWeighting", "without_retired"]
 
@@ -167,6 +169,12 @@ class OrchestrationConfig:
         """The unroll mode that applies: ``full`` where ``truncated_backprop`` is off."""
         return self.unroll_mode if self.truncated_backprop else "full"
 
+    def gradient_filter(self) -> GrokFastEma | None:
+        """A new filter of gradients, where the settings ask for one."""
+        if not self.grok_fast:
+            return None
+        return GrokFastEma(self.grok_fast_alpha, self.grok_fast_lamb)
+
     @property
     def term_weights(self) -> dict[str, float]:
         """``step_loss_weights`` with defaults for the terms left out."""
@@ -217,6 +225,25 @@ class OrchestrationConfig:
         settings = without_retired(settings)
         checks.known_keys(settings, {f.name for f in fields(cls)}, "orchestration setting")
         return cls(**settings)
+
+    def check_model(self, model: ImplicitRefinementConfig, has_memory: bool) -> None:
+        """Refuse a model that lacks what these settings need.
+
+        Raises:
+            ConfigError: It does.
+        """
+        if self.gradient_mode == "carry" and not (model.carry or model.self_conditioning):
+            raise ConfigError(
+                "unroll_mode='carry' hands a state from one optimiser step to the next, and this "
+                "model takes none. Build it with carry=True or self_conditioning=True."
+            )
+        if has_memory and not model.memory:
+            warnings.warn(
+                "a memory_bank was given, and this model cannot look at one, so it is written to "
+                "and never read. Build the model with memory=True, or give memory_bank=None.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _check_names(self, name: str, legal: tuple[str, ...]) -> None:
         for value in getattr(self, name):

@@ -2,60 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from imadarem.canvas import Canvas
-from imadarem.config import ImplicitRefinementConfig
+from imadarem import checks
 from imadarem.data.tasks import Episodes, Task
-from imadarem.errors import ConfigError
-from imadarem.nn import EmaTeacher
-from imadarem.orchestrator.augment import Augmenter
+from imadarem.orchestrator.augment import Augmenter, KnownTasks
 from imadarem.orchestrator.bandit import DiscountedBandit
-from imadarem.orchestrator.batch import Batch, canvas_of, canvases_given, corrupted, read_batch
+from imadarem.orchestrator.batch import canvases_given, questions, read_batch
 from imadarem.orchestrator.carried import Carried
-from imadarem.orchestrator.checkpoints import load, save, state_beside_model
+from imadarem.orchestrator.checkpoints import checkpoint, load_checkpoint, save_checkpoint
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
 from imadarem.orchestrator.inference import ChosenEdit, Inference
-from imadarem.orchestrator.known_tasks import KnownTasks
-from imadarem.orchestrator.memory import Memory
-from imadarem.orchestrator.objective import Unrolled, UnrollObjective
+from imadarem.orchestrator.memory import Memory, recall, remember
+from imadarem.orchestrator.objective import UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
-from imadarem.orchestrator.unroll import Question
-from imadarem.orchestrator.voting import refuse_rule
+from imadarem.orchestrator.voting import RULES
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.settings import SamplingSettings
-from imadarem.tokenizers import SpecialIds
-from imadarem.training.grokfast import GrokFastEma
-from imadarem.training.processes import gathered, mean_over_processes, rank
-from imadarem.training.record import TrainingRecord
-from imadarem.training.step import step_generator
-from imadarem.training.update import GuardedUpdate
+from imadarem.training.processes import mean_over_processes, step_generator
+from imadarem.training.update import GuardedUpdate, TrainingRecord
 
-__all__ = ["Refiner", "UnifiedRefinerOrchestrator"]
+__all__ = ["UnifiedRefinerOrchestrator"]
 
 AnyBatch = Tensor | Episodes | Mapping[str, Tensor]
-
-
-class Refiner(Protocol):
-    """What the orchestrator asks of a model; :class:`~imadarem.ImplicitRefinementModel` has it.
-
-    It is an ``nn.Module`` called as ``model(input_ids, attention_mask, prev_probs=...)``, with
-    ``carry=`` and ``memory=`` where its config says so.
-    """
-
-    config: ImplicitRefinementConfig
-    special: SpecialIds
-    teacher: EmaTeacher | None
 
 
 class UnifiedRefinerOrchestrator(nn.Module):
@@ -70,7 +46,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
         result = orchestrator.inference(input_ids)
 
     Args:
-        model: An :class:`~imadarem.ImplicitRefinementModel`, or what :class:`Refiner` says.
+        model: An :class:`~imadarem.ImplicitRefinementModel`, or another ``nn.Module`` with
+            ``config``, ``special`` and ``teacher`` that is called as
+            ``model(input_ids, attention_mask, prev_probs=...)``, with ``carry=`` and ``memory=``
+            where its config says so.
         tokenizer: Of the model; decodes results and helps to augment text. May be None.
         memory_bank: A :class:`~imadarem.orchestrator.memory.MemoryBank` or your own; the model
             must be built with ``memory=True`` to look at it. May be None.
@@ -92,7 +71,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         self.tokenizer = tokenizer
         self.memory_bank = memory_bank
         self.config = OrchestrationConfig() if config is None else config
-        self._check_model()
+        self.config.check_model(model.config, has_memory=memory_bank is not None)
         # "replace" wins ties, so that a bandit without experience does the plain thing.
         arms = sorted(self.config.canvas_edit_strategies, key=lambda name: name != "replace")
         self.bandit = DiscountedBandit(arms, seed=self.config.seed)
@@ -101,12 +80,12 @@ class UnifiedRefinerOrchestrator(nn.Module):
             model,
             clip=self.config.gradient_clip_threshold,
             precision=self.config.mixed_precision,
-            grok_fast=_gradient_filter(self.config),
+            grok_fast=self.config.gradient_filter(),
         )
         self.tasks = KnownTasks(model, tokenizer, self.config)
         self.carried: Carried | None = None
 
-    # What the founding document names
+    # Names of the API
 
     @property
     def step_count(self) -> int:
@@ -144,9 +123,9 @@ class UnifiedRefinerOrchestrator(nn.Module):
         """Make a task's symmetry and verifier known, for its augmentation and its halting.
 
         Args:
-            task: A task, or the name of one (its ``task_type``).
+            task: A task, or the name of one (its ``task_type``) with ``parts``.
             paraphrase: A function of a text that returns paraphrases of it.
-            parts: ``symmetry`` and ``verify``, where ``task`` is a name.
+            parts: ``symmetry`` and ``verify``.
         """
         self.tasks.register(task, paraphrase=paraphrase, **parts)
 
@@ -189,14 +168,20 @@ class UnifiedRefinerOrchestrator(nn.Module):
         self.model.train()
         # A batch that was refused half-way may have left gradients behind.
         optimizer.zero_grad(set_to_none=True)
-        generator = step_generator(self.config.seed, self.step_count, rank())
+        generator = step_generator(self.config.seed, self.step_count)
         given = read_batch(batch, self.model.special, self.model.config)
-        question, counts = self._question(given, task_type, generator)
-        task_ids = given.task_ids
-        carried, replaced, first_step = self._under_way(question, task_ids, generator)
-        if carried is not None:
+        count = self.config.augmentation_count
+        question, augmented = questions(
+            given, self.augmenter(task_type), self.model, count, generator
+        )
+        task_ids, carried, replaced = given.task_ids, None, 0
+        if self.config.gradient_mode == "carry":
+            carried, replaced = Carried.merged(
+                self.carried, question, task_ids, self.config, generator
+            )
             question, task_ids = carried.question, carried.task_ids
-        question = replace(question, memory=self.recall(question.canvas, task_ids))
+        memory = recall(self.memory_bank, self.model, question.canvas, task_ids)
+        question = replace(question, memory=memory)
         objective = UnrollObjective(self.config, self.model, given.has_answers)
         experience = self.bandit.state_dict()
         with self.update.autocast():
@@ -205,12 +190,18 @@ class UnifiedRefinerOrchestrator(nn.Module):
                 None if carried is None else carried.state,
                 choose=partial(self.select_edit_strategy, task_type=task_type),
                 backward=self.update.backward,
-                first_step=first_step,
+                first_step=1 if carried is None else carried.next_step,
             )
         norm = self.update.apply(optimizer, unrolled.loss, self.record)
         written = 0
         if norm is not None:
-            written = self._keep(question, unrolled, task_ids, carried, task_type)
+            if self.config.adaptive_edit_selection:
+                rewards = mean_over_processes(unrolled.gains)
+                for *pull, reward in zip(unrolled.steps, unrolled.edits, rewards, strict=True):
+                    self.bandit.update(task_type, *pull, reward)
+            if carried is not None:
+                self.carried = carried.after(unrolled, self.config)
+            written = remember(self.memory_bank, question, unrolled.surprise, task_ids)
             if scheduler is not None:
                 scheduler.step()
         else:
@@ -227,7 +218,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             "gradient_norm": norm,
             "skipped": norm is None,
             "edits": list(unrolled.edits),
-            "augmentations": counts,
+            "augmentations": augmented,
             "rows_replaced": replaced,
             "memory_written": written,
         }
@@ -237,9 +228,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
     ) -> list[Any]:
         """Detach all but the last ``backprop_truncate_steps`` outputs.
 
-        Does what the founding document says, and no more: the activations of the detached
-        steps are held for as long as a later step has a graph through them, so this saves
-        no memory. ``unroll_mode`` cuts *while* unrolling, which does.
+        The activations of the detached steps are held for as long as a later step has a graph
+        through them, so this saves no memory. ``unroll_mode`` cuts *while* unrolling, which does.
 
         Args:
             step_outputs: Tensors or anything with a ``detach`` method, in the order of steps.
@@ -329,40 +319,35 @@ class UnifiedRefinerOrchestrator(nn.Module):
             ConfigError: A setting is out of range.
         """
         ids = canvases_given(input_ids, attention_mask, self.model.special, self.model.config)
-        if votes < 1 or batch_size < 1:
-            raise ConfigError(f"votes={votes} and batch_size={batch_size} must be at least 1.")
-        refuse_rule(vote_by)
-        if temperature is not None and not 0 <= temperature < math.inf:
-            raise ConfigError(f"temperature={temperature} must be a finite number of at least 0.")
+        checks.at_least(1, votes=votes, batch_size=batch_size)
+        checks.one_of("vote_by", vote_by, RULES)
         settings = SamplingSettings(
-            policy=ChosenEdit(
-                lambda step, scores: self.select_edit_strategy(step, scores, task_type)
-            ),
+            policy=ChosenEdit(partial(self.select_edit_strategy, task_type=task_type)),
             steps=self.config.max_steps_infer if max_steps_override is None else max_steps_override,
             temperature=self.config.temperature if temperature is None else temperature,
-            stop_threshold=0.0,
             may_end=self.model.config.length_mode == "eos",
             halting=self.halting(task_type) if halting is None else halting,
             reinject=True,
         )
+        look_up = partial(recall, self.memory_bank, self.model)
+        runner = Inference(self.model, self.tokenizer, settings, seed, batch_size, look_up)
+        ids = ids.to(self.device)
         training, frozen = self.model.training, self.bandit.frozen
         self.model.eval()
         self.bandit.frozen = True
         try:
-            runner = Inference(self.model, self.tokenizer, settings, seed, batch_size, self.recall)
             if votes > 1:
-                found = runner.vote(
-                    ids.to(self.device), self.augmenter(task_type), votes, vote_by, return_traces
-                )
+                augmenter = self.augmenter(task_type)
+                found = runner.vote(ids, augmenter, votes, vote_by, return_traces)
             else:
-                found = runner.run(ids.to(self.device), return_traces)
+                found = runner.run(ids, return_traces)
         finally:
             self.model.train(training)
             self.bandit.frozen = frozen
         return {
             **found,
             "edit_strategy_performance": self.edit_performance,
-            "memory_stats": {} if self.memory_bank is None else self.memory_bank.get_stats(),
+            "memory_stats": self._memory_stats(),
         }
 
     def halting(self, task_type: str) -> Halting:
@@ -370,14 +355,9 @@ class UnifiedRefinerOrchestrator(nn.Module):
         return self.tasks.halting(task_type)
 
     def averaged(self) -> UnifiedRefinerOrchestrator:
-        """One over the teacher's weights, for evaluation: same tasks, memory and experience.
-
-        Raises:
-            ConfigError: The model has no teacher.
-        """
-        other = UnifiedRefinerOrchestrator(
-            self.model.averaged(), self.tokenizer, self.memory_bank, self.config
-        )
+        """One over the teacher's weights, for evaluation: same tasks, memory and experience."""
+        model = self.model.averaged()
+        other = UnifiedRefinerOrchestrator(model, self.tokenizer, self.memory_bank, self.config)
         frozen = self.bandit.frozen
         other.eval()
         other.tasks.known = self.tasks.known
@@ -389,7 +369,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
     # Statistics and checkpoints
 
     def get_training_stats(self) -> dict[str, Any]:
-        """Plain values, under the names of the founding document."""
+        """Plain values, under the names of the API."""
         record = self.record
         return {
             "step_count": self.step_count,
@@ -397,150 +377,19 @@ class UnifiedRefinerOrchestrator(nn.Module):
             "gradient_norm": record.history(record.gradient_norms),
             "loss": record.history(record.recent_losses),
             "edit_strategy_performance": self.edit_performance,
-            "memory_stats": {} if self.memory_bank is None else self.memory_bank.get_stats(),
+            "memory_stats": self._memory_stats(),
             "config": self.config.to_dict(),
         }
+
+    def _memory_stats(self) -> dict[str, Any]:
+        return {} if self.memory_bank is None else self.memory_bank.get_stats()
 
     def get_stability(self) -> dict[str, Any]:
         """Skipped steps, how much losses and norms vary, and the smoothed loss."""
         smoothed = self.record.smoothed_loss(self.config.loss_smoothing_window)
         return {**self.record.stability(), "smoothed_loss": smoothed}
 
-    def checkpoint(self) -> dict[str, Any]:
-        """The state as one dictionary, under the names of the founding document and a few more."""
-        return {"model_state": self.model.state_dict(), **state_beside_model(self)}
-
-    def save_checkpoint(
-        self,
-        run_dir: str | Path,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write ``checkpoints/step-…`` below ``run_dir``; the last good one stays until then.
-
-        Args:
-            run_dir: Made if it does not exist.
-            optimizer: Saved too, for an exact resume.
-            scheduler: Likewise.
-            extra: Plain values of your own, such as the position in the data.
-
-        Raises:
-            CheckpointError: The disk is full or the place cannot be written.
-        """
-        save(self, Path(run_dir), optimizer, scheduler, dict(extra or {}))
-
-    def load_checkpoint(
-        self,
-        run_dir: str | Path,
-        optimizer: torch.optim.Optimizer | None = None,
-        scheduler: Any = None,
-    ) -> dict[str, Any]:
-        """Go on from the newest complete checkpoint of ``run_dir``, as if it had not stopped.
-
-        Returns:
-            The ``extra`` that was saved.
-
-        Raises:
-            CheckpointError: There is none, or it belongs to other settings.
-        """
-        return load(self, Path(run_dir), optimizer, scheduler)
-
-    # Parts of a training step
-
-    def _question(
-        self, given: Batch, task_type: str, generator: torch.Generator
-    ) -> tuple[Question, dict[str, int]]:
-        """The batch, augmented, as questions; and the rows per strategy of augmentation."""
-        augmenter = self.augmenter(task_type)
-        ks = torch.randint(
-            self.config.augmentation_count + 1, given.task_ids.shape, generator=generator
-        )
-        rows = augmenter.batch(given.inputs, given.labels, given.task_ids, ks)
-        ids, labels = rows.inputs.to(self.device), rows.labels.to(self.device)
-        if given.has_answers:
-            canvas = canvas_of(ids, self.model.special)
-        else:
-            special, config = self.model.special, self.model.config
-            canvas, labels = corrupted(labels, ids, special, config, generator)
-        question = Question(
-            canvas=canvas,
-            labels=labels,
-            may_end=self.model.config.length_mode == "eos",
-        )
-        return question, rows.counts()
-
-    def recall(self, canvas: Canvas, exclude_task_ids: Tensor | None = None) -> Any:
-        """What the memory has on these canvases, or None where it has nothing."""
-        if self.memory_bank is None or not self.model.config.memory or not len(self.memory_bank):
-            return None
-        known = canvas.attended & ~canvas.open
-        found = self.memory_bank.read(canvas.ids, known, exclude_task_ids=exclude_task_ids)
-        return None if found.is_empty else found
-
-    def _under_way(
-        self, question: Question, task_ids: Tensor, generator: torch.Generator
-    ) -> tuple[Carried | None, int, int]:
-        """``carry`` mode: the rows under way, how many are new, and the step that they take."""
-        if self.config.gradient_mode != "carry":
-            return None, 0, 1
-        carried, replaced = Carried.merged(self.carried, question, task_ids, self.config, generator)
-        # Rows are at steps of their own; the edit is one for all, by their mean.
-        (mean,) = mean_over_processes([float(carried.steps.float().mean())])
-        return carried, replaced, 1 + round(mean)
-
-    def _keep(
-        self,
-        question: Question,
-        unrolled: Unrolled,
-        task_ids: Tensor,
-        carried: Carried | None,
-        task_type: str,
-    ) -> int:
-        """What a good step leaves beside the weights; the rows written to the memory."""
-        self._learn_edits(unrolled, task_type)
-        if carried is not None:
-            if unrolled.surprise is not None:
-                # A row under way is no longer a surprise; only its first step says how much it was.
-                unrolled.surprise[carried.steps > 0] = float("nan")
-            self.carried = carried.after(unrolled, self.config)
-        return self._remember(question, unrolled, task_ids)
-
-    def _learn_edits(self, unrolled: Unrolled, task_type: str) -> None:
-        if not self.config.adaptive_edit_selection:
-            return
-        rewards = mean_over_processes(unrolled.gains)
-        for (step, edit), reward in zip(
-            zip(unrolled.steps, unrolled.edits, strict=True), rewards, strict=True
-        ):
-            self.bandit.update(task_type, step, edit, reward)
-
-    def _remember(self, question: Question, unrolled: Unrolled, task_ids: Tensor) -> int:
-        """Offer the solved canvases to the memory, the same ones in every process."""
-        if self.memory_bank is None or unrolled.surprise is None:
-            return 0
-        solved = torch.where(question.blanks, question.labels, question.canvas.ids)
-        known = question.canvas.attended
-        own = (solved.cpu(), known.cpu(), unrolled.surprise.cpu(), task_ids.cpu())
-        return sum(int(self.memory_bank.write(*offer).sum()) for offer in gathered(own))
-
-    def _check_model(self) -> None:
-        config = self.model.config
-        if self.config.gradient_mode == "carry" and not (config.carry or config.self_conditioning):
-            raise ConfigError(
-                "unroll_mode='carry' hands a state from one optimiser step to the next, and this "
-                "model takes none. Build it with carry=True or self_conditioning=True."
-            )
-        if self.memory_bank is not None and not config.memory:
-            warnings.warn(
-                "a memory_bank was given, and this model cannot look at one, so it is written to "
-                "and never read. Build the model with memory=True, or give memory_bank=None.",
-                UserWarning,
-                stacklevel=3,
-            )
-
-
-def _gradient_filter(config: OrchestrationConfig) -> GrokFastEma | None:
-    if not config.grok_fast:
-        return None
-    return GrokFastEma(config.grok_fast_alpha, config.grok_fast_lamb)
+    # See :mod:`imadarem.orchestrator.checkpoints`.
+    checkpoint = checkpoint
+    save_checkpoint = save_checkpoint
+    load_checkpoint = load_checkpoint

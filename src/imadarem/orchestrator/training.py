@@ -19,8 +19,8 @@ from imadarem.orchestrator.checkpoints import read_extra
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.training.contract import StepFigures
 from imadarem.training.processes import rank, world_size
-from imadarem.training.record import TrainingRecord
 from imadarem.training.settings import TrainingConfig
+from imadarem.training.update import TrainingRecord
 
 __all__ = ["TaskAccuracy", "UnrolledTraining", "by_length"]
 

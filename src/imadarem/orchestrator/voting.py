@@ -20,10 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from imadarem.errors import ConfigError, DataError, nearest
+from imadarem import checks
+from imadarem.errors import DataError
 from imadarem.orchestrator.augment import Augmenter
 
-__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "refuse_rule", "solve_with_voting", "vote"]
+__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "solve_with_voting", "vote"]
 
 RULES = ("count", "confidence")
 
@@ -126,7 +127,7 @@ def solve_with_voting(
         ConfigError: ``by`` is no rule, or ``count`` is below 1.
         DataError: The numbers of rows do not fit, or ``run`` returns other shapes.
     """
-    refuse_rule(by)
+    checks.one_of("by", by, RULES)
     numbers = torch.as_tensor(task_ids).tolist()
     if inputs.ndim != 2 or len(inputs) == 0 or len(numbers) != len(inputs):
         raise DataError(
@@ -160,20 +161,8 @@ def solve_with_voting(
     )
 
 
-def refuse_rule(by: str) -> None:
-    """Refuse what is no key of :data:`RULES`.
-
-    Raises:
-        ConfigError: The nearest rule is named.
-    """
-    if by not in RULES:
-        raise ConfigError(
-            f"unknown rule by={by!r}{nearest(str(by), RULES)}. Choose one of {', '.join(RULES)}."
-        )
-
-
 def _refuse_votes(answers: Tensor, confidence: Tensor, by: str) -> None:
-    refuse_rule(by)
+    checks.one_of("by", by, RULES)
     if answers.ndim not in (2, 3) or len(answers) == 0:
         raise DataError(
             f"answers {tuple(answers.shape)} are no votes: give (A, L), or (A, B, L) for a batch, "

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from imadarem.training.record import TrainingRecord
 from imadarem.training.settings import TrainingConfig
+from imadarem.training.update import TrainingRecord
 
 __all__ = [
     "Evaluated",

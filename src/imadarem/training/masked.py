@@ -19,12 +19,10 @@ from imadarem.files import load_json
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.contract import StepFigures
 from imadarem.training.objective import Objective
-from imadarem.training.processes import rank, world_size
-from imadarem.training.record import TrainingRecord
+from imadarem.training.processes import rank, step_generator, world_size
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig, refuse_parts_trained_by_unrolling
-from imadarem.training.step import step_generator
-from imadarem.training.update import GuardedUpdate
+from imadarem.training.update import GuardedUpdate, TrainingRecord
 from imadarem.training.validation import (
     GateCalibration,
     Validation,
@@ -172,7 +170,7 @@ class MaskedTraining:
         return with_joint_head if self.model.config.joint_size else 0.0
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        generator = step_generator(self.config.seed, step, rank())
+        generator = step_generator(self.config.seed, step)
         rows = [self.train[i] for i in self.buckets.batch(step)[rank() :: world_size()]]
         ids, inside = collate(rows, self.model.special.pad)
         device = self.update.device

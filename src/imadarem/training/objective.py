@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imadarem import checks
 from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import (
@@ -126,9 +127,8 @@ class Objective:
     grid: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("on_policy_share", "suffix_share", "blank_share", "window_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be from 0 to 1.")
+        shares = ("on_policy_share", "suffix_share", "blank_share", "window_share")
+        checks.share(**{name: getattr(self, name) for name in shares})
         if self.suffix_share + self.blank_share + self.window_share > 1.0 + 1e-9:
             raise ConfigError(
                 f"suffix_share={self.suffix_share}, blank_share={self.blank_share} and "
@@ -276,8 +276,8 @@ class Objective:
             token = (F.nll_loss(log_probs, targets, reduction="none") * weight).sum()
             if output.joint_logits is not None:
                 independent = token
-                heard = output.joint_logits[blanks].float()
-                token = (F.cross_entropy(heard, targets, reduction="none") * weight).sum()
+                joint = output.joint_logits[blanks].float()
+                token = (F.cross_entropy(joint, targets, reduction="none") * weight).sum()
             entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
             diversity = (ENTROPY_FLOOR - entropy).relu().mean()
         if bool(judged.any()):
@@ -301,10 +301,9 @@ class Objective:
         """One pass; blank canvases of one length go through the network once."""
         canvas = batch.canvas
         if not self.config.joint_size:
-            output: RefinementOutput = network(
-                canvas.ids, canvas.attention_mask, prev_probs=prev_probs
-            )
-            return output
+            ids, mask = canvas.ids, canvas.attention_mask
+            plain: RefinementOutput = network(ids, mask, prev_probs=prev_probs)
+            return plain
         numbers = torch.arange(len(canvas), device=canvas.ids.device)
         blank = batch.blank.to(numbers.device)
         kinds = torch.where(blank, canvas.open.sum(dim=1), -1 - numbers)
@@ -324,15 +323,13 @@ class Objective:
         """Targets and real positions, both ``(B, L)``, on canvases as sampling has them."""
         if ids.ndim != 2 or ids.numel() == 0:
             raise DataError(f"a batch must be (B, L) ids with B, L ≥ 1; got {tuple(ids.shape)}.")
-        limit = self.config.max_seq_len
-        if ids.shape[1] > limit:
+        if ids.shape[1] > (limit := self.config.max_seq_len):
             raise DataError(
                 f"this batch has rows of {ids.shape[1]} tokens; the model takes at most "
                 f"max_seq_len={limit}. Shorten or drop them."
             )
-        inside = torch.ones_like(ids, dtype=torch.bool)
-        if attention_mask is not None:
-            inside = attention_mask.bool()
+        everywhere = torch.ones_like(ids, dtype=torch.bool)
+        inside = everywhere if attention_mask is None else attention_mask.bool()
         if self.config.length_mode == "drawn" or self.special.eos is None:
             return ids, inside
         ids = F.pad(ids, (0, limit - ids.shape[1]))

@@ -1,10 +1,11 @@
-"""The same training step in several processes: gradients and rewards are averaged."""
+"""The same training step in several processes: its randomness, and what is averaged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,6 +16,7 @@ __all__ = [
     "mean_over_processes",
     "rank",
     "share_first",
+    "step_generator",
     "world_size",
 ]
 
@@ -27,6 +29,17 @@ def world_size() -> int:
 def rank() -> int:
     """This process among them."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """All randomness of a step from (seed, step, rank): torch's own is seeded, for dropout.
+
+    Returns:
+        A generator on the CPU for everything else.
+    """
+    state = np.random.SeedSequence([seed, step, rank()]).generate_state(2, np.uint64)
+    torch.manual_seed(int(state[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(int(state[1] >> np.uint64(1)))
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:

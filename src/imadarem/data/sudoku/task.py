@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from imadarem.checkpoint import load_tensors, save_tensors
 from imadarem.data.moses import cache_directory
 from imadarem.data.sudoku.canonical import HELD_OUT_ONE_IN, canonical_keys, held_out
-from imadarem.data.sudoku.generator import Puzzle, generate_kind
-from imadarem.data.sudoku.grid import SIZES, geometry, relations, size_of
+from imadarem.data.sudoku.drawn import (
+    DEFAULT_GIVENS,
+    Choice,
+    Givens,
+    PuzzleRows,
+    Recipe,
+    choices_of,
+    generated,
+    held_out_rows,
+    revealed,
+)
+from imadarem.data.sudoku.generator import Puzzle
+from imadarem.data.sudoku.grid import SIZES, relations, size_of
 from imadarem.data.sudoku.puzzle_file import read_puzzles
 from imadarem.data.sudoku.symmetry import SudokuSymmetry
 from imadarem.data.sudoku.verifier import SudokuVerifier
@@ -37,45 +42,9 @@ __all__ = [
     "sudoku_tokenizer",
 ]
 
-Choice = int | str
-Givens = Choice | Sequence[Choice]
-"""A number of givens, ``"minimal"``, or several of these, of which each puzzle draws one."""
 
-# Half of the 9x9 puzzles at 32 givens, the others easier or harder.
-DEFAULT_GIVENS: Mapping[int, Givens] = {
-    4: "minimal",
-    6: "minimal",
-    9: (32, 32, 32, 32, 28, 30, 36, 40),
-}
+#: Puzzles of each size to train on.
 DEFAULT_COUNT = 20_000
-MINIMAL = "minimal"
-FORMAT = 1
-# Reveals that are drawn again before a puzzle is left as it is.
-REDRAWS = 8
-# Puzzles generated without a new held-out one before there are said to be no more.
-IN_VAIN = 2_000
-
-Digits = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Puzzles as arrays: ``clues`` and ``solutions``, both ``(n, N²)``, 0 for a blank."""
-
-    clues: Digits
-    solutions: Digits
-
-    @classmethod
-    def of(cls, puzzles: Sequence[Puzzle], size: int) -> _Rows:
-        shape = (len(puzzles), 2, size * size)
-        both = np.array(puzzles, dtype=np.uint8).reshape(shape)
-        return cls(both[:, 0], both[:, 1])
-
-    def __len__(self) -> int:
-        return len(self.clues)
-
-    def rows(self, which: Any) -> _Rows:
-        return _Rows(self.clues[which], self.solutions[which])
 
 
 def sudoku_tokenizer() -> CharTokenizer:
@@ -140,11 +109,11 @@ def sudoku_task(
         wanted = sorted({sizes} if isinstance(sizes, int) else set(sizes))
         if not wanted:
             raise ConfigError("sizes is empty; give one or more of 4, 6 and 9.")
-        choices = {size: _choices(givens, size) for size in wanted}
+        choices = {size: choices_of(givens, size) for size in wanted}
         folder = Path(cache_dir).expanduser() if cache_dir else cache_directory() / "sudoku"
         settings |= {"givens": {str(size): list(named) for size, named in choices.items()}}
         recipes = {
-            size: _Recipe(size, counts.get(size) or DEFAULT_COUNT, valid, named, fill_share, seed)
+            size: Recipe(size, counts.get(size) or DEFAULT_COUNT, valid, named, fill_share, seed)
             for size, named in choices.items()
         }
         with Workers(processes, progress) as workers:
@@ -168,7 +137,7 @@ def sudoku_task(
 
 def encode_puzzles(puzzles: Sequence[Puzzle]) -> Episodes:
     """Puzzles of one size as episodes; the task ids count from 0."""
-    return _episodes(_Rows.of(puzzles, _one_size(puzzles)))
+    return _episodes(PuzzleRows.of(puzzles, _one_size(puzzles)))
 
 
 def sudoku_episodes(
@@ -192,61 +161,24 @@ def sudoku_episodes(
     Raises:
         ConfigError: A setting is out of range, or there are not so many puzzles of the kind.
     """
-    choice = _choices(givens, size)[:1]
+    choice = choices_of(givens, size)[:1]
     with Workers(processes) as workers:
-        return _episodes(_held_out(_Recipe(size, 0, count, choice, 0, seed), workers))
+        return _episodes(held_out_rows(Recipe(size, 0, count, choice, 0, seed), workers))
 
 
-# ---------------------------------------------------------------- generated puzzles
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """Everything that the puzzles of one size depend on."""
-
-    size: int
-    train: int
-    valid: int
-    choices: tuple[Choice, ...]
-    fill_share: float
-    seed: int
-
-    @property
-    def digest(self) -> str:
-        key = [FORMAT, HELD_OUT_ONE_IN, self.size, self.train, self.valid, self.choices]
-        text = json.dumps([*key, self.fill_share, self.seed])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _choices(givens: Givens | Mapping[int, Givens] | None, size: int) -> tuple[Choice, ...]:
-    cells = geometry(size).cells
-    found = givens.get(size) if isinstance(givens, Mapping) else givens
-    found = DEFAULT_GIVENS[size] if found is None else found
-    named = (found,) if isinstance(found, int | str) else tuple(found)
-    for choice in named:
-        if choice != MINIMAL and not (isinstance(choice, int) and 0 < choice < cells):
-            raise ConfigError(
-                f"givens {choice!r} for {size}x{size}: give 1 to {cells - 1}, or {MINIMAL!r}, or "
-                "several of these."
-            )
-    if not named:
-        raise ConfigError(f"givens for {size}x{size} is empty; give a number or {MINIMAL!r}.")
-    return named
-
-
-def _cached(recipe: _Recipe, folder: Path, workers: Workers) -> tuple[Episodes, Episodes]:
+def _cached(recipe: Recipe, folder: Path, workers: Workers) -> tuple[Episodes, Episodes]:
     file = folder / f"{recipe.size}x{recipe.size}-{recipe.train}-{recipe.digest}.safetensors"
     if file.is_file():
         try:
             kept = {name: tensor.numpy() for name, tensor in load_tensors(file).items()}
             return (
-                _episodes(_Rows(kept["train_clues"], kept["train_solutions"])),
-                _episodes(_Rows(kept["valid_clues"], kept["valid_solutions"])),
+                _episodes(PuzzleRows(kept["train_clues"], kept["train_solutions"])),
+                _episodes(PuzzleRows(kept["valid_clues"], kept["valid_solutions"])),
             )
         except (CheckpointError, KeyError):
             # A cache is no input: what it holds can be made again.
             file.unlink(missing_ok=True)
-    train, valid = _generated(recipe, workers)
+    train, valid = generated(recipe, workers)
     tensors = {
         "train_clues": train.clues,
         "train_solutions": train.solutions,
@@ -255,110 +187,6 @@ def _cached(recipe: _Recipe, folder: Path, workers: Workers) -> tuple[Episodes, 
     }
     save_tensors({name: torch.from_numpy(array) for name, array in tensors.items()}, file)
     return _episodes(train), _episodes(valid)
-
-
-def _generated(recipe: _Recipe, workers: Workers) -> tuple[_Rows, _Rows]:
-    """Both sides of the split.
-
-    Training puzzles are the first of a stream that are not held out; those held out on the
-    way are used too, if they have the givens of the held-out set.
-    """
-    made, sides = [], np.zeros(0, bool)
-    first = np.zeros(0, bool)
-    while (~sides).sum() < recipe.train:
-        missing = recipe.train - int((~sides).sum())
-        span = range(
-            len(sides), len(sides) + missing * HELD_OUT_ONE_IN // (HELD_OUT_ONE_IN - 1) + 8
-        )
-        drawn = [_drawn(recipe, index) for index in span]
-        made.append(_make(recipe, drawn, "train", span, workers))
-        sides = np.append(sides, held_out(canonical_keys(made[-1].clues)))
-        first = np.append(first, [choice == recipe.choices[0] for choice in drawn])
-    rows = _stacked(made)
-    train = np.flatnonzero(~sides)[: recipe.train]
-    ahead = np.flatnonzero(sides & first)
-    # Only what lies before the last training puzzle: the rest depends on how we step.
-    found = rows.rows(ahead[ahead < train[-1]])
-    return _revealed(rows.rows(train), recipe), _held_out(recipe, workers, found)
-
-
-def _held_out(recipe: _Recipe, workers: Workers, found: _Rows | None = None) -> _Rows:
-    """``recipe.valid`` different held-out puzzles, those already ``found`` first."""
-    empty = _Rows(*np.zeros((2, 0, recipe.size**2), np.uint8))
-    kept = _distinct([empty if found is None else found])
-    start = in_vain = 0
-    while (missing := recipe.valid - len(kept)) > 0:
-        if in_vain >= IN_VAIN:
-            raise ConfigError(
-                f"{start} generated puzzles of {recipe.size}x{recipe.size} with these givens hold "
-                f"only {len(kept)} different held-out ones; {recipe.valid} were asked for. "
-                "Ask for fewer, or for other givens."
-            )
-        span = range(start, start + min(missing * HELD_OUT_ONE_IN + 16, 20_000))
-        batch = _make(recipe, [recipe.choices[0]] * len(span), "valid", span, workers)
-        more = _distinct([kept, batch.rows(held_out(canonical_keys(batch.clues)))])
-        start, in_vain = span.stop, 0 if len(more) > len(kept) else in_vain + len(span)
-        kept = more
-    return kept.rows(slice(recipe.valid))
-
-
-def _drawn(recipe: _Recipe, index: int) -> Choice:
-    return random.Random(f"givens/{recipe.seed}/{index}").choice(recipe.choices)
-
-
-def _make(
-    recipe: _Recipe, drawn: Sequence[Choice], stream: str, span: range, workers: Workers
-) -> _Rows:
-    # The two streams of a seed share no puzzle: training counts up from 0, the other down.
-    sign = 1 if stream == "train" else -1
-    seeds = [(recipe.seed << 32) + sign * (index + (sign < 0)) for index in span]
-    stage = f"{stream} {recipe.size}x{recipe.size}"
-    counts = [None if isinstance(choice, str) else choice for choice in drawn]
-    kinds = list(zip(counts, seeds, strict=True))
-    return _Rows.of(workers.map(stage, partial(generate_kind, recipe.size), kinds), recipe.size)
-
-
-def _revealed(rows: _Rows, recipe: _Recipe) -> _Rows:
-    """A share of the puzzles with more cells revealed, none of them of a held-out class."""
-    rng = np.random.default_rng([recipe.size, abs(recipe.seed), 1])
-    clues = rows.clues.copy()
-    waiting = np.flatnonzero(rng.random(len(rows)) < recipe.fill_share)
-    for _ in range(REDRAWS):
-        if len(waiting) == 0:
-            break
-        some = rows.rows(waiting)
-        most = (some.clues == 0).sum(1)
-        blanks = np.exp(rng.random(len(some)) * np.log(np.maximum(most, 1))).round().astype(int)
-        easier = _reveal(some, blanks, rng)
-        leaks = held_out(canonical_keys(easier))
-        clues[waiting[~leaks]] = easier[~leaks]
-        waiting = waiting[leaks]
-    return _Rows(clues, rows.solutions)
-
-
-def _reveal(rows: _Rows, blanks: NDArray[np.integer], rng: np.random.Generator) -> Digits:
-    """Clues in which ``blanks`` ``(n,)`` of the blanks are left, drawn at random."""
-    lot = np.where(rows.clues == 0, rng.random(rows.clues.shape), 2.0)
-    rank = lot.argsort(1).argsort(1)
-    stays = (rank < blanks[:, None]) & (rows.clues == 0)
-    return np.where(stays, np.uint8(0), rows.solutions)
-
-
-def _stacked(parts: Sequence[_Rows]) -> _Rows:
-    return _Rows(
-        np.concatenate([part.clues for part in parts]),
-        np.concatenate([part.solutions for part in parts]),
-    )
-
-
-def _distinct(parts: Sequence[_Rows]) -> _Rows:
-    """The first of each puzzle."""
-    rows = _stacked(parts)
-    seen = {clues.tobytes(): number for number, clues in reversed(list(enumerate(rows.clues)))}
-    return rows.rows(sorted(seen.values()))
-
-
-# ---------------------------------------------------------------- users' puzzles, tensors
 
 
 def _from_file(
@@ -370,10 +198,10 @@ def _from_file(
         by_size.setdefault(_one_size([puzzle]), []).append(puzzle)
     parts = {}
     for size, puzzles in sorted(by_size.items()):
-        rows = _Rows.of(puzzles, size)
+        rows = PuzzleRows.of(puzzles, size)
         side = held_out(canonical_keys(rows.clues))
-        recipe = _Recipe(size, len(rows), 0, (), fill_share, seed)
-        parts[size] = (_revealed(rows.rows(~side), recipe), rows.rows(side))
+        recipe = Recipe(size, len(rows), 0, (), fill_share, seed)
+        parts[size] = (revealed(rows.rows(~side), recipe), rows.rows(side))
     train, valid = (sum(len(pair[side]) for pair in parts.values()) for side in (0, 1))
     if not train or not valid:
         raise DataError(
@@ -383,7 +211,7 @@ def _from_file(
     return {size: (_episodes(pair[0]), _episodes(pair[1])) for size, pair in parts.items()}
 
 
-def _episodes(rows: _Rows) -> Episodes:
+def _episodes(rows: PuzzleRows) -> Episodes:
     tokenizer = sudoku_tokenizer()
     before = tokenizer.encode("1")[0] - 1
     clues, labels = (torch.from_numpy(a.astype(np.int64)) for a in (rows.clues, rows.solutions))
