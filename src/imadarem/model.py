@@ -33,12 +33,7 @@ from imadarem.nn.conversion import converted
 from imadarem.pretrained import find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
 from imadarem.sampling.batching import Run, RunOptions, Samples, refine_run
-from imadarem.sampling.settings import (
-    SamplingOptions,
-    SamplingSettings,
-    check_length,
-    lengths_of,
-)
+from imadarem.sampling.settings import SamplingOptions, SamplingSettings, check_length, lengths_of
 from imadarem.sampling.trajectory import Trajectory
 from imadarem.sampling.width import refine_candidates
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
@@ -225,8 +220,7 @@ class ImplicitRefinementModel(
         run = Run.of(self.config, options, length_given=length is not None)
         seeds = run.row_seeds(n, checks.integer("first", first, 0, MOST_ROWS))
         lengths = lengths_of(self.config, n, length, seeds, run.settings)
-        canvas = Canvas.blank(lengths, self.special)
-        return self._run(canvas, seeds, run)
+        return self._run(Canvas.blank(lengths, self.special), seeds, run)
 
     def infill(
         self,

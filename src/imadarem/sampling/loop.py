@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +19,12 @@ from imadarem.errors import NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
-from imadarem.sampling.endings import Endings
 from imadarem.sampling.halting import StoppingReason, Track
-from imadarem.sampling.joint_draws import JointDraws, StepWeights
+from imadarem.sampling.joint_draws import StepWeights
 from imadarem.sampling.noise import RowNoise
-from imadarem.sampling.passes import Decision, PassInputs, PassView, progress, reads_beliefs
+from imadarem.sampling.passes import Decision, PassInputs, progress, reads_beliefs
 from imadarem.sampling.settings import SamplingSettings
+from imadarem.sampling.view import LoopView, sigmoid
 
 __all__ = ["Step", "StoppingReason", "refine"]
 
@@ -168,7 +166,7 @@ class _Rows:
         settings: SamplingSettings,
         step: int,
         laid_out: Callable[[JointHead], StepWeights],
-    ) -> _LoopView:
+    ) -> LoopView:
         """One pass, and one of ``judge`` where it is given."""
         canvas, attended = self.canvas, self.canvas.attention_mask
         open, written = canvas.open, canvas.written
@@ -177,7 +175,7 @@ class _Rows:
             # Where the network sees a blank, whatever may stand in a blank may stand.
             shown, canvas = shown.masked_fill(written, canvas.special.mask), canvas.reopened()
         schedule = MaskSchedule(settings.steps, settings.schedule)
-        view = _LoopView(
+        view = LoopView(
             output=self.inputs.read_by(network, shown, attended, first=step == 1),
             teacher=None if judge is None else self.inputs.read_by(judge, shown, attended),
             canvas=canvas,
@@ -249,95 +247,6 @@ class _Rows:
         )
 
 
-class _LoopView(PassView):
-    """A :class:`PassView` of a pass; its costly fields are computed when they are read.
-
-    Attributes:
-        output: Of the network.
-        teacher: Output of the teacher, where it judges the entropy.
-        canvas: Says which tokens may stand where.
-        settings: How to draw.
-        laid_out: Gives the weights of a joint head for its steps.
-        gate_slope: ``(B, 1)``, added to the gate's logits.
-    """
-
-    output: RefinementOutput
-    teacher: RefinementOutput | None
-    canvas: Canvas
-    settings: SamplingSettings
-    laid_out: Callable[[JointHead], StepWeights]
-    gate_slope: Tensor
-
-    def __init__(self, **facts: Any) -> None:
-        self.__dict__.update(facts)
-
-    @cached_property
-    def log_probs_alone(self) -> Tensor:
-        """``(B, L, V)`` log-probabilities of each position by itself."""
-        if self.endings is None:
-            return forbid(self.output.logits, self.canvas, self._may_end)
-        return self.endings.put_into(forbid(self.output.logits, self.canvas, may_end=False))
-
-    @cached_property
-    def endings(self) -> Endings | None:
-        """Where rows end, where this pass decides it: the first, save with ``reinject``."""
-        how, canvas = self.settings, self.canvas
-        if not self._may_end or how.reinject or canvas.special.eos is None:
-            return None
-        drawn = None if self._joint is None else self._joint.whole()[1]
-        return Endings.decided(self.output.logits, canvas, self.noise, how, drawn)
-
-    @property
-    def _may_end(self) -> bool:
-        return self.settings.may_end and (self.settings.reinject or self.step == 1)
-
-    @cached_property
-    def _joint(self) -> JointDraws | None:
-        joint, how = self.output.joint, self.settings
-        if joint is None:
-            return None
-        weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
-        return JointDraws(
-            joint, self.canvas, self.noise, how.temperature, self._may_end, how.truncation, weights
-        )
-
-    @cached_property
-    def _drawn_alone(self) -> Tensor:
-        how = self.settings
-        eos = self.canvas.special.eos if self._may_end and self.endings is None else None
-        return draw_tokens(self.log_probs_alone, self.noise, how.temperature, eos, how.truncation)
-
-    @cached_property
-    def log_probs(self) -> Tensor:
-        return self.log_probs_alone if self._joint is None else self._joint.whole()[0]
-
-    @cached_property
-    def drawn(self) -> Tensor:
-        drawn = self._drawn_alone if self._joint is None else self._joint.whole()[1]
-        return drawn if self.endings is None else self.endings.written(drawn)
-
-    @cached_property
-    def gate(self) -> Tensor:
-        return _sigmoid(self.output.gate_logits + self.gate_slope)
-
-    @cached_property
-    def entropy(self) -> Tensor:
-        if self.teacher is None:
-            return normalized_entropy(self.log_probs)
-        return normalized_entropy(forbid(self.teacher.logits, self.canvas, self._may_end))
-
-    def at(self, write: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
-
-        Drawing jointly ends with the last position that any row writes.
-        """
-        if self._joint is None:
-            return self.log_probs_alone, self._drawn_alone
-        positions = torch.arange(1, write.shape[1] + 1, device=write.device)
-        log_probs, drawn = self._joint.upto(int((positions * write.any(dim=0)).amax()))
-        return log_probs, drawn if self.endings is None else self.endings.written(drawn)
-
-
 class _LoopStep(Step):
     """A :class:`Step` whose costly fields are computed when an observer reads them.
 
@@ -346,13 +255,13 @@ class _LoopStep(Step):
         drawn_with: ``(B, L)`` log-probability of the drawn token, right where one was written.
     """
 
-    view: _LoopView
+    view: LoopView
     drawn_with: Tensor
     _ended: Canvas
     _writable: Tensor
 
     def __init__(
-        self, rows: _Rows, view: _LoopView, decision: Decision, settings: SamplingSettings
+        self, rows: _Rows, view: LoopView, decision: Decision, settings: SamplingSettings
     ) -> None:
         log_probs, drawn = view.at(decision.write)
         drawn_with = log_probs.gather(-1, drawn[..., None]).squeeze(-1)
@@ -374,7 +283,7 @@ class _LoopStep(Step):
             # An end in the first blank leaves nothing that could change.
             changed_fraction=changed.sum(dim=1) / writable.sum(dim=1).clamp(min=1),
             forward_passes=view.step if view.teacher is None else 2 * view.step,
-            halt=None if halt is None else _sigmoid(halt),
+            halt=None if halt is None else sigmoid(halt),
             edit=decision.edit,
             view=view,
             drawn_with=drawn_with,
@@ -417,8 +326,3 @@ def _check_finite(
         bad = bad | output.halt_logits.isnan()
     if bool(bad.any()):
         raise NonFiniteError(int(rows[bad][0]), step)
-
-
-def _sigmoid(logits: Tensor) -> Tensor:
-    """Written out: torch's own rounds the last elements of a batch in another way."""
-    return 1.0 / (1.0 + (-logits.float()).exp())
