@@ -6,7 +6,8 @@
 
 For each shipped model: one forward pass over fixed canvases; 150 free samples and 150 infills
 by each of six policies, with the gate, the halting probability and the quality of every step;
-the loss and the gradient of one training batch; for sudoku, the orchestrator's inference and
+the loss and the gradient of one training batch; the bound on the likelihood of a few rows and
+their exact likelihood from left to right; for sudoku, the orchestrator's inference and
 three of its training steps. Token ids, steps and stopping reasons must be equal; probabilities
 may differ by 1e-5. A record holds for one kind of processor: record and check on the same one.
 
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from imadarem import ImplicitRefinementModel, OrchestrationConfig, UnifiedRefinerOrchestrator
 from imadarem.data.sudoku import encode_puzzles, generate
+from imadarem.evaluation.likelihood import row_bounds
+from imadarem.evaluation.ordered_likelihood import ordered_log_likelihood
 from imadarem.sampling.loop import Step
 from imadarem.sampling.policies import POLICIES as ALL_POLICIES
 
@@ -39,6 +42,8 @@ ROWS, STEPS, SEED = 150, 6, 7
 TOLERANCE = 1e-5
 #: Rows of the test for each policy, their steps, and how their stability is tried.
 TEST_ROWS, TEST_STEPS, TRIALS, CHANGE = 6, 3, 3, 1e-5
+#: Rows of the test whose likelihood is recorded.
+SCORED_ROWS = 3
 TEST_POLICIES = {
     "default": ("gate", "margin", "left-to-right"),
     "smiles": tuple(ALL_POLICIES),
@@ -120,6 +125,9 @@ def record(
             yield from sampled(f"{name}/{policy}/sample", model, None, policy)
         yield from sampled(f"{name}/{policy}/infill", model, ids, policy)
     yield from masked_loss(name, model, ids)
+    written = model.infill([row[row != model.special.pad].tolist() for row in ids[:8]], seed=SEED)
+    for kind, nats in likelihoods(model, [row.ids.tolist() for row in written.rows]).items():
+        yield f"{name}/likelihood/{kind}", np.array(nats)
     if name == "sudoku":
         yield from orchestrated(model, ids)
 
@@ -205,6 +213,13 @@ def masked_loss(
     yield f"{name}/loss", np.array([float(terms.total.detach()), squares**0.5])
 
 
+def likelihoods(model: ImplicitRefinementModel, rows: list[list[int]]) -> dict[str, list[float]]:
+    """Nats of each row: the bound over all orders, and -log p from left to right in 3 passes."""
+    bound = row_bounds(model, rows, model.special, canvases=4, seed=SEED)
+    exact = -ordered_log_likelihood(model, rows, model.special, "left-to-right", steps=TEST_STEPS)
+    return {"bound": bound.tolist(), "left-to-right": exact.tolist()}
+
+
 def orchestrated(model: ImplicitRefinementModel, ids: Tensor) -> Iterator[tuple[str, np.ndarray]]:
     """Inference with reinjection, votes, and three training steps."""
     torch.manual_seed(SEED)
@@ -257,7 +272,9 @@ def stable_rows(name: str) -> dict[str, Any]:
     ]
     kept = sum(row is not None for case in listed for row in case["rows"])
     print(f"{name}: {kept} of {TEST_ROWS * len(cases)} rows are stable")
-    return {"prompts": prompts[:TEST_ROWS], "cases": listed}
+    scored = [row["ids"] for row in listed[0]["rows"] if row is not None][:SCORED_ROWS]
+    nats = {kind: [round(x, 5) for x in row] for kind, row in likelihoods(model, scored).items()}
+    return {"prompts": prompts[:TEST_ROWS], "cases": listed, "scored": scored, "nats": nats}
 
 
 def rows_of(

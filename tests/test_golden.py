@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from imadarem import ImplicitRefinementModel
+from imadarem.evaluation.likelihood import row_bounds
+from imadarem.evaluation.ordered_likelihood import ordered_log_likelihood
 from imadarem.sampling.policies import POLICIES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
@@ -41,6 +43,15 @@ def test_a_shipped_model_writes_what_was_recorded(name: str, policy: str) -> Non
                 where = f"row {number}, {'infill' if case['infill'] else 'sample'}"
                 assert row.ids.tolist() == recorded["ids"], where
                 assert row.quality == pytest.approx(recorded["quality"], abs=1e-4), where
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_shipped_model_gives_rows_the_likelihood_that_was_recorded(name: str) -> None:
+    model, rows, nats = shipped(name), GOLDEN[name]["scored"], GOLDEN[name]["nats"]
+    bound = row_bounds(model, rows, model.special, canvases=4, seed=SEED)
+    exact = ordered_log_likelihood(model, rows, model.special, "left-to-right", steps=STEPS)
+    assert bound.tolist() == pytest.approx(nats["bound"], rel=1e-4, abs=1e-4)
+    assert exact.neg().tolist() == pytest.approx(nats["left-to-right"], rel=1e-4, abs=1e-4)
 
 
 def test_most_rows_of_every_policy_are_recorded() -> None:

@@ -26,7 +26,7 @@ from imadarem.orchestrator.unroll import (
     Question,
     StepOutput,
     UnrollState,
-    entirely_right,
+    exact_match,
     score_step,
     start,
     take_step,
@@ -229,7 +229,7 @@ def test_halting_is_right_where_every_blank_holds_its_label_after_the_step() -> 
     assert halt is not None
     # ln(1 + e^-2) where it is right; 2 more where it is wrong.
     assert halt.tolist() == pytest.approx([0.126928, 2.126928], abs=1e-5)
-    assert entirely_right(state.answer, question).tolist() == [True, False]
+    assert exact_match(state.answer, question).tolist() == [True, False]
     assert token_accuracy(state.answer, question) == 0.5
 
 
@@ -250,7 +250,7 @@ def test_a_row_without_a_blank_teaches_the_halting_head_nothing() -> None:
 
 def test_what_is_no_blank_is_never_wrong() -> None:
     question = asked([1, 5], [3, 9])
-    assert entirely_right(torch.tensor([[3, 5]]), question).tolist() == [True]
+    assert exact_match(torch.tensor([[3, 5]]), question).tolist() == [True]
     assert token_accuracy(torch.tensor([[3, 5]]), question) == 1.0
 
 

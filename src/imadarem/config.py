@@ -83,8 +83,8 @@ class ImplicitRefinementConfig:
             model may write: a gate that reads a canvas cannot know how much of it is given,
             and may be too strict early and too lax late. Fitted with them.
         refine_fraction: Share of the flagged tokens (gate > 0.5) that is refined in a step.
-            Below 1 they are re-masked first, surest mistakes before others; ``1`` is the
-            literal rule of the founding document: redraw every flagged token in place.
+            Below 1 they are re-masked first, the most certain mistakes first; ``1`` is the
+            literal rule of Imadarem V: redraw every flagged token in place.
         max_refinement_steps: ``K``, the hard cap on refinement steps.
         sampling_temperature: Divides the logits before a token is drawn; ``0`` takes the
             most likely token.
@@ -100,7 +100,7 @@ class ImplicitRefinementConfig:
         gate_weight: Weight of the gate's cross-entropy in the loss.
         ema_decay: Decay of the EMA teacher, per update.
         length_mode: ``"eos"``: the model learns where a row ends, and can write an EOS.
-            ``"drawn"``: it is told how many tokens a row has.
+            ``"drawn"``: a canvas has as many blanks as the row has tokens.
         length_counts: ``length_counts[n]`` counts the training sequences of ``n`` tokens; lengths
             of free samples are drawn from it.
         mask_token_id: Id of the blank; taken from the tokenizer where ``None``.

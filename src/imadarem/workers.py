@@ -1,4 +1,4 @@
-"""The same work on many items, over processes when asked for, with progress told."""
+"""The same work on many items, over processes where there are several, with progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told before a training run begins and after it ends."""
+"""What is printed before a training run begins and after it ends."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ COLUMN_NAMES = (
     *("ligandsmiles", "compoundsmiles", "moleculesmiles", "molsmiles", "drugsmiles"),
     *("smi", "structure", "structures", "molecule", "mol", "compound", "ligand", "drug"),
 )
-"""Names of the column with molecules, in lower case and without signs, the surest first."""
+"""Names of the column with molecules, in lower case and without signs, the most specific first."""
 
 #: The others also stand above numbers and names, so that their cells decide.
 SURE = COLUMN_NAMES[: COLUMN_NAMES.index("smi")]

@@ -233,9 +233,9 @@ def _downloaded(folder: Path) -> Path:
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     arrived = folder / WHEEL_NAME
     if run.returncode != 0 or not arrived.is_file():
-        said = run.stderr.strip().splitlines() or ["no message"]
+        lines = run.stderr.strip().splitlines() or ["no message"]
         raise DataError(
-            f"pip could not download {REQUIREMENT}: {said[-1]} Work with the shipped sample "
+            f"pip could not download {REQUIREMENT}: {lines[-1]} Work with the shipped sample "
             "(load_moses_sample), or fetch the wheel on another machine and give its path."
         )
     return arrived

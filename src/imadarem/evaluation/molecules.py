@@ -36,7 +36,7 @@ class MoleculeReport:
 
     "Valid" below means the valid samples with their repetitions, "distinct" each of
     their canonical forms once. T is the Tanimoto similarity of Morgan fingerprints of
-    radius 2, with 1024 bits unless said otherwise. All distances are to ``reference``.
+    radius 2, with 1024 bits by default. All distances are to ``reference``.
 
     Attributes:
         samples: Number of strings given, n.

@@ -1,4 +1,4 @@
-"""How many puzzles were solved, with the interval that so many puzzles allow."""
+"""How many puzzles were solved, with its confidence interval."""
 
 from __future__ import annotations
 

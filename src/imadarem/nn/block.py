@@ -132,10 +132,10 @@ class NeighbourConvolution(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
         """``(B, L, D)`` and the attended positions ``(B, L)`` bool → ``(B, L, D)``."""
-        heard = x if attended is None else x * attended[..., None]
+        inputs = x if attended is None else x * attended[..., None]
         if not torch.is_grad_enabled():
-            return _add_neighbours(x, heard, self.weight)
-        y: Tensor = _AddNeighbours.apply(x, heard, self.weight)
+            return _add_neighbours(x, inputs, self.weight)
+        y: Tensor = _AddNeighbours.apply(x, inputs, self.weight)
         return y
 
 
@@ -143,37 +143,37 @@ class _AddNeighbours(torch.autograd.Function):
     """``x + Σ_j w_j · heard_{i+j}``; all ``(B, L, D)``, the weight ``(taps, D)``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(heard, weight)
-        return _add_neighbours(x, heard, weight)
+    def forward(ctx: Any, x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _add_neighbours(x, inputs, weight)
 
     @staticmethod
     @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        heard, weight = ctx.saved_tensors
-        to_heard = to_weight = None
+        inputs, weight = ctx.saved_tensors
+        to_inputs = to_weight = None
         if ctx.needs_input_grad[1]:
-            # Each input was heard from the other side: the same sum with the taps reversed.
-            to_heard = _add_neighbours(torch.zeros_like(grad), grad, weight.flip(0))
-            to_heard = to_heard.to(heard.dtype)
+            # A neighbour on the left has this one on its right: the same sum, the taps reversed.
+            to_inputs = _add_neighbours(torch.zeros_like(grad), grad, weight.flip(0))
+            to_inputs = to_inputs.to(inputs.dtype)
         if ctx.needs_input_grad[2]:
-            to_weight = _weight_gradient(heard, grad, len(weight)).to(weight.dtype)
-        return grad, to_heard, to_weight
+            to_weight = _weight_gradient(inputs, grad, len(weight)).to(weight.dtype)
+        return grad, to_inputs, to_weight
 
 
-def _add_neighbours(x: Tensor, heard: Tensor, weight: Tensor) -> Tensor:
+def _add_neighbours(x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     reach, length = len(weight) // 2, x.shape[1]
-    y = torch.addcmul(x, heard, weight[reach])
+    y = torch.addcmul(x, inputs, weight[reach])
     for j in range(1, min(reach, length - 1) + 1):
-        y[:, j:].addcmul_(heard[:, :-j], weight[reach - j])
-        y[:, :-j].addcmul_(heard[:, j:], weight[reach + j])
+        y[:, j:].addcmul_(inputs[:, :-j], weight[reach - j])
+        y[:, :-j].addcmul_(inputs[:, j:], weight[reach + j])
     return y
 
 
-def _weight_gradient(heard: Tensor, grad: Tensor, taps: int) -> Tensor:
+def _weight_gradient(inputs: Tensor, grad: Tensor, taps: int) -> Tensor:
     """``(taps, D)``: the gradient of each tap's weight."""
-    reach, length = taps // 2, heard.shape[1]
-    padded = F.pad(heard, (0, 0, reach, reach))
+    reach, length = taps // 2, inputs.shape[1]
+    padded = F.pad(inputs, (0, 0, reach, reach))
     # Contiguous: a sum over strided memory takes thirty times as long.
     product = torch.empty_like(grad, memory_format=torch.contiguous_format)
     windows = (padded[:, j : j + length] for j in range(taps))

@@ -12,7 +12,7 @@ __all__ = ["Layouts", "RelationPooling"]
 
 
 class RelationPooling(nn.Module):
-    """Every position hears the mean of each of its groups; zero at initialisation.
+    """Every position reads the mean of each of its groups; zero at initialisation.
 
     ``y_i = Σ_r W_r · mean_{j in group r of i} GELU(V x_j)``. The groups are all that it
     knows of a position: what it learns on one grid holds in every other one with the same
@@ -34,8 +34,8 @@ class RelationPooling(nn.Module):
         flat = members.reshape(len(members), relations * groups, length)
         share = flat / flat.sum(dim=-1, keepdim=True).clamp(min=1)
         pooled = share @ F.gelu(self.message(x))
-        told = pooled.unflatten(1, (relations, groups)) @ self.weight
-        return flat.transpose(1, 2) @ told.flatten(1, 2)
+        mapped = pooled.unflatten(1, (relations, groups)) @ self.weight
+        return flat.transpose(1, 2) @ mapped.flatten(1, 2)
 
 
 class Layouts:

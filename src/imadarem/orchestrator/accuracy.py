@@ -65,16 +65,16 @@ class StepRecord:
         """
         if self.halt is None:
             raise ConfigError("this model has no halting head; build it with halting=True.")
-        right, sure = self.right[:steps], self.halt[:steps] >= threshold
+        right, confident = self.right[:steps], self.halt[:steps] >= threshold
         rows = np.arange(right.shape[1])
-        stops = np.where(sure.any(0), sure.argmax(0), steps - 1)
+        stops = np.where(confident.any(0), confident.argmax(0), steps - 1)
         first = np.where(right.any(0), right.argmax(0), steps - 1)
         return Halted(
             accuracy=float(right[stops, rows].mean()),
             fixed_accuracy=float(right[-1].mean()),
             mean_steps=float(stops.mean()) + 1,
             oracle_steps=float(first.mean()) + 1,
-            halted_wrong=float((sure.any(0) & ~right[stops, rows]).mean()),
+            halted_wrong=float((confident.any(0) & ~right[stops, rows]).mean()),
         )
 
 

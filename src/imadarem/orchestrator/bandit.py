@@ -204,12 +204,12 @@ class DiscountedBandit:
         - ``discounted_pulls``, ``posterior_mean`` and ``posterior_sd`` of what is
           remembered, by which the next choice is made.
         """
-        told: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
+        report: dict[str, dict[str, dict[str, dict[str, float | None]]]] = {}
         for (task_type, bucket), context in sorted(self._contexts.items()):
-            told.setdefault(task_type, {})[self._steps(bucket)] = {
+            report.setdefault(task_type, {})[self._steps(bucket)] = {
                 name: _summary(context, name) for name in self.arms
             }
-        return told
+        return report
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next choices follow from, as plain numbers, strings and lists."""

@@ -51,7 +51,7 @@ class Carried:
         config: OrchestrationConfig,
         generator: torch.Generator,
     ) -> Carried:
-        """Rows before their first step; some are told not to halt before a random step."""
+        """Rows before their first step; some may not halt before a random step."""
         count = len(task_ids)
         longer = torch.rand(count, generator=generator) < config.halt_exploration
         random_step = torch.randint(1, config.max_steps_train + 1, (count,), generator=generator)

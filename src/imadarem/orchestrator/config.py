@@ -24,7 +24,7 @@ LOSS_TERMS = ("token", "gate", "halt", "memory")
 PRECISIONS = ("no", "bf16", "fp16")
 EDITS = ("append", "replace", "patch")
 AUGMENTATIONS = ("token_noise", "position_shift", "masking", "paraphrase", "format_variation")
-#: Steps that the founding document names; others work and warn.
+#: Usual numbers of steps; others work and warn.
 TRAIN_STEPS, INFER_STEPS = (8, 16), (2, 6)
 
 #: Settings of version 0.1 that are gone; files that hold them are still read.
@@ -53,7 +53,7 @@ def _default_terms() -> dict[str, float]:
 class OrchestrationConfig:
     """Settings of a :class:`~imadarem.UnifiedRefinerOrchestrator`, checked on construction.
 
-    The first eleven names and their defaults are those of the project's founding document.
+    The first eleven names and their defaults never change.
 
     Args:
         max_steps_train: Refinement steps unrolled in training; 8 to 16 is usual.
@@ -69,7 +69,7 @@ class OrchestrationConfig:
         gradient_clip_threshold: Global norm that gradients are cut to.
         loss_smoothing_window: Losses that the smoothed loss is a mean of.
         augmentation_strategies: Which strategies to draw from; those that a task cannot have
-            are left out and told, see :attr:`Augmenter.unavailable`.
+            are left out and logged, see :attr:`Augmenter.unavailable`.
         augmentation_count: Different augmentations of each episode.
         canvas_edit_strategies: The edits to choose between.
         adaptive_edit_selection: Let a bandit choose the edit of a step. False takes

@@ -85,17 +85,17 @@ class Inference:
         Steps, reason and scores are those of the question as given, which is one of the
         forms; ``forward_passes`` counts all forms.
         """
-        kept: list[tuple[list[Refined], list[list[str]], Trajectory | None]] = []
+        results: list[tuple[list[Refined], list[list[str]], Trajectory | None]] = []
 
         def ask(forms: Tensor) -> tuple[Tensor, Tensor]:
             rows, edits, trajectory = self._refine(canvas_of(forms, self._special), traces)
-            kept.append((rows, edits, trajectory))
-            sure = [row.quality if row.halt is None else row.halt for row in rows]
-            confidence = torch.tensor([1.0 if s is None else s for s in sure])
+            results.append((rows, edits, trajectory))
+            scores = [row.quality if row.halt is None else row.halt for row in rows]
+            confidence = torch.tensor([1.0 if s is None else s for s in scores])
             return padded(forms, rows, self._special.pad), confidence.to(forms.device)
 
         voted = solve_with_voting(ask, ids, augmenter, mix_rows(ids).cpu(), count, by)
-        ((rows, edits, trajectory),) = kept
+        ((rows, edits, trajectory),) = results
         asked = voted.asked.tolist()
         ends = torch.tensor(asked).cumsum(0).tolist()
         firsts = [end - own for end, own in zip(ends, asked, strict=True)]

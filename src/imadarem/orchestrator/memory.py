@@ -1,4 +1,4 @@
-"""The memory bank: what solved canvases said, found again by what they have in common."""
+"""The memory bank: solved canvases, found again by what they have in common with a question."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from imadarem.orchestrator.unroll import (
     StepLoss,
     StepOutput,
     UnrollState,
-    entirely_right,
+    exact_match,
     score_step,
     start,
     token_accuracy,
@@ -96,7 +96,7 @@ class UnrollObjective:
             state: Where to start; None starts from blanks.
             choose: Names the edit of a step.
             backward: Given the loss of the steps since the last cut.
-            first_step: What the edits are told to be the first step (``carry`` mode).
+            first_step: Number of the first step, for the choice of edits (``carry`` mode).
 
         Raises:
             DataError: A label cannot be written where it is wanted.
@@ -167,7 +167,7 @@ class UnrollObjective:
     def _finish(result: Unrolled, output: StepOutput, question: Question) -> None:
         """Keep what the latest step left."""
         result.state = output.state.detach()
-        result.exact_accuracy = float(entirely_right(output.state.answer, question).float().mean())
+        result.exact_accuracy = float(exact_match(output.state.answer, question).float().mean())
         if output.halt_logits is not None:
             result.halt = output.halt_logits.detach().float().sigmoid()
 

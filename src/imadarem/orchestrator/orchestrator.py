@@ -205,7 +205,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             if scheduler is not None:
                 scheduler.step()
         else:
-            # Its choices of this step are taken back: they number the draws of the next ones.
+            # The choices of this step are undone: they number the draws of the next ones.
             self.bandit.load_state_dict(experience)
             self.update.refuse_endless_skips(self.record)
         return {
@@ -299,7 +299,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             max_steps_override: Instead of ``max_steps_infer``.
             task_type: Whose bandit, verifier and symmetry count.
             halting: Instead of the settings' rules and the task's verifier.
-            votes: Ask each question in up to so many symmetric forms and take the answer
+            votes: Symmetric forms in which each question is asked, at most; the answer is the one
                 that most agree on; 1 asks once.
             vote_by: ``count`` or ``confidence``.
             temperature: Instead of the settings'; 0 takes the likeliest token.

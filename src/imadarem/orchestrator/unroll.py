@@ -38,7 +38,7 @@ __all__ = [
     "StepLoss",
     "StepOutput",
     "UnrollState",
-    "entirely_right",
+    "exact_match",
     "score_step",
     "start",
     "take_step",
@@ -264,7 +264,7 @@ def score_step(output: StepOutput, question: Question) -> StepLoss:
         wrong = (output.before != labels)[output.judged].float()
         gate = F.binary_cross_entropy_with_logits(output.gate_logits[output.judged].float(), wrong)
     if output.halt_logits is not None:
-        right = entirely_right(output.state.answer, question).float()
+        right = exact_match(output.state.answer, question).float()
         halt = F.binary_cross_entropy_with_logits(
             output.halt_logits.float(), right, reduction="none"
         )
@@ -272,7 +272,7 @@ def score_step(output: StepOutput, question: Question) -> StepLoss:
     return StepLoss(token, gate, halt)
 
 
-def entirely_right(answer: Tensor, question: Question) -> Tensor:
+def exact_match(answer: Tensor, question: Question) -> Tensor:
     """``(B,)`` bool: every blank holds its label."""
     return ((answer == question.labels) | ~question.blanks).all(dim=1)
 

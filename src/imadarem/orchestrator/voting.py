@@ -1,7 +1,7 @@
 """One question asked in several forms, and the answer that most of them agree on.
 
 The label-preserving transforms of a task make other questions with the same answer in
-another form. All are asked at once; the answers are taken back by the inverse; equal
+another form. All are answered in one batch; the inverse is applied to the answers; equal
 answers are votes for each other.
 
 Sources: the ARC evaluation of HRM (arXiv:2506.21734) and TRM (arXiv:2510.04871) ranks
@@ -88,12 +88,12 @@ def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
     Arguments and errors are those of :func:`vote`.
     """
     _refuse_votes(answers, confidence, by)
-    sure = confidence.detach().double().cpu()
+    scores = confidence.detach().double().cpu()
     different, which = torch.unique(answers.cpu(), dim=0, return_inverse=True)
     groups = [(which == group).nonzero().flatten() for group in range(len(different))]
 
     def merit(members: Tensor) -> tuple[float, float, int]:
-        own = sure[members]
+        own = scores[members]
         leading = float(len(members)) if by == "count" else float(own.max())
         return (leading, float(own.mean()), -int(members[0]))
 
@@ -149,11 +149,11 @@ def solve_with_voting(
         )
     winners = []
     parts = asked.tolist()
-    for own, theirs, sure in zip(
+    for own, theirs, scores in zip(
         forms, answers.cpu().split(parts), confidence.cpu().split(parts), strict=True
     ):
         undone = [element.invert(answer) for element, answer in zip(own, theirs, strict=True)]
-        winners.append(vote(torch.stack(undone), sure, by))
+        winners.append(vote(torch.stack(undone), scores, by))
     return Voted(
         torch.stack([winner.answer for winner in winners]).to(inputs.device),
         torch.stack([winner.votes for winner in winners]).to(inputs.device),

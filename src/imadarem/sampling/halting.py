@@ -62,7 +62,7 @@ class Track(NamedTuple):
 
     def after(self, quality: Tensor, changed: Tensor) -> Track:
         """With a step taken: its quality and whether it changed a token, both ``(B,)``."""
-        # A row that still changes its mind is at work, even while it grows less sure.
+        # A row whose tokens still change goes on, even while their probability falls.
         moving = changed | (quality > self.best + MIN_GAIN)
         since = torch.where(moving, torch.zeros_like(self.since), self.since + 1)
         return Track(torch.maximum(self.best, quality), since)

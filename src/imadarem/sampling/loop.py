@@ -38,7 +38,7 @@ class Step:
         rows: ``(B,)`` indices of these rows in the batch that entered the loop.
         canvas: The canvas after the step.
         refined: ``(B, L)`` bool, positions that were written in this step.
-        remasked: ``(B, L)`` bool, positions that went back to blank.
+        remasked: ``(B, L)`` bool, positions that were re-masked.
         changed: ``(B, L)`` bool, positions whose id differs from before.
         gate: ``(B, L)`` probability that the token *before* the step should be refined.
         entropy: ``(B, L)`` normalised entropy in [0, 1].
@@ -105,8 +105,8 @@ def refine(
         last = number == settings.steps
         # 1. One pass reads the canvas: what belongs in the blanks, which tokens look wrong.
         view = rows.read(network, judge, settings, number, laid_out)
-        # 2. The policy decides what is written and what goes back to blank, and has as many
-        #    tokens drawn as it asks for; the last step leaves no blank.
+        # 2. The policy decides what is written and what is re-masked, and has as many tokens
+        #    drawn as it reads; the last step leaves no blank.
         decision = settings.policy(view)
         if last:
             nothing = torch.zeros_like(view.open)

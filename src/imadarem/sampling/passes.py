@@ -161,7 +161,7 @@ class Decision(NamedTuple):
 
     Attributes:
         write: Open or written positions that take the drawn token.
-        remask: Written positions that go back to blank.
+        remask: Written positions that become blanks again.
         edit: What was done, by name, where a policy chooses between edits.
         hold: ``(B,)`` bool, rows that must go on even where nothing is blank and little or
             nothing changed; None holds no row.

@@ -150,10 +150,10 @@ class AdaptiveGate:
         share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
         room = view.remaining.clamp(min=int(view.step < view.steps))
         remask = _top(view.gate, flagged, torch.minimum(share, room))
-        sure = _within_budget(view, self.gamma)
-        missing = view.to_fill + remask.sum(dim=1) - sure.sum(dim=1)
+        certain = _within_budget(view, self.gamma)
+        missing = view.to_fill + remask.sum(dim=1) - certain.sum(dim=1)
         ranking = _noisy_confidence(view, self.gumbel)
-        write = sure | _top(ranking, view.open & ~sure, missing)
+        write = certain | _top(ranking, view.open & ~certain, missing)
         doubt = (view.gate * view.written).sum(dim=1) / view.written.sum(dim=1).clamp(min=1)
         # A token written just now has not been judged yet.
         unjudged = write.any(dim=1)

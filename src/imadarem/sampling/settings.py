@@ -1,4 +1,4 @@
-"""What a call of the loop is told: how to refine, and how long blank canvases are."""
+"""Settings of the loop: how to refine, and how long blank canvases are."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class RowStep:
         tokens: The same as strings.
         states: Names of :class:`~imadarem.canvas.State` after the step.
         refined: Whether the position was written in this step.
-        remasked: Whether it went back to blank.
+        remasked: Whether it was re-masked.
         changed: Whether its id differs from before.
         gate: Probability that the token before the step should be refined; None for a
             blank, which is refined in any case, and for what is not the model's to change.

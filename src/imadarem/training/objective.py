@@ -13,7 +13,7 @@
 - *gate*: binary cross-entropy of "the token standing here is not the one of the data", on
   tokens that the model itself wrote. A share of the rows are canvases tied to a real
   sequence: part of it is masked, the model fills some or all of the blanks, and the gate
-  judges without being told which tokens were filled. Its gradient reaches the trunk too.
+  judges without knowing which tokens were filled. Its gradient reaches the trunk too.
   (PRISM, arXiv:2510.01384; RemeDi, arXiv:2509.23653.)
 """
 
@@ -79,7 +79,7 @@ class TrainingCanvas:
 
     Attributes:
         canvas: What the network sees. Every token that is no blank counts as WRITTEN, the
-            data's and the model's alike: the network is not told which is which.
+            data's and the model's alike: the network does not see which is which.
         targets: ``(B, L)``, the data.
         judged: ``(B, L)`` bool, tokens written by the model, on which the gate is trained.
         blank: ``(B,)`` bool, rows that were left entirely blank on purpose.
@@ -175,7 +175,7 @@ class Objective:
         """Hide part of each row, as sampling will: by EOS or at a known length.
 
         With ``length_mode="eos"`` every row is as long as a canvas and filled up with EOS,
-        so that a blank behind the end is to be told from one before it only by reading; a
+        so that a blank behind the end differs from one before it only by what the network reads; a
         visible EOS hides what lies behind it, as in sampling.
 
         Raises:
