@@ -3,7 +3,7 @@
     python benchmarks/memory_recall.py            three seeds, two to three minutes on one core
     python benchmarks/memory_recall.py --quick    one seed
 
-Worlds with 16 keys and 8 values, drawn anew in each (``imadarem.data.recall``). In training a
+Worlds with 16 keys and 8 values, drawn anew in each (``recall_worlds.py``). In training a
 world is visited twice: the first visit can only be guessed, and what it taught is offered to
 the bank with the surprise of that pass; the second visit is answered by looking it up. Judged
 on the second visits to 100 held-out worlds, whose first visits go through the same bank by the
@@ -23,10 +23,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from recall_worlds import RecallWorlds
 from torch import Tensor
 
 from imadarem import ImplicitRefinementConfig
-from imadarem.data.recall import RecallWorlds
 from imadarem.data.tasks import Episodes
 from imadarem.nn import RefinementTransformer
 from imadarem.orchestrator.memory import MemoryBank

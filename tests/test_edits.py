@@ -14,7 +14,6 @@ from imadarem.errors import ConfigError
 from imadarem.orchestrator.edits import (
     EDITS,
     Append,
-    Patch,
     Replace,
     available_edits,
     edit_from_name,
@@ -23,7 +22,7 @@ from imadarem.orchestrator.edits import (
 )
 from imadarem.sampling.loop import Step, refine
 from imadarem.sampling.noise import row_seeds
-from imadarem.sampling.policies import Policy
+from imadarem.sampling.policies import GateInPlace, Policy
 from imadarem.sampling.settings import SamplingSettings
 
 V = 8
@@ -109,7 +108,7 @@ def test_replace_rewrites_every_position_that_may_be_written(canvas, seed, may_e
 @some
 @anything
 def test_patch_leaves_every_unflagged_token_byte_for_byte(canvas, seed, may_end):
-    for before, step in run(canvas, Patch(), seed=seed, may_end=may_end):
+    for before, step in run(canvas, GateInPlace(), seed=seed, may_end=may_end):
         unflagged = before.written & (step.gate <= 0.5)
         assert (kept(before, step) | ~unflagged)[reached(step)].all()
         wanted = before.open | (before.written & ~unflagged)
@@ -132,7 +131,7 @@ def test_append_leaves_the_prefix_and_every_standing_token(canvas, seed, may_end
         assert step.refined.any(dim=1).all()
 
 
-@pytest.mark.parametrize("edit", [Patch(), Append(block=2)], ids=repr)
+@pytest.mark.parametrize("edit", [GateInPlace(), Append(block=2)], ids=repr)
 @some
 @given(canvases(), st.integers(0, 99))
 def test_without_an_ending_nothing_but_the_mask_changes(edit, canvas, seed):
@@ -222,7 +221,7 @@ def test_an_unknown_edit_names_the_nearest():
         available_edits(["path"], length_fixed=False, has_gate=True)
     with pytest.raises(ConfigError, match="Legal: replace, patch, append"):
         edit_mask("insert", *row(O), None)
-    assert edit_from_name("patch") == Patch()
+    assert edit_from_name("patch") == GateInPlace()
 
 
 def test_a_block_below_one_is_refused():

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imadarem.checkpoint import load_state, save_state
-from imadarem.data.recall import RecallWorlds, recall_task
 from imadarem.errors import ConfigError, DataError
 from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator.memory import Memory, MemoryBank, Recall
@@ -346,78 +345,3 @@ def test_tensors_that_do_not_belong_together_are_refused() -> None:
         bank.read(ids, known, exclude_task_ids=torch.zeros(2))
     with pytest.raises(DataError, match="0 to 19"):
         bank.read(ids + VOCAB, known)
-
-
-# ---------------------------------------------------------------- the task that needs a memory
-
-
-def test_a_world_is_a_pure_function_of_its_seed_and_number() -> None:
-    worlds = RecallWorlds(seed=3)
-    assert torch.equal(worlds.values(5), RecallWorlds(seed=3).values(5))
-    assert not torch.equal(worlds.values(5), worlds.values(6))
-    assert not torch.equal(worlds.values(5), RecallWorlds(seed=4).values(5))
-
-
-def test_a_question_differs_from_its_answer_in_the_blank_alone() -> None:
-    worlds = RecallWorlds(n_keys=4, n_values=3)
-    episodes = worlds.episodes(42, visit=1)
-    blank = episodes.inputs == worlds.tokenizer.mask_token_id
-    assert blank.tolist() == [[False] * 4 + [True]] * 4
-    assert torch.equal(episodes.inputs[~blank], episodes.labels[~blank])
-    texts = sorted(worlds.tokenizer.decode(row.tolist()) for row in episodes.labels)
-    values = worlds.values(42).tolist()
-    assert texts == [f"042{key}{'ABC'[v]}" for key, v in zip("abcd", values, strict=True)]
-
-
-def test_no_two_episodes_of_any_visit_share_a_task_id() -> None:
-    worlds = RecallWorlds(n_keys=26)
-    ids = [worlds.episodes(w, v).task_ids for w in (0, 1, 999) for v in (0, 1, 2)]
-    assert len(torch.cat(ids).unique()) == 9 * 26
-
-
-def test_values_are_uniform_over_the_worlds() -> None:
-    worlds = RecallWorlds(n_keys=16, n_values=8)
-    drawn = torch.cat([worlds.values(w) for w in range(500)])
-    # 8,000 draws, 1,000 expected of each, standard deviation 29.6: six of them.
-    assert (drawn.bincount(minlength=8) - 1000).abs().max() < 180
-
-
-def test_a_bank_that_met_a_world_holds_its_answers() -> None:
-    worlds = RecallWorlds()
-    bank = MemoryBank(vocab_size=len(worlds.tokenizer), top_k=1)
-    for world in range(20):
-        write(bank, worlds.episodes(world, 0).labels)
-    asked = worlds.episodes(7, visit=1)
-    found = read(bank, asked.inputs, asked.inputs == asked.labels).ids[:, 0]
-    assert torch.equal(found, asked.labels)
-
-
-def test_held_out_worlds_do_not_occur_in_training() -> None:
-    task = recall_task(n_keys=4, n_values=3, n_worlds=10, held_out=2)
-    assert len(task.train) == 8 * 2 * 4 and len(task.valid) == 2 * 4
-
-    def names(ids: Tensor) -> set[str]:
-        return {task.tokenizer.decode(row[:3].tolist()) for row in ids}
-
-    assert names(task.train.inputs) == {f"00{i}" for i in range(8)}
-    assert names(task.valid.inputs) == {"008", "009"}
-    assert task.settings["valid_worlds"] == [8, 10]
-
-
-@pytest.mark.parametrize(
-    ("given_settings", "named"),
-    [
-        ({"n_keys": 27}, "n_keys"),
-        ({"n_values": 1}, "n_values"),
-        ({"seed": -1}, "seed"),
-        ({"held_out": 200}, "held_out"),
-    ],
-)
-def test_a_task_out_of_range_is_refused(given_settings: dict[str, int], named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
-        recall_task(**given_settings)  # type: ignore[arg-type]
-
-
-def test_a_world_out_of_range_is_refused() -> None:
-    with pytest.raises(ConfigError, match="0 to 999"):
-        RecallWorlds().episodes(1000, 0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
-from imadarem.orchestrator.edits import Append, Patch, Replace, edit_mask
+from imadarem.orchestrator.edits import Append, Replace, edit_mask
 from imadarem.orchestrator.inference import ChosenEdit
 from imadarem.orchestrator.memory import Recall
 from imadarem.orchestrator.unroll import Question, StepOutput, start, take_step
@@ -25,7 +25,7 @@ from imadarem.sampling.batching import Refined, refine_all
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.loop import Step, StoppingReason, refine
 from imadarem.sampling.noise import row_seeds
-from imadarem.sampling.policies import Ancestral, Policy
+from imadarem.sampling.policies import Ancestral, GateInPlace, Policy
 from imadarem.sampling.settings import SamplingSettings
 
 V = 10
@@ -411,7 +411,7 @@ def test_a_rule_goes_before_settling() -> None:
     canvas = Canvas.with_holes([[4, 1], [7, 1]], SPECIAL)
     rules = Halting(confidence=0.9, quality=0.8, patience=1)
     # In step 2 nothing is flagged, and row 7 has seen one step without a gain.
-    records = run(Content(), canvas, Patch(), 5, halting=rules)
+    records = run(Content(), canvas, GateInPlace(), 5, halting=rules)
     labels = [StoppingReason(r).label for r in records[-1].reasons.tolist()]
     assert labels == ["settled", "patience"]
 

@@ -37,9 +37,9 @@ class HeldOut:
 
     @classmethod
     def from_rows(
-        cls, rows: TokenRows, special: SpecialIds, canvas_length: int | None = None
+        cls, rows: TokenRows | HeldOut, special: SpecialIds, canvas_length: int | None = None
     ) -> HeldOut:
-        """Lay out rows of token ids.
+        """Lay out rows of token ids; rows that are laid out stay as they are.
 
         Args:
             rows: Token ids of each row, without special tokens.
@@ -51,6 +51,8 @@ class HeldOut:
         Raises:
             DataError: There is no row; a row is empty, too long, or holds a special token.
         """
+        if isinstance(rows, HeldOut):
+            return rows
         tokens = [[int(token) for token in row] for row in rows]
         lengths = torch.tensor([len(row) for row in tokens])
         if len(lengths) == 0 or int(lengths.min()) == 0:

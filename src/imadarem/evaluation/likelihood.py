@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,19 +46,18 @@ def likelihood_bound(
     *,
     canvases: int = 8,
     canvas_length: int | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    on_rows: Callable[[int], None] | None = None,
+    **options: Any,
 ) -> LikelihoodBound:
     """The bound of :func:`row_bounds` over a corpus, with its error; same arguments."""
     data = HeldOut.from_rows(rows, special, canvas_length)
-    nats = _row_bounds(network, data, canvases, seed, batch_size, on_rows)
+    nats = row_bounds(network, data, special, canvases=canvases, **options)
     return LikelihoodBound(canvases=canvases, **corpus_figures(nats, data))
 
 
+@torch.no_grad()
 def row_bounds(
     network: nn.Module,
-    rows: TokenRows,
+    rows: TokenRows | HeldOut,
     special: SpecialIds,
     *,
     canvases: int = 8,
@@ -100,18 +100,6 @@ def row_bounds(
         DataError: There is no row; a row is empty, too long, or holds a special token.
     """
     data = HeldOut.from_rows(rows, special, canvas_length)
-    return _row_bounds(network, data, canvases, seed, batch_size, on_rows)
-
-
-@torch.no_grad()
-def _row_bounds(
-    network: nn.Module,
-    data: HeldOut,
-    canvases: int,
-    seed: int,
-    batch_size: int,
-    on_rows: Callable[[int], None] | None,
-) -> Tensor:
     checks.whole("canvases", canvases, 1)
     checks.whole("batch_size", batch_size, 1)
     device = device_of(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +29,19 @@ def ordered_likelihood(
     *,
     steps: int | None = None,
     canvas_length: int | None = None,
-    batch_size: int = 256,
-    on_rows: Callable[[int], None] | None = None,
+    **options: Any,
 ) -> OrderedLikelihood:
     """:func:`ordered_log_likelihood` over a corpus, as costs; same arguments."""
     data = HeldOut.from_rows(rows, special, canvas_length)
-    nats = -_ordered(network, data, order, steps, batch_size, on_rows)
+    nats = -ordered_log_likelihood(network, data, special, order, steps=steps, **options)
     exact = canvas_length is None or order == "left-to-right"
     return OrderedLikelihood(order=order, exact=exact, steps=steps, **corpus_figures(nats, data))
 
 
+@torch.no_grad()
 def ordered_log_likelihood(
     network: nn.Module,
-    rows: TokenRows,
+    rows: TokenRows | HeldOut,
     special: SpecialIds,
     order: str = "confidence",
     *,
@@ -88,18 +89,6 @@ def ordered_log_likelihood(
         DataError: There is no row; a row is empty, too long, or holds a special token.
     """
     data = HeldOut.from_rows(rows, special, canvas_length)
-    return _ordered(network, data, order, steps, batch_size, on_rows)
-
-
-@torch.no_grad()
-def _ordered(
-    network: nn.Module,
-    data: HeldOut,
-    order: str,
-    steps: int | None,
-    batch_size: int,
-    on_rows: Callable[[int], None] | None,
-) -> Tensor:
     if order not in ORDERS:
         raise ConfigError(
             f"unknown order {order!r}{nearest(order, ORDERS)}. Legal: {', '.join(ORDERS)}."

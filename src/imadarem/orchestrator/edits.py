@@ -34,12 +34,11 @@ import torch
 from torch import Tensor
 
 from imadarem.errors import ConfigError, nearest
-from imadarem.sampling.policies import Decision, PassView, Policy
+from imadarem.sampling.policies import Decision, GateInPlace, PassView, Policy
 
 __all__ = [
     "EDITS",
     "Append",
-    "Patch",
     "Replace",
     "available_edits",
     "edit_from_name",
@@ -96,21 +95,6 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
-class Patch:
-    """Write the blanks and the written tokens whose gate is above 0.5; touch no other.
-
-    The same rule as :class:`~imadarem.sampling.policies.GateInPlace`, under the name that
-    the edits are chosen by. A row with no blank and no flagged token is settled.
-    """
-
-    refines: bool = True
-    uses_teacher: bool = False
-
-    def __call__(self, view: PassView) -> Decision:
-        return _in_place(edit_mask("patch", view.open, view.written, view.gate))
-
-
-@dataclass(frozen=True, slots=True)
 class Append:
     """Write blanks from the current length on; no token that stands is touched.
 
@@ -140,7 +124,7 @@ class Append:
         return _in_place(mask)
 
 
-EDITS: dict[str, Policy] = {"replace": Replace(), "patch": Patch(), "append": Append()}
+EDITS: dict[str, Policy] = {"replace": Replace(), "patch": GateInPlace(), "append": Append()}
 
 
 def edit_from_name(name: str) -> Policy:

@@ -24,7 +24,7 @@ from imadarem import checks
 from imadarem.errors import DataError
 from imadarem.orchestrator.augment import Augmenter
 
-__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "solve_with_voting", "vote"]
+__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "solve_with_voting"]
 
 RULES = ("count", "confidence")
 
@@ -33,11 +33,11 @@ Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Vote(NamedTuple):
-    """The answer that won.
+    """An answer and its votes.
 
     Attributes:
-        answer: ``(L,)``, or ``(B, L)`` for a batch.
-        votes: How many gave it, ``()`` or ``(B,)`` int64.
+        answer: ``(L,)``.
+        votes: How many gave it, ``()`` int64.
     """
 
     answer: Tensor
@@ -58,12 +58,12 @@ class Voted(NamedTuple):
     asked: Tensor
 
 
-def vote(answers: Tensor, confidence: Tensor, by: str = "count") -> Vote:
-    """The winning answer of ``A`` answers to one question, or to each of ``B``.
+def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
+    """All different answers to one question, best first; ARC counts the first two.
 
     Args:
-        answers: ``(A, L)`` or ``(A, B, L)``.
-        confidence: ``(A,)`` or ``(A, B)``, higher is surer.
+        answers: ``(A, L)``.
+        confidence: ``(A,)``, higher is surer.
         by: ``count``: the answer given most often, among equals the one with the highest
             mean confidence. ``confidence``: the answer with the highest single
             confidence, among equals the highest mean. Then the one that came first.
@@ -72,22 +72,14 @@ def vote(answers: Tensor, confidence: Tensor, by: str = "count") -> Vote:
         ConfigError: ``by`` is no rule.
         DataError: There is no answer, the shapes do not fit, or a confidence is NaN.
     """
-    _refuse_votes(answers, confidence, by)
-    if answers.ndim == 2:
-        return rank(answers, confidence, by)[0]
-    winners = [rank(answers[:, row], confidence[:, row], by)[0] for row in range(answers.shape[1])]
-    return Vote(
-        torch.stack([winner.answer for winner in winners]),
-        torch.stack([winner.votes for winner in winners]),
-    )
-
-
-def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
-    """All different answers to one question, ``(A, L)``, best first; ARC counts the first two.
-
-    Arguments and errors are those of :func:`vote`.
-    """
-    _refuse_votes(answers, confidence, by)
+    checks.one_of("by", by, RULES)
+    if answers.ndim != 2 or len(answers) == 0 or confidence.shape != answers.shape[:1]:
+        raise DataError(
+            f"answers {tuple(answers.shape)} and confidence {tuple(confidence.shape)} are no "
+            "votes: give (A, L) and (A,), with at least one answer."
+        )
+    if bool(confidence.isnan().any()):
+        raise DataError("a confidence is NaN. Give a number for each answer.")
     scores = confidence.detach().double().cpu()
     different, which = torch.unique(answers.cpu(), dim=0, return_inverse=True)
     groups = [(which == group).nonzero().flatten() for group in range(len(different))]
@@ -97,10 +89,9 @@ def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
         leading = float(len(members)) if by == "count" else float(own.max())
         return (leading, float(own.mean()), -int(members[0]))
 
-    ranked = sorted(groups, key=merit, reverse=True)
     return [
         Vote(answers[int(members[0])], torch.tensor(len(members), device=answers.device))
-        for members in ranked
+        for members in sorted(groups, key=merit, reverse=True)
     ]
 
 
@@ -121,7 +112,7 @@ def solve_with_voting(
             the forms; the question itself is always one.
         task_ids: ``(B,)``; the forms of a question follow from its number and the seed.
         count: Forms of each question; 1 is no voting.
-        by: See :func:`vote`.
+        by: See :func:`rank`.
 
     Raises:
         ConfigError: ``by`` is no rule, or ``count`` is below 1.
@@ -153,25 +144,9 @@ def solve_with_voting(
         forms, answers.cpu().split(parts), confidence.cpu().split(parts), strict=True
     ):
         undone = [element.invert(answer) for element, answer in zip(own, theirs, strict=True)]
-        winners.append(vote(torch.stack(undone), scores, by))
+        winners.append(rank(torch.stack(undone), scores, by)[0])
     return Voted(
         torch.stack([winner.answer for winner in winners]).to(inputs.device),
         torch.stack([winner.votes for winner in winners]).to(inputs.device),
         asked.to(inputs.device),
     )
-
-
-def _refuse_votes(answers: Tensor, confidence: Tensor, by: str) -> None:
-    checks.one_of("by", by, RULES)
-    if answers.ndim not in (2, 3) or len(answers) == 0:
-        raise DataError(
-            f"answers {tuple(answers.shape)} are no votes: give (A, L), or (A, B, L) for a batch, "
-            "with at least one answer."
-        )
-    if confidence.shape != answers.shape[:-1]:
-        raise DataError(
-            f"confidence {tuple(confidence.shape)} does not fit answers {tuple(answers.shape)}: "
-            f"give {tuple(answers.shape[:-1])}."
-        )
-    if bool(confidence.isnan().any()):
-        raise DataError("a confidence is NaN. Give a number for each answer.")

@@ -13,9 +13,9 @@ from imadarem.data.sudoku.model_sizes import model_sizes
 from imadarem.data.sudoku.verifier import SudokuVerifier
 from imadarem.errors import ConfigError, nearest
 from imadarem.model import ImplicitRefinementModel
-from imadarem.orchestrator.edits import Patch, Replace
+from imadarem.orchestrator.edits import Replace
 from imadarem.sampling.halting import Halting
-from imadarem.sampling.policies import POLICIES, Policy
+from imadarem.sampling.policies import POLICIES, GateInPlace, Policy
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.serve.api_errors import ApiError
 from imadarem.tokenizers import MOLECULE_NOTATIONS, CorpusTokenizer, mask_spelling
@@ -29,7 +29,7 @@ SUDOKU_STEPS = 16
 CACHED_SETTINGS = 256
 LONGEST_GAP_CHARS = len("<gap:10000-10000>")
 #: Policies for networks trained by unrolling: each pass sees the question and the last answer.
-EDITS: dict[str, type[Policy]] = {"replace": Replace, "patch": Patch}
+EDITS: dict[str, type[Policy]] = {"replace": Replace, "patch": GateInPlace}
 
 
 @dataclass(frozen=True)

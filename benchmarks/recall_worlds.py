@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem.data.tasks import Episodes, Task
+from imadarem.data.tasks import Episodes
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import CharTokenizer
 
-__all__ = ["RecallWorlds", "recall_task"]
+__all__ = ["RecallWorlds"]
 
 KEYS = string.ascii_lowercase
 VALUES = string.ascii_uppercase
@@ -97,47 +97,3 @@ class RecallWorlds:
         inputs[:, -1] = self.tokenizer.mask_token_id
         task_ids = (visit * 10**DIGITS + world) * len(KEYS) + keys
         return Episodes(inputs, labels, task_ids)
-
-
-def recall_task(
-    n_keys: int = 16,
-    n_values: int = 8,
-    seed: int = 0,
-    *,
-    n_worlds: int = 200,
-    held_out: int = 50,
-) -> Task:
-    """Worlds to meet twice, and other worlds to be asked about.
-
-    ``train`` goes through its worlds one by one, each met twice, and means most in that order.
-    ``valid`` are second visits to the ``held_out`` last worlds: whoever is to answer them must
-    have met these worlds once, by ``RecallWorlds(...).episodes(world, visit=0)``; the numbers
-    are ``settings["valid_worlds"]``, the first and the one behind the last.
-
-    Raises:
-        ConfigError: A number is out of range, or no world is left to train on.
-    """
-    if not 0 < held_out < n_worlds <= 10**DIGITS:
-        raise ConfigError(
-            f"n_worlds={n_worlds} and held_out={held_out} leave no split: legal is "
-            f"0 < held_out < n_worlds <= {10**DIGITS}."
-        )
-    worlds = RecallWorlds(n_keys=n_keys, n_values=n_values, seed=seed)
-    first = n_worlds - held_out
-    pad = worlds.tokenizer.pad_token_id
-    train = [worlds.episodes(world, visit) for world in range(first) for visit in (0, 1)]
-    valid = [worlds.episodes(world, 1) for world in range(first, n_worlds)]
-    return Task(
-        name="recall",
-        tokenizer=worlds.tokenizer,
-        train=Episodes.join(train, pad),
-        valid=Episodes.join(valid, pad),
-        settings={
-            "n_keys": n_keys,
-            "n_values": n_values,
-            "seed": seed,
-            "n_worlds": n_worlds,
-            "held_out": held_out,
-            "valid_worlds": [first, n_worlds],
-        },
-    )
