@@ -4,7 +4,8 @@
     python benchmarks/infilling.py --models smiles runs/mine/model --n 300 --no-fcd
 
 Each row of the table blanks a share of the tokens of the same ``n`` molecules of MOSES'
-scaffold-test split and fills them once, in one pass by default:
+scaffold-test split and fills them once, in one pass by default. ``--width 4`` keeps one of four
+candidates, chosen by the model's judge, with ``--verify`` by RDKit first:
 
 - *end*: the last tokens; *window*: one run with data on both sides; *two windows*: two such
   runs of half the size; *scattered*: single positions, drawn uniformly;
@@ -110,7 +111,15 @@ def measured(
 ) -> Row:
     """Fill the blanks of one kind and compare with the data."""
     rows, lengths = zip(*prompts(model, molecules, kind, share, seed), strict=True)
-    filled = model.infill(rows, steps=options.passes, policy=options.policy, seed=seed)
+    filled = model.infill(
+        rows,
+        steps=options.passes,
+        policy=options.policy,
+        seed=seed,
+        width=options.width,
+        verifier=canonical if options.verify else None,
+        temperature=options.temperature,
+    )
     texts = [canonical(text) for text in filled.texts]
     extra = sum(len(row.ids) - n for row, n in zip(filled.rows, lengths, strict=True))
     exact = sum(a == b for a, b in zip(texts, molecules, strict=True))
@@ -154,6 +163,9 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--passes", type=int, default=1)
     parser.add_argument("--policy", default="left-to-right")
+    parser.add_argument("--width", type=int, default=1, help="candidates of each row")
+    parser.add_argument("--verify", action="store_true", help="RDKit chooses among them")
+    parser.add_argument("--temperature", type=float)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--no-fcd", action="store_true", help="leave the FCD out")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")

@@ -1,13 +1,16 @@
-"""Quality against total forward passes, for every policy on the same weights.
+"""Quality against row-passes and CPU seconds, over steps × width, on the same weights.
 
     python benchmarks/pareto.py --model default --n 2000 --passes 2 4 8 16 32 64 --seeds 3
+    python benchmarks/pareto.py --model smiles --policies left-to-right --passes 1 --widths 1 2 4 8
     python benchmarks/pareto.py --task sudoku --plot sudoku.png
     python benchmarks/pareto.py --quick                     minutes; also with --task sudoku
 
 Molecules, each row: FCD to the MOSES test set (published statistics where the wheel is in the
 cache, see ``imadarem data moses``; else the shipped test molecules), share that passes MOSES'
 filters, uniqueness, internal diversity; mean over the seeds, and the half-width of the
-range. A policy that asks a teacher gets half as many steps: passes are what is equal. FCD
+range. A policy that asks a teacher gets half as many steps: passes are what is equal. With
+``--widths`` a row is one of several candidates, drawn by the odds of the model's judge, and the
+passes of all of them and of the judge are counted. CPU seconds are those of sampling. FCD
 depends on n: compare within one table, beside its row of as many real molecules.
 
 Sudoku, each row: the share of held-out puzzles that are right in every cell, with Wilson's
@@ -22,8 +25,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -53,12 +58,15 @@ TOKENS = 35
 
 @dataclass(frozen=True)
 class Row:
-    """One policy at one number of passes and one seed."""
+    """One policy at one number of steps, one width and one seed."""
 
     policy: str
     passes: int
+    width: int
     seed: int
     mean_passes: float
+    cpu_seconds: float
+    valid: float
     fcd: float
     filters: float
     unique: float
@@ -95,19 +103,23 @@ def measure(
     model: ImplicitRefinementModel,
     name: str,
     passes: int,
+    width: int,
     seed: int,
     options: argparse.Namespace,
     target: Reference,
 ) -> Row:
     policy = named_policy(name, model)
     steps = max(1, passes // 2) if policy.uses_teacher and model.teacher is not None else passes
+    start = time.process_time()
     samples = model.sample(
         options.n,
+        width=width,
         steps=steps,
         policy=policy,
         seed=seed,
         temperature=options.temperature,
     )
+    seconds = time.process_time() - start
     report = evaluate_molecules(
         samples.texts, reference=target, fcd=True, processes=options.processes
     )
@@ -115,8 +127,11 @@ def measure(
     return Row(
         name,
         passes,
+        width,
         seed,
         mean_passes,
+        seconds,
+        report.valid or 0.0,
         report.fcd or float("nan"),
         report.filters or 0.0,
         report.unique or 0.0,
@@ -128,7 +143,7 @@ def real_row(n: int, target: Reference, processes: int) -> str:
     molecules = random.Random(0).sample(load_moses_sample("train"), min(n, 15_000))
     report = evaluate_molecules(molecules, reference=target, fcd=True, processes=processes)
     return (
-        f"{'real molecules':<22}{'':>7}{'':>7}{report.fcd:>8.2f}{'':>7}"
+        f"{'real molecules':<22}{'':>28}{report.valid:>7.3f}{report.fcd:>8.2f}{'':>7}"
         f"{report.filters:>9.3f}{report.unique:>8.3f}{report.int_div:>8.3f}"
     )
 
@@ -139,7 +154,8 @@ def line(rows: list[Row]) -> str:
 
     fcds = [row.fcd for row in rows]
     return (
-        f"{rows[0].policy:<22}{rows[0].passes:>7}{mean('mean_passes'):>7.2f}{mean('fcd'):>8.2f}"
+        f"{rows[0].policy:<22}{rows[0].passes:>7}{rows[0].width:>6}{mean('mean_passes'):>7.2f}"
+        f"{mean('cpu_seconds'):>8.1f}{mean('valid'):>7.3f}{mean('fcd'):>8.2f}"
         f"{(max(fcds) - min(fcds)) / 2:>7.2f}{mean('filters'):>9.3f}{mean('unique'):>8.3f}"
         f"{mean('int_div'):>8.3f}"
     )
@@ -154,7 +170,8 @@ def rises(found: list[list[Row]]) -> list[str]:
 
     told = []
     for name in dict.fromkeys(rows[0].policy for rows in found):
-        curve = [(rows[0].passes, *fcd(rows)) for rows in found if rows[0].policy == name]
+        of_policy = [rows for rows in found if rows[0].policy == name and rows[0].width == 1]
+        curve = [(rows[0].passes, *fcd(rows)) for rows in of_policy]
         pairs = [(a, b) for a in curve for b in curve if a[0] < b[0] and a[1] < b[1]]
         if pairs:
             a, b = max(pairs, key=lambda pair: pair[1][1] - pair[0][1])
@@ -171,14 +188,16 @@ def molecules(options: argparse.Namespace) -> None:
     model.config = replace(model.config, stop_threshold=0.0)
     target = reference()
     print(f"{options.n} samples, FCD to {target.name}, {options.seeds} seed(s)")
-    head = f"{'policy':<22}{'passes':>7}{'mean':>7}{'FCD':>8}{'+-':>7}{'Filters':>9}"
+    head = f"{'policy':<22}{'steps':>7}{'width':>6}{'passes':>7}{'CPU s':>8}{'valid':>7}"
+    head += f"{'FCD':>8}{'+-':>7}{'Filters':>9}"
     print(head + f"{'unique':>8}{'IntDiv':>8}")
     print(real_row(options.n, target, options.processes), flush=True)
     found = []
     for passes in options.passes:
-        for name in options.policies or sorted(POLICIES):
+        for name, width in product(options.policies or sorted(POLICIES), options.widths):
             rows = [
-                measure(model, name, passes, seed, options, target) for seed in range(options.seeds)
+                measure(model, name, passes, width, seed, options, target)
+                for seed in range(options.seeds)
             ]
             found.append(rows)
             print(line(rows), flush=True)
@@ -190,7 +209,8 @@ def molecules(options: argparse.Namespace) -> None:
             fcds = [row.fcd for row in rows]
             mean = sum(row.mean_passes for row in rows) / len(rows)
             point = Point(mean, sum(fcds) / len(fcds), min(fcds), max(fcds))
-            curves.setdefault(rows[0].policy, []).append(point)
+            wide = "" if rows[0].width == 1 else f", width {rows[0].width}"
+            curves.setdefault(f"{rows[0].policy}{wide}", []).append(point)
         pictures = {f"{options.model or 'default'}: {options.n:,} molecules": curves}
         if options.beside:
             pictures |= baselines(options.beside)
@@ -282,7 +302,7 @@ def draw(pictures: dict[str, dict[str, list[Point]]], label: str, path: str) -> 
                 alpha=0.12,
             )
         panel.set_xscale("log", base=2)
-        panel.set(title=title, xlabel="forward passes", ylabel=label)
+        panel.set(title=title, xlabel="row-passes", ylabel=label)
         panel.legend(fontsize="small")
     figure.savefig(path, dpi=150)
 
@@ -313,6 +333,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", help="default: the shipped model of the task")
     parser.add_argument("--policies", nargs="+", help="default: all")
     parser.add_argument("--passes", nargs="+", type=int, help="caps on the passes")
+    parser.add_argument("--widths", nargs="+", type=int, default=[1], help="candidates of a row")
     parser.add_argument("--n", type=int, help="molecules, or puzzles of each size")
     parser.add_argument("--sizes", nargs="+", type=int, default=[6, 9], help="of the grids")
     parser.add_argument("--seeds", type=int, default=1, help="of the molecules")
