@@ -321,6 +321,16 @@ def test_a_text_without_other_formats_stays_and_says_so():
     assert "no format changes this text" in drawn.metadata["reason"]
 
 
+def test_an_element_is_drawn_by_another_strategy_where_one_changes_nothing():
+    inputs, labels = of_text("12", "-_")
+    both = ["format_variation", "masking"]
+    draw = for_text(both, intensity={"masking": 1.0})
+    rows = draw.batch(inputs.repeat(20, 1), labels.repeat(20, 1), [0] * 20, range(1, 21))
+    assert rows.counts() == {"masking": 20}
+    alone = for_text(["format_variation"])(inputs, labels, 0, 1)
+    assert alone.strategy == IDENTITY and "no format changes this text" in alone.metadata["reason"]
+
+
 def test_format_variation_needs_letters_in_the_vocabulary():
     digits = CharTokenizer.from_corpus(["0123456789"])
     assert "no token of this vocabulary" in for_text(tokenizer=digits).unavailable[

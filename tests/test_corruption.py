@@ -94,6 +94,15 @@ def test_an_unknown_schedule_names_the_nearest() -> None:
         MaskSchedule(4, "cosin")
 
 
+def test_a_schedule_of_ones_own_is_a_function_or_a_share_for_each_step() -> None:
+    assert left(MaskSchedule(4, lambda share: (1 - share) ** 2), 16) == [16, 9, 4, 1, 0]
+    assert left(MaskSchedule(3, [0.1, 0.2, 0.7]), 10) == [10, 9, 7, 0]
+    with pytest.raises(ConfigError, match="3 shares"):
+        MaskSchedule(3, [0.5, 0.5])
+    with pytest.raises(ConfigError, match="gave 2.0"):
+        MaskSchedule(3, lambda share: 2.0).mask_rate(1)
+
+
 @given(st.integers(1, 50), st.integers(0, 2**32))
 def test_stratified_rates_put_one_in_each_stratum(count: int, seed: int) -> None:
     rates = stratified_rates(count, torch.Generator().manual_seed(seed))

@@ -192,6 +192,13 @@ def test_append_writes_block_by_block_and_is_then_filled():
     assert wrote == [[1, 2], [3, 4], [5]]
 
 
+def test_append_without_a_block_shares_the_blanks_among_the_steps():
+    canvas = Canvas.with_holes([[4, 1, 1, 1, 1, 1, 1]], SPECIAL)
+    pairs = run(canvas, Append(), steps=3, may_end=False)
+    wrote = [step.refined[0].nonzero().flatten().tolist() for _, step in pairs]
+    assert wrote == [[1, 2], [3, 4], [5, 6]]
+
+
 def test_a_length_that_is_fixed_leaves_append_out_and_says_why():
     names = ("append", "replace", "patch")
     assert available_edits(names, length_fixed=True, has_gate=True) == ("replace", "patch")

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fakes import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
+from imadarem.sampling.blocks import Blocks
 from imadarem.sampling.draw import normalized_entropy
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import (
@@ -344,3 +346,15 @@ def test_gumbel_noise_falls_linearly_to_nothing(policy: Policy) -> None:
         asked = replace(asked, log_probs=log_probs, drawn=torch.zeros(1, 2, dtype=torch.long))
         picked = int(policy(asked).write[0].long().argmax())
         assert picked == (noisy if step <= 5 else 1 - noisy), step
+
+
+def test_blocks_are_filled_one_after_the_other_in_several_passes() -> None:
+    # Ten blanks in two blocks and four steps: positions 0-4 in two passes, then 5-9 in two.
+    model = tiny_model(length_mode="drawn")
+    found = model.analyze_refinement_trajectory(
+        n=1, length=10, steps=4, seed=0, policy=Blocks(count=2)
+    )
+    written = [[i for i, yes in enumerate(step.refined) if yes] for step in found[0].steps]
+    assert [len(step) for step in written] == [3, 2, 3, 2]
+    assert sorted(written[0] + written[1]) == [0, 1, 2, 3, 4]
+    assert sorted(written[2] + written[3]) == [5, 6, 7, 8, 9]

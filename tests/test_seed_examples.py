@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import orchestrator_parts as parts
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from imadarem import OrchestrationConfig, UnifiedRefinerOrchestrator
+from imadarem.orchestrator.memory import MemoryBank
 
 TRAINING = """\
 # Create orchestrator with enhanced config
@@ -205,3 +207,20 @@ def test_a_checkpoint_keeps_the_last_hundred_gradient_norms() -> None:
 def test_methods_take_the_documents_arguments(method: str, arguments: list[str]) -> None:
     signature = inspect.signature(getattr(UnifiedRefinerOrchestrator, method))
     assert list(signature.parameters) == arguments
+
+
+def test_three_ids_and_a_bank_without_settings_are_enough_and_the_result_says_what_was_not_done():
+    bare = SimpleNamespace(mask_token_id=1, pad_token_id=0, eos_token_id=2)
+    model = parts.model(length_mode="eos", memory=True)
+    config = OrchestrationConfig()
+    over = UnifiedRefinerOrchestrator(model, bare, MemoryBank(), config)
+    assert over.memory_bank.vocab_size == model.config.vocab_size
+    over.train()
+    info = over.train_step(torch.randint(3, 7, (4, 6)), parts.adam(over), task_type="text")
+    left_out = info["augmentations_left_out"]
+    assert left_out.keys() == {"position_shift", "paraphrase", "format_variation"}
+    assert "convert_ids_to_tokens" in left_out["format_variation"]
+    # Plain data: half of the loss for the first step, the rest growing with the steps.
+    weights = info["step_weights"]
+    assert weights[0] == 0.5 and weights[1:] == sorted(weights[1:])
+    assert info["graph_cuts"] == [8]

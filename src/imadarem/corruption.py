@@ -7,6 +7,7 @@ line, ``mask_rate(t) = 1 - t / K``, or along a cosine.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,39 @@ from imadarem.errors import ConfigError, nearest
 __all__ = [
     "Holes",
     "MaskSchedule",
+    "Shape",
+    "check_shape",
     "choose_masked",
     "last_of",
     "masked_counts",
     "stratified_rates",
     "with_surplus",
 ]
+
+
+Shape = str | Callable[[float], float] | Sequence[float]
+"""A name, ``rate(t / K)``, or the share of the blanks that each step fills."""
+
+
+def check_shape(shape: Shape, steps: int) -> None:
+    """Refuse what is no shape of a schedule of ``steps``.
+
+    Raises:
+        ConfigError: The name is unknown, or the shares do not fit.
+    """
+    if isinstance(shape, str):
+        if shape not in MASK_SCHEDULES:
+            raise ConfigError(
+                f"unknown schedule {shape!r}{nearest(shape, MASK_SCHEDULES)}. Legal: "
+                f"{', '.join(MASK_SCHEDULES)}, a function of t / K, or a share for each step."
+            )
+    elif not callable(shape) and not (
+        len(shape) == steps and min(shape) >= 0 and abs(sum(shape) - 1.0) < 1e-6
+    ):
+        raise ConfigError(
+            f"the schedule {list(shape)} needs {steps} shares, one for each step, of at least 0, "
+            "that add up to 1."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +62,24 @@ class MaskSchedule:
     ``cosine``: ``mask_rate(t) = cos(π/2 · t / K)``, few blanks filled at first, while little
     is known, and many at the end (MaskGIT, arXiv:2202.04200).
 
+    Your own: a function of ``t / K`` that falls from 1 to 0, or the share of the blanks that
+    each of the ``K`` steps fills.
+
     Args:
         steps: ``K``, at least 1.
-        shape: ``linear`` or ``cosine``.
+        shape: ``linear``, ``cosine``, a function, or ``K`` shares that add up to 1.
 
     Raises:
-        ConfigError: ``steps`` is below 1, or ``shape`` is unknown.
+        ConfigError: ``steps`` is below 1, ``shape`` is unknown, or shares do not fit.
     """
 
     steps: int
-    shape: str = "linear"
+    shape: Shape = "linear"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
-        if self.shape not in MASK_SCHEDULES:
-            raise ConfigError(
-                f"unknown schedule {self.shape!r}{nearest(str(self.shape), MASK_SCHEDULES)}. "
-                f"Legal: {', '.join(MASK_SCHEDULES)}."
-            )
+        check_shape(self.shape, self.steps)
 
     def mask_rate(self, t: float) -> float:
         """Share of the open positions that is masked at time ``t`` in ``[0, K]``.
@@ -64,6 +91,15 @@ class MaskSchedule:
         """
         if not 0 <= t <= self.steps:
             raise ConfigError(f"t={t} lies outside the schedule: legal is 0 to {self.steps}.")
+        if callable(self.shape):
+            rate = float(self.shape(t / self.steps)) if t < self.steps else 0.0
+            if not 0.0 <= rate <= 1.0:
+                raise ConfigError(f"the schedule gave {rate} at {t / self.steps}; legal is 0 to 1.")
+            return rate
+        if not isinstance(self.shape, str):
+            whole, part = int(t), t - int(t)
+            behind = sum(self.shape[whole:]) - (part * self.shape[whole] if part else 0.0)
+            return min(max(behind, 0.0), 1.0) if t < self.steps else 0.0
         if self.shape == "linear":
             return 1.0 - t / self.steps
         # As a sine from the far end, the rate at t = K is exactly 0.
@@ -88,9 +124,10 @@ class MaskSchedule:
             return total * (self.steps - step) // self.steps
         # The one rational cosine between the ends is cos 60° = 1/2 (Niven's theorem). Any
         # other rate times a count is irrational, so no exact count can be missed by a float.
-        if 3 * step == 2 * self.steps:
+        if self.shape == "cosine" and 3 * step == 2 * self.steps:
             return total // 2
-        return (total.double() * self.mask_rate(step)).long()
+        # Sums of shares are off by a rounding error, which must not cost a whole blank.
+        return (total.double() * self.mask_rate(step) + 1e-9).long()
 
     def grid_rates(self, count: int, generator: torch.Generator) -> Tensor:
         """``(count,)`` rates drawn uniformly from the grid ``t = 0 … K - 1``."""

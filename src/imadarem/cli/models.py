@@ -39,7 +39,7 @@ class SamplingFlags:
         temperature: Divides the logits; 0 takes the most likely token. Default: the model's
             setting.
         policy: Which tokens each pass writes: gate, left-to-right, gate-adaptive,
-            gate-in-place, entropy, ancestral, confidence, margin, entropy-bound or remask;
+            gate-in-place, entropy, ancestral, blocks, confidence, margin, entropy-bound or remask;
             default: the model's setting.
         schedule: How many blanks each pass fills: linear (equal numbers) or cosine (few at
             first); default: the model's setting.

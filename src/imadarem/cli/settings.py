@@ -77,6 +77,7 @@ class RunSettings:
         }
         return dataclasses.replace(
             self,
+            task=_absolute_file(self.task),
             data={**self.data, **_absolute(paths)},
             settings=_absolute(self.settings),
         )
@@ -265,6 +266,14 @@ def _absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in settings.items()
     }
+
+
+def _absolute_file(task: str | None) -> str | None:
+    """``file.py:function`` with the file's absolute path; any other name as it is."""
+    if task is None or ".py:" not in task:
+        return task
+    file, _, function = task.rpartition(":")
+    return f"{os.path.abspath(file)}:{function}"
 
 
 def _without(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``imadarem solve``: puzzles in; every step of the model, the answer and a check of it out."""
+"""``imadarem solve``: questions in; the answers and a check of them out, a puzzle's steps too."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 from rich.text import Text
 
-from imadarem.cli.console import json_line, note, out, progress_bar
+from imadarem.cli.console import note, out, progress_bar
 from imadarem.cli.models import Switch, load_model
 from imadarem.cli.numbers import Positive, Seed, Steps, whole
 from imadarem.cli.solve_view import (
-    NO_DIGIT,
     Answer,
     GridStep,
     Question,
-    as_line,
+    print_json,
     story,
-    summary,
     summary_line,
     totals,
 )
@@ -86,9 +84,11 @@ def solve(
     limit: Positive | None = None,
     quiet: Switch = False,
     json: Switch = False,
+    task: str = TASK,
+    setting: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
     solver: SolverFlags = SOLVER,
 ) -> int:
-    """Solve sudokus of 4x4, 6x6 and 9x9 cells, and show every step.
+    """Solve sudokus of 4x4, 6x6 and 9x9 cells and show every step, or questions of another task.
 
     **Examples**
 
@@ -98,6 +98,9 @@ def solve(
     imadarem solve puzzles.csv --limit 1000 --json
     imadarem solve puzzle.txt --model runs/sudoku/model --votes 8
     cat puzzles.txt | imadarem solve - --quiet
+    imadarem solve --task modular --model runs/modular/model "4+5=<mask>"
+    imadarem solve --task my_tasks.py:sorting --model runs/sorting/model --limit 200
+    imadarem solve --task arc --model runs/arc/model --votes 8
     ```
 
     One puzzle is shown step by step, with `*` before each cell that the step changed;
@@ -107,11 +110,22 @@ def solve(
 
     Args:
         puzzles: A file of puzzles (one a line, drawn as a grid, or a table), `-` for stdin,
-            or the 16, 36 or 81 cells themselves, with `.` for a blank.
-        limit: Maximum number of puzzles to read.
+            or the 16, 36 or 81 cells themselves, with `.` for a blank. Of another task: texts
+            with `<mask>` for each blank; default: its held-out questions.
+        limit: Maximum number of puzzles to read, or of held-out questions (default: 100).
         quiet: Print only the answers, one line each; an unsolved puzzle is printed as given.
         json: Print JSON Lines: the steps of a single puzzle, each result, and a summary.
+        task: The task of the questions: a name, or a function as file.py:make_task. An answer
+            is right by the task's verifier, or else if it equals the held-out one; with
+            --votes the two most frequent answers are attempts.
+        setting: A setting of the task as NAME=VALUE, as it was given in training.
     """
+    if task != TASK:
+        from imadarem.cli.solve_task import solve_task
+
+        if quiet:
+            raise ConfigError("--quiet is for sudokus; --json prints the answers of any task.")
+        return solve_task(task, setting or [], puzzles, solver, limit=limit, json=json)
     if quiet and json:
         raise ConfigError("--quiet and --json exclude each other; give one of them.")
     questions = _read(puzzles, limit)
@@ -356,27 +370,13 @@ def _deliver(answers: list[Answer], seconds: float, cap: int, quiet: bool, json:
         for answer in answers:
             console.print(Text(answer.best_line))
     elif json:
-        _print_json(answers, seconds)
+        print_json(answers, seconds)
     elif len(answers) == 1:
         console.print(story(answers[0], cap))
     else:
         for answer in answers:
             console.print(summary_line(answer))
         console.print(Text("\n"), totals(answers, seconds), sep="")
-
-
-def _print_json(answers: list[Answer], seconds: float) -> None:
-    for answer in answers:
-        for number, step in enumerate(answer.trace, start=1):
-            record = {
-                "grid": as_line(step.grid, NO_DIGIT),
-                "changed": step.changed,
-                "halting_confidence": step.halt,
-                "mean_probability": step.quality,
-            }
-            json_line({"kind": "step", "step": number, **record})
-        json_line({"kind": "result", **answer.to_dict()})
-    json_line({"kind": "summary", **summary(answers, seconds)})
 
 
 def _code(answers: list[Answer], steps: int, votes: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from imadarem.cli.console import json_line
 from imadarem.cli.results import share
 from imadarem.data.sudoku.grid import Grid, broken_cells, clash, geometry, size_of
 
@@ -18,6 +19,7 @@ __all__ = [
     "Question",
     "as_line",
     "drawn",
+    "print_json",
     "story",
     "summary",
     "summary_line",
@@ -293,3 +295,18 @@ def _effort(answer: Answer) -> str:
 
 def _forms(votes: int) -> str:
     return f"{votes} forms of the puzzle that agree" if votes > 1 else "one form of the puzzle"
+
+
+def print_json(answers: list[Answer], seconds: float) -> None:
+    """JSON Lines: the recorded steps of each answer, the answer, and a summary."""
+    for answer in answers:
+        for number, step in enumerate(answer.trace, start=1):
+            record = {
+                "grid": as_line(step.grid, NO_DIGIT),
+                "changed": step.changed,
+                "halting_confidence": step.halt,
+                "mean_probability": step.quality,
+            }
+            json_line({"kind": "step", "step": number, **record})
+        json_line({"kind": "result", **answer.to_dict()})
+    json_line({"kind": "summary", **summary(answers, seconds)})

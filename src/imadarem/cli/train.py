@@ -110,6 +110,7 @@ def train(
     imadarem train --data words.txt --tokenizer char --out runs/words
     imadarem train --task sudoku --set sizes=4,6 --unroll-steps 8 --out runs/sudoku
     imadarem train --task text --set source=novel.txt --out runs/novel
+    imadarem train --task my_tasks.py:sorting --out runs/sorting
     imadarem train --out runs/first --resume
     imadarem train --config run.toml --learning-rate 5e-4 --print-config
     python -m torch.distributed.run --nproc_per_node 2 -m imadarem train --data moses
@@ -128,7 +129,8 @@ def train(
         compare: Samples to score before and after a run that starts from another model
             (--init); default is 500 for a file of molecules, 0 scores none.
         json: Print every record as JSON Lines.
-        task: Learn to answer instead: sudoku, modular, addition, arc, text or molecules.
+        task: Learn to answer instead: sudoku, modular, addition, arc, text or molecules; or a
+            function that returns a Task, as my_module:make_task or file.py:make_task.
         setting: A setting of the task as NAME=VALUE, as often as needed; a wrong name lists
             the right ones.
     """
@@ -245,7 +247,8 @@ def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
             "there is nothing to train on: give --data moses, moses-sample or FILE, or --task "
             "sudoku, modular, addition, arc, text or molecules."
         )
-    return Path("runs") / Path(settings.subject).name.split(".")[0]
+    # A task of the user's is file.py:function: the run goes by the function.
+    return Path("runs") / Path(settings.subject).name.rpartition(":")[2].split(".")[0]
 
 
 def _refuse_old_run(folder: Path) -> None:

@@ -31,7 +31,7 @@ from imadarem.tokenizers import SpecialIds, Tokenizer
 __all__ = ["IDENTITY", "Augmented", "AugmentedBatch", "Augmenter", "KnownTasks", "TaskParts"]
 
 IDENTITY = "identity"
-"""The ``strategy`` of element 0, and of every element where no strategy is available."""
+"""The ``strategy`` of element 0, and of an episode that no available strategy changes."""
 
 TRAINING, VOTING = 0, 1
 
@@ -149,18 +149,25 @@ class Augmenter:
     def __call__(self, inputs: Tensor, labels: Tensor, task_id: int, k: int) -> Augmented:
         """Element ``k`` of an episode, ``(L,)`` inputs and labels.
 
+        The strategies take turns over the elements. Where the one whose turn it is leaves the
+        episode as it is, such as a format that this text cannot take, the next one is asked.
+
         Raises:
             ConfigError: ``k`` is not in 0 .. ``count``.
             DataError: The shapes are not both ``(L,)``.
         """
         if not 0 <= k <= self.count:
             raise ConfigError(f"k={k} is no element: legal are 0 (the episode) to {self.count}.")
-        if k == 0 or not self.available:
-            _refuse_shapes(inputs, labels)
-            return Augmented(inputs, labels, k, IDENTITY, None, {})
-        # They take turns over the elements, and another one comes first in the next task.
-        name = self.available[(task_id + k) % len(self.available)]
-        return self.apply(name, inputs, labels, task_id, k)
+        _refuse_shapes(inputs, labels)
+        metadata: Mapping[str, Any] = {}
+        for turn in range(len(self.available) if k else 0):
+            # Another one comes first in the next task.
+            name = self.available[(task_id + k + turn) % len(self.available)]
+            element = self.apply(name, inputs, labels, task_id, k)
+            if not (element.inputs.equal(inputs) and element.labels.equal(labels)):
+                return element
+            metadata = metadata or element.metadata
+        return Augmented(inputs, labels, k, IDENTITY, None, metadata)
 
     def apply(
         self, strategy: str, inputs: Tensor, labels: Tensor, task_id: int, k: int

@@ -7,7 +7,8 @@ With *n* the current length of a row, its first blank:
 ===========  =========================================================================
 ``replace``  rewrites every open and every written position
 ``patch``    rewrites the blanks and the written positions whose gate is above 0.5
-``append``   rewrites blanks from *n* on, ``block`` positions at a time
+``append``   writes blanks from *n* on, ``block`` positions at a time, or as many of
+             them as the schedule of the steps asks
 ===========  =========================================================================
 
 What holds in every step, of every row, on every canvas:
@@ -18,7 +19,7 @@ What holds in every step, of every row, on every canvas:
 3. ``patch`` leaves every written position whose gate is at most 0.5 byte for byte.
 4. ``append`` leaves every token that stands byte for byte, those before *n* above all; it
    writes nothing at or behind ``n + block``, save in the loop's last step, which fills
-   whatever is blank.
+   whatever is blank. Without a block it writes a share of the blanks that is equal in all steps.
 
 One rule of the canvas stands above 2 to 4: where an edit writes an EOS into a blank, the
 row ends, and what lay behind it is cut off. An EOS lies at or behind *n* always, so the
@@ -54,7 +55,13 @@ FIXED_LENGTH = "it writes from the current length on, and the length of this can
 
 
 def edit_mask(
-    name: str, open: Tensor, written: Tensor, gate: Tensor | None, *, block: int | None = None
+    name: str,
+    open: Tensor,
+    written: Tensor,
+    gate: Tensor | None,
+    *,
+    block: int | None = None,
+    fill: Tensor | None = None,
 ) -> Tensor:
     """``(B, L)`` bool: the positions that the edit ``name`` rewrites.
 
@@ -65,7 +72,8 @@ def edit_mask(
         gate: ``(B, L)`` probability that the token standing there should be refined; only
             ``patch`` reads it.
         block: How many positions ``append`` may fill, counted from the current length;
-            ``None`` is all of them.
+            ``None`` leaves it to ``fill``.
+        fill: ``(B,)`` how many blanks ``append`` writes; None writes all.
 
     Raises:
         ConfigError: No edit has that name, or ``patch`` is given no gate.
@@ -74,6 +82,8 @@ def edit_mask(
     if name == "replace":
         return open | written
     if name == "append":
+        if block is None:
+            return open if fill is None else open & (open.cumsum(dim=1) <= fill[:, None])
         return _next_blanks(open, block)
     if gate is None:
         raise ConfigError(f"the edit 'patch' cannot be made: {NO_GATE}.")
@@ -103,7 +113,8 @@ class Append:
     A row is done once it has no blank.
 
     Args:
-        block: Positions per step, at least 1; ``None`` fills all blanks in one step.
+        block: Positions per step, at least 1; ``None`` takes the leftmost blanks, as many as the
+            schedule asks in each step.
 
     Raises:
         ConfigError: ``block`` is below 1.
@@ -116,12 +127,13 @@ class Append:
     def __post_init__(self) -> None:
         if self.block is not None and self.block < 1:
             raise ConfigError(
-                f"block={self.block} must be at least 1 position, or None for all blanks at once."
+                f"block={self.block} must be at least 1 position, or None: the schedule's number."
             )
 
     def __call__(self, view: PassView) -> Decision:
-        mask = edit_mask("append", view.open, view.written, view.gate, block=self.block)
-        return _in_place(mask)
+        return _in_place(
+            edit_mask("append", view.open, view.written, None, block=self.block, fill=view.to_fill)
+        )
 
 
 EDITS: dict[str, Policy] = {"replace": Replace(), "patch": GateInPlace(), "append": Append()}
@@ -179,10 +191,8 @@ def unavailable_edits(
     return {name: reasons[name] for name in names if name in reasons}
 
 
-def _next_blanks(open: Tensor, block: int | None) -> Tensor:
+def _next_blanks(open: Tensor, block: int) -> Tensor:
     """The blanks among the ``block`` positions from each row's first blank on."""
-    if block is None:
-        return open
     # A position is within reach once a blank was seen, and for ``block`` positions.
     reach = (open.long().cumsum(dim=1) > 0).long().cumsum(dim=1)
     return open & (reach <= block)

@@ -110,6 +110,7 @@ class Inference:
             "forward_passes": passes,
             "texts": self._texts(answers),
             "output_ids": voted.answers,
+            "second_output_ids": voted.second,
             "votes": voted.votes.tolist(),
             "traces": None if trajectory is None else Trajectory([trajectory[i] for i in firsts]),
         }

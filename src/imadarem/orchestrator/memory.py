@@ -118,7 +118,7 @@ class MemoryBank:
 
     Args:
         size: Most entries.
-        vocab_size: ``V``.
+        vocab_size: ``V``; None is that of the orchestrator's model, see :meth:`use_vocabulary`.
         key_size: Length of an address; unrelated canvases are similar by about
             ``± 1 / sqrt(key_size)``.
         position_weight: Share of the similarity that asks for tokens in the same place; the
@@ -139,7 +139,7 @@ class MemoryBank:
         self,
         size: int = 4096,
         *,
-        vocab_size: int,
+        vocab_size: int | None = None,
         key_size: int = 128,
         position_weight: float = 0.5,
         threshold: float = 0.05,
@@ -150,11 +150,10 @@ class MemoryBank:
     ) -> None:
         for name, value in {"size": size, "key_size": key_size, "top_k": top_k}.items():
             checks.whole(name, value, 1)
-        checks.whole("vocab_size", vocab_size, 2)
         _check_between(0.0, 1.0, position_weight=position_weight, threshold=threshold)
         _check_between(-1.0, 1.0, min_similarity=min_similarity)
         self.size = size
-        self.vocab_size = vocab_size
+        self.vocab_size: int | None = None
         self.key_size = key_size
         self.position_weight = position_weight
         self.threshold = threshold
@@ -162,7 +161,23 @@ class MemoryBank:
         self.min_similarity = min_similarity
         self.pad_token_id = pad_token_id
         self.seed = seed
-        self.keys = ContentAddress(vocab_size, key_size, position_weight, pad_token_id, seed)
+        if vocab_size is not None:
+            self.use_vocabulary(vocab_size, pad_token_id)
+        self.clear()
+
+    def use_vocabulary(self, vocab_size: int, pad_token_id: int) -> None:
+        """Take canvases of ``vocab_size`` tokens; for a bank that was built without.
+
+        Raises:
+            ConfigError: The number is below 2, or the bank has another vocabulary.
+        """
+        checks.whole("vocab_size", vocab_size, 2)
+        if self.vocab_size is not None:
+            raise ConfigError(f"this bank has vocab_size={self.vocab_size} already.")
+        self.vocab_size, self.pad_token_id = vocab_size, pad_token_id
+        self.keys = ContentAddress(
+            vocab_size, self.key_size, self.position_weight, pad_token_id, self.seed
+        )
         self.clear()
 
     def clear(self) -> None:
@@ -197,6 +212,7 @@ class MemoryBank:
         """
         self._check(ids, known, surprise=surprise, task_ids=task_ids)
         keys = self.keys(ids, known)
+        assert self.vocab_size is not None
         weights = (surprise.detach().cpu().double() / math.log(self.vocab_size)).clamp(0, 1)
         weights[~surprise.cpu().isfinite()] = 0.0
         kept = [
@@ -358,6 +374,11 @@ class MemoryBank:
         return sum(store[: self._entries].numel() * store.element_size() for store in stores)
 
     def _check(self, ids: Tensor, known: Tensor, **per_row: Tensor) -> None:
+        if self.vocab_size is None:
+            raise ConfigError(
+                "this bank knows no vocabulary yet. Give it to an orchestrator, or build "
+                "MemoryBank(vocab_size=...)."
+            )
         if ids.dim() != 2 or known.shape != ids.shape or known.dtype != torch.bool:
             raise DataError(
                 f"ids {tuple(ids.shape)} and known {tuple(known.shape)} of {known.dtype} do not "

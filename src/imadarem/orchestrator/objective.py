@@ -39,6 +39,8 @@ class Unrolled:
         terms: ``token``, ``gate``, ``halt``, ``memory``: means over steps by their weights,
             without the term's own weight; None where a term did not apply.
         steps: Numbers of the steps.
+        step_weights: Share of the loss of each.
+        graph_cuts: Steps after which the graph was cut.
         step_losses: Token loss of each.
         edits: Edit of each.
         gains: Gain in token accuracy of each.
@@ -52,6 +54,8 @@ class Unrolled:
     loss: float = 0.0
     terms: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(LOSS_TERMS))
     steps: list[int] = field(default_factory=list)
+    step_weights: list[float] = field(default_factory=list)
+    graph_cuts: list[int] = field(default_factory=list)
     step_losses: list[float] = field(default_factory=list)
     edits: list[str] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)
@@ -103,14 +107,20 @@ class UnrollObjective:
         """
         plan = Plan.of(self.config, self.has_answers)
         state = start(question) if state is None else state
-        result = Unrolled()
+        result = Unrolled(
+            step_weights=list(plan.weights.values()), graph_cuts=sorted(plan.cuts)[:-1]
+        )
         correct = token_accuracy(state.answer, question)
         scores = None if state.beliefs is None else _scores(state, question)
         names: list[str] = []
 
         def rewrite(step: int, open: Tensor, written: Tensor, gate: Tensor) -> Tensor:
-            names.append(choose(step + first_step - 1, scores))
-            return edit_mask(names[-1], open, written, gate)
+            now = step + first_step - 1
+            names.append(choose(now, scores))
+            # As many blanks in each of the steps that are left.
+            left = max(self.config.max_steps_train - now + 1, 1)
+            fill = -(-open.sum(dim=1) // left)
+            return edit_mask(names[-1], open, written, gate, fill=fill)
 
         pending: Tensor | None = None
         share = 0.0

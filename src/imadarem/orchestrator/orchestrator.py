@@ -20,7 +20,7 @@ from imadarem.orchestrator.checkpoints import checkpoint, load_checkpoint, save_
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
 from imadarem.orchestrator.inference import ChosenEdit, Inference
-from imadarem.orchestrator.memory import Memory, recall, remember
+from imadarem.orchestrator.memory import Memory, MemoryBank, recall, remember
 from imadarem.orchestrator.objective import UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
 from imadarem.orchestrator.voting import RULES
@@ -51,8 +51,9 @@ class UnifiedRefinerOrchestrator(nn.Module):
             ``model(input_ids, attention_mask, prev_probs=...)``, with ``carry=`` and ``memory=``
             where its config says so.
         tokenizer: Of the model; decodes results and helps to augment text. May be None.
-        memory_bank: A :class:`~imadarem.orchestrator.memory.MemoryBank` or your own; the model
-            must be built with ``memory=True`` to look at it. May be None.
+        memory_bank: A :class:`~imadarem.orchestrator.memory.MemoryBank`, which takes the model's
+            vocabulary where it has none, or your own; the model must be built with
+            ``memory=True`` to look at it. May be None.
         config: Settings; default ``OrchestrationConfig()``.
 
     Raises:
@@ -70,6 +71,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.memory_bank = memory_bank
+        if isinstance(memory_bank, MemoryBank) and memory_bank.vocab_size is None:
+            memory_bank.use_vocabulary(model.config.vocab_size, model.special.pad)
         self.config = OrchestrationConfig() if config is None else config
         self.config.check_model(model.config, has_memory=memory_bank is not None)
         # "replace" wins ties, so that a bandit without experience does the plain thing.
@@ -155,10 +158,14 @@ class UnifiedRefinerOrchestrator(nn.Module):
         Returns:
             ``loss``, ``token_loss``, ``gate_loss``, ``halt_loss``, ``memory_loss`` (nats;
             None where a term did not apply), ``smoothed_loss``, ``step_losses`` (token loss
-            of each step), ``token_accuracy`` and ``exact_accuracy`` after the last step,
-            ``gradient_norm`` before clipping, ``skipped``, ``edits`` (of each step),
-            ``augmentations`` (rows per strategy), ``rows_replaced`` (``carry`` mode),
-            ``memory_written``.
+            of each step), ``step_weights`` (their shares of the loss; the first step of plain
+            data has at least ``base_loss_share``), ``graph_cuts`` (steps after which the
+            gradient was cut while unrolling, which saves the memory that
+            :meth:`apply_truncated_backprop` cannot), ``token_accuracy`` and
+            ``exact_accuracy`` after the last step, ``gradient_norm`` before clipping,
+            ``skipped``, ``edits`` (of each step), ``augmentations`` (rows per strategy),
+            ``augmentations_left_out`` (strategy → why it is not used), ``rows_replaced``
+            (``carry`` mode), ``memory_written``.
 
         Raises:
             DataError: The batch cannot be used.
@@ -213,12 +220,15 @@ class UnifiedRefinerOrchestrator(nn.Module):
             **{f"{term}_loss": value for term, value in unrolled.terms.items()},
             "smoothed_loss": self.record.smoothed_loss(self.config.loss_smoothing_window),
             "step_losses": unrolled.step_losses,
+            "step_weights": unrolled.step_weights,
+            "graph_cuts": unrolled.graph_cuts,
             "token_accuracy": unrolled.token_accuracy,
             "exact_accuracy": unrolled.exact_accuracy,
             "gradient_norm": norm,
             "skipped": norm is None,
             "edits": list(unrolled.edits),
             "augmentations": augmented,
+            "augmentations_left_out": dict(self.augmenter(task_type).unavailable),
             "rows_replaced": replaced,
             "memory_written": written,
         }
@@ -251,6 +261,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
             step: From 1.
             canvas_scores: ``(B,)`` mean token probabilities of the canvases as they stand.
                 None, or zeros, says that nothing is written yet, so there is nothing to patch.
+                Nothing else depends on them: one edit is made on all rows, and a row's result
+                must not depend on the rows beside it. Success is told by the gain in accuracy.
             task_type: Whose experience counts.
 
         Returns:
@@ -310,7 +322,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
             Lists with one entry per row: ``steps_taken``, ``stopping_reason``,
             ``final_canvas_scores`` (mean token probability), ``halt_confidence`` (None without
             a halting head), ``forward_passes``, ``edits`` (per step), ``texts`` (where the
-            tokenizer decodes). ``output_ids`` ``(B, L)``, padded. Also ``votes``, ``traces``
+            tokenizer decodes). ``output_ids`` ``(B, L)``, padded, and with ``votes`` above 1
+            ``second_output_ids``, the runner-up's (ARC counts two). Also ``votes``, ``traces``
             (a :class:`~imadarem.sampling.trajectory.Trajectory`, or None),
             ``edit_strategy_performance`` and ``memory_stats``.
 

@@ -273,6 +273,8 @@ def _format_variation(means: Means) -> Strategy | Unavailable:
         return SymmetryDraw(means.symmetry)
     if means.tokenizer is None:
         return Unavailable("it needs the task's symmetry or a tokenizer; give tokenizer=...")
+    if not hasattr(means.tokenizer, "convert_ids_to_tokens"):
+        return Unavailable("this tokenizer has no convert_ids_to_tokens, which says how texts look")
     if isinstance(means.tokenizer, SelfiesTokenizer | SmilesTokenizer):
         return Respelling(means.tokenizer, means.special)
     tables = format_tables(means.tokenizer, means.special, means.vocab_size)
@@ -293,8 +295,8 @@ def _paraphrase(means: Means) -> Strategy | Unavailable:
             # A puzzle is no text: nobody misses other words for it.
             by_design=means.unique_answer,
         )
-    if means.tokenizer is None:
-        return Unavailable("it reads and writes text; give tokenizer=...")
+    if not (hasattr(means.tokenizer, "encode") and hasattr(means.tokenizer, "decode")):
+        return Unavailable("it reads and writes text; give a tokenizer with encode and decode")
     if not callable(means.paraphrase):
         raise ConfigError(
             f"paraphrase={means.paraphrase!r:.60} must be a function of a text that returns a "

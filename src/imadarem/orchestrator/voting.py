@@ -51,11 +51,14 @@ class Voted(NamedTuple):
         answers: ``(B, L)`` int64.
         votes: ``(B,)`` int64, forms of the question that gave this answer.
         asked: ``(B,)`` int64, forms that were asked; small groups have few.
+        second: ``(B, L)`` int64, the answer with the next most votes; ``answers`` where all
+            forms agree.
     """
 
     answers: Tensor
     votes: Tensor
     asked: Tensor
+    second: Tensor
 
 
 def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
@@ -138,15 +141,16 @@ def solve_with_voting(
             f"{tuple(confidence.shape)} for {len(questions)} questions of {inputs.shape[1]} "
             "positions. It must return one answer and one number for each."
         )
-    winners = []
+    ranked = []
     parts = asked.tolist()
     for own, theirs, scores in zip(
         forms, answers.cpu().split(parts), confidence.cpu().split(parts), strict=True
     ):
         undone = [element.invert(answer) for element, answer in zip(own, theirs, strict=True)]
-        winners.append(rank(torch.stack(undone), scores, by)[0])
+        ranked.append(rank(torch.stack(undone), scores, by))
     return Voted(
-        torch.stack([winner.answer for winner in winners]).to(inputs.device),
-        torch.stack([winner.votes for winner in winners]).to(inputs.device),
+        torch.stack([best[0].answer for best in ranked]).to(inputs.device),
+        torch.stack([best[0].votes for best in ranked]).to(inputs.device),
         asked.to(inputs.device),
+        torch.stack([best[:2][-1].answer for best in ranked]).to(inputs.device),
     )

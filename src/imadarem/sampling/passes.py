@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.corruption import Shape
 from imadarem.nn import RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.noise import RowNoise
@@ -127,7 +128,7 @@ class PassView:
         entropy: ``(B, L)``, normalised to [0, 1]; the teacher's where it judges.
         remaining: ``(B,)``, blanks that the schedule leaves after this step.
         noise: Uniform noise of this step, by row.
-        schedule: Shape of the schedule, ``linear`` or ``cosine``.
+        schedule: Shape of the schedule.
         drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
             drawn, nats; 0 where the model did not write. None where nobody kept it.
     """
@@ -142,7 +143,7 @@ class PassView:
     entropy: Tensor
     remaining: Tensor
     noise: RowNoise
-    schedule: str = "linear"
+    schedule: Shape = "linear"
     drawn_with: Tensor | None = None
 
     @property

@@ -17,6 +17,7 @@ from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
+from imadarem.sampling.blocks import Blocks
 from imadarem.sampling.noise import Stream
 from imadarem.sampling.passes import Decision, PassView, Policy
 
@@ -24,6 +25,7 @@ __all__ = [
     "POLICIES",
     "AdaptiveGate",
     "Ancestral",
+    "Blocks",
     "Confidence",
     "Decision",
     "EntropyBound",
@@ -330,6 +332,7 @@ POLICIES: dict[str, type[Policy]] = {
     "entropy": EntropyThreshold,
     "ancestral": Ancestral,
     "left-to-right": LeftToRight,
+    "blocks": Blocks,
     "confidence": Confidence,
     "margin": Margin,
     "entropy-bound": EntropyBound,

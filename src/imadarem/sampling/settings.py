@@ -12,7 +12,8 @@ from torch import Tensor
 
 from imadarem import checks
 from imadarem.canvas import Canvas
-from imadarem.config import MASK_SCHEDULES, ImplicitRefinementConfig
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.corruption import Shape, check_shape
 from imadarem.errors import ConfigError, DataError
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
@@ -34,7 +35,8 @@ class SamplingOptions(TypedDict, total=False):
             Default ``sampling_temperature``.
         policy: A name in :data:`~imadarem.sampling.policies.POLICIES` or an object; default
             the gate, or the entropy rule where ``use_refine_gate`` is False.
-        schedule: ``linear`` or ``cosine``; default ``mask_schedule``.
+        schedule: ``linear``, ``cosine``, a function or shares of your own: see
+            :class:`~imadarem.corruption.MaskSchedule`; default ``mask_schedule``.
         top_k: Sample each token from the ``top_k`` most likely tokens.
         top_p: Sample each token from the smallest set of tokens that together have this
             probability, after the temperature; see :class:`~imadarem.sampling.draw.Truncation`.
@@ -50,7 +52,7 @@ class SamplingOptions(TypedDict, total=False):
     steps: int | None
     temperature: float | None
     policy: str | Policy | None
-    schedule: str | None
+    schedule: Shape | None
     top_k: int | None
     top_p: float | None
     min_length: int | None
@@ -74,8 +76,8 @@ class SamplingSettings:
         reinject: Show the network the question in every pass, blanks where it wrote, and what
             it wrote as beliefs (and as its carry): the way that an unrolled network learned.
             Without it the network reads its own tokens as it reads those of the data.
-        schedule: ``linear`` or ``cosine``: how many blanks a step leaves, for the policies
-            that ask; see :class:`~imadarem.corruption.MaskSchedule`.
+        schedule: How many blanks a step leaves, for the policies that ask; see
+            :class:`~imadarem.corruption.MaskSchedule`.
         truncation: Cuts the tail of what is drawn from. Policies and records see the
             network's own probabilities, without it and before the temperature.
         gate_slope: Added to the gate's logits times the share of a row that is written; the
@@ -95,7 +97,7 @@ class SamplingSettings:
     may_end: bool = True
     halting: Halting | None = None
     reinject: bool = False
-    schedule: str = "linear"
+    schedule: Shape = "linear"
     truncation: Truncation | None = None
     gate_slope: float = 0.0
     min_length: int = 1
@@ -109,7 +111,7 @@ class SamplingSettings:
         checks.whole("steps", self.steps, 1)
         checks.finite(temperature=self.temperature)
         checks.share(stop_threshold=self.stop_threshold)
-        checks.one_of("schedule", self.schedule, MASK_SCHEDULES)
+        check_shape(self.schedule, self.steps)
 
     @classmethod
     def from_config(
