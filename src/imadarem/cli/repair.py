@@ -109,7 +109,7 @@ def repair(
         from imadarem.files import write_text
         from imadarem.viz.repairs import repairs_page
 
-        write_text(repairs_page(str(file or "Repairs"), records), report)
+        write_text(repairs_page(file.name if file else "Repairs", records), report)
     _show(records, json)
     reasons = Counter(record["reason"] for record in records)
     note(", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items()))
