@@ -93,10 +93,13 @@ def measured(
     methods = {
         "judge": lambda: model.repair(broken),
         "judge and RDKit": lambda: model.repair(broken, checker=is_molecule, budget=budget),
+        "judge and RDKit, flagged too": lambda: model.repair(
+            broken, checker=is_molecule, budget=budget, flagged_too=True
+        ),
         "search with RDKit": lambda: unjudged.repair(broken, checker=is_molecule, budget=budget),
     }
     if not model.config.judge:
-        del methods["judge"], methods["judge and RDKit"]
+        methods = {"search with RDKit": methods["search with RDKit"]}
     rejected = [not is_molecule(model.tokenizer.decode(row)) for row in broken]
     found = []
     for name, method in methods.items():

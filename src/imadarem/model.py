@@ -286,8 +286,8 @@ class ImplicitRefinementModel(
             rows: Texts, or token ids without special tokens.
             protected: For each row, positions of tokens that never change.
             seed: The same seed gives the same repairs, whatever the batch size.
-            options: ``rounds``, ``threshold``, ``checker``, ``budget``, ``batch_size``: see
-                :class:`~imadarem.repair.RepairSettings`.
+            options: ``rounds``, ``threshold``, ``checker``, ``budget``, ``flagged_too``,
+                ``batch_size``: see :class:`~imadarem.repair.RepairSettings`.
 
         Raises:
             ConfigError: A setting is out of range, or there is neither a judge nor a checker.

@@ -39,8 +39,9 @@ def repair(
     model: str = "smiles",
     check: str = "none",
     threshold: Threshold = 0.5,
-    rounds: Positive = 3,
+    rounds: Positive = 4,
     budget: Positive = 60,
+    flagged_too: Switch = False,
     dry_run: Switch = False,
     out_file: Annotated[Path | None, Parameter(name="--out")] = None,
     report: Path | None = None,
@@ -75,6 +76,7 @@ def repair(
         threshold: Probability of being wrong above which a place is repaired.
         rounds: Times that a row is changed and judged again, at most.
         budget: Calls of the check for each row, at most.
+        flagged_too: Also repair rows that the check accepts and the judge flags.
         dry_run: Show what looks wrong, and repair nothing.
         out_file: Also write the rows to this file: in the form of `--file` where both have the
             same ending, else one per line.
@@ -96,6 +98,7 @@ def repair(
         threshold=threshold,
         rounds=rounds,
         budget=budget,
+        flagged_too=flagged_too,
         seed=seed,
     )
     found = dict(zip(readable, repairs, strict=True))

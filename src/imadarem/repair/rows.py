@@ -57,6 +57,7 @@ class RepairOptions(TypedDict, total=False):
     threshold: float
     checker: Checker | None
     budget: int
+    flagged_too: bool
     batch_size: int
 
 
@@ -69,16 +70,19 @@ class RepairSettings:
         threshold: Probability above which a place is repaired.
         checker: Says of a text whether it is right; None leaves it to the judge.
         budget: Calls of the checker for each row, at most.
+        flagged_too: With a checker, repair rows too that it takes and the judge flags. Only for
+            rows like the model's data: what is new to the model looks wrong to its judge.
         batch_size: Rows in one pass; no row's result depends on it.
 
     Raises:
         ConfigError: A setting is out of range.
     """
 
-    rounds: int = 3
+    rounds: int = 4
     threshold: float = 0.5
     checker: Checker | None = None
     budget: int = 60
+    flagged_too: bool = False
     batch_size: int = 256
 
     def __post_init__(self) -> None:
@@ -171,7 +175,10 @@ def repair_rows(
     run = _Run(model, settings)
     for state in states:
         if run.is_right(state, state.row, state.now):
-            state.reason = CLEAN
+            if settings.flagged_too and run.flagged(state.row, state.now, 0):
+                state.passed = state.row, state.now
+            else:
+                state.reason = CLEAN
     for _ in range(settings.rounds):
         run.round(states, seeds)
     for state in states:
@@ -300,7 +307,7 @@ class _Run:
             known = [] if state.passed is None else [state.passed]
             state.passed = max([*known, *passing], key=lambda pair: state.merit(*pair))
         now = (state.row, state.now)
-        row, judgement = max([*passing, *others, now], key=lambda pair: state.merit(*pair))
+        row, judgement = max([now, *passing, *others], key=lambda pair: state.merit(*pair))
         if row is state.row:
             state.stuck = True
             return

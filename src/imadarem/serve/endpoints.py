@@ -150,6 +150,7 @@ class Endpoints:
             threshold=body.threshold,
             checker=CHECKERS[body.check],
             budget=body.budget,
+            flagged_too=body.flagged_too,
         )
         check_judge(model.network, settings)
         protection_flags(rows, body.protected)

@@ -269,6 +269,9 @@ class RepairRequest(Request):
         3, ge=1, le=MAX_ROUNDS, description="Times that a row is changed and judged again, at most."
     )
     budget: int = Field(60, ge=1, le=MAX_CHECKS, description="Calls of the check for each row.")
+    flagged_too: bool = Field(
+        False, description="Also repair rows that the check accepts and the judge flags."
+    )
     protected: list[list[Annotated[int, Field(ge=0, le=MAX_CANVAS_TOKENS)]]] | None = Field(
         None,
         max_length=MAX_PROMPTS,
