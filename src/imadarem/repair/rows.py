@@ -46,6 +46,8 @@ COMPARED = 8
 TIE, TIED = 2.0, 3
 #: An edit must make a row likelier by so many nats.
 EDIT_NATS = 6.0
+#: Times as many places and candidates where no change made a rejected row better.
+WIDER = 3
 #: Share of the threshold above which places of a row that was changed are repaired too.
 LATER = 0.3
 
@@ -103,7 +105,8 @@ class _Progress:
         first: Judgement of the row as it was given.
         now: Judgement of the row as it is now.
         reason: Why it stopped; None while it goes on.
-        stuck: No change made it better.
+        wide: No change made it better; more of them are tried.
+        stuck: Nor did these.
         rounds: Times that it was changed and judged again.
         row_passes: Forward passes so far.
         tried: Token ids that the checker has refused or taken.
@@ -117,6 +120,7 @@ class _Progress:
     first: Judgement
     now: Judgement
     reason: str | None = None
+    wide: bool = False
     stuck: bool = False
     rounds: int = 0
     row_passes: int = 1
@@ -145,8 +149,11 @@ def check_judge(model: Any, settings: RepairSettings) -> None:
 
 def most_passes(settings: RepairSettings) -> int:
     """Most forward passes over a row and its candidates."""
-    places = PLACES if settings.checker is None else CHECKED_PLACES
-    return 1 + settings.rounds * (places + 1 + COMPARED + TIED)
+    if settings.checker is None:
+        return 1 + settings.rounds * (PLACES + 1 + COMPARED)
+    # One round of a row at most is a wider one.
+    wider = (WIDER - 1) * (CHECKED_PLACES + COMPARED)
+    return 1 + settings.rounds * (CHECKED_PLACES + 1 + COMPARED + TIED) + wider
 
 
 def repair_rows(
@@ -233,7 +240,8 @@ class _Run:
             if not state.rounds:
                 state.untried = candidates
             passing = self.passing(state, candidates)
-            others = [c for c in candidates[:COMPARED] if c not in passing]
+            compared = COMPARED * (WIDER if state.wide else 1)
+            others = [c for c in candidates[:compared] if c not in passing]
             chosen.append((passing, others))
         rows = [c.row.tokens for part in chosen for group in part for c in group]
         judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
@@ -244,7 +252,8 @@ class _Run:
     def places(self, state: _Progress) -> list[Site]:
         """Where a row may be changed, the most likely places first."""
         if self.settings.checker is not None:
-            return likely_sites(state.row, state.now, CHECKED_PLACES)
+            count = CHECKED_PLACES * (WIDER if state.wide else 1)
+            return likely_sites(state.row, state.now, count)
         return suspect_sites(state.row, state.now, self.threshold(state.rounds))[:PLACES]
 
     def add_fills(
@@ -287,11 +296,9 @@ class _Run:
         for candidate in candidates:
             if found and (candidate.score < found[0].score - TIE or len(found) == TIED):
                 break
-            if tuple(candidate.row.tokens) in state.tried:
-                continue
             if len(state.tried) >= most:
                 break
-            if self.is_right(state, candidate.row, None):
+            if self.takes(state, candidate.row):
                 found.append(candidate)
         return found
 
@@ -307,10 +314,15 @@ class _Run:
             known = [] if state.passed is None else [state.passed]
             state.passed = max([*known, *passing], key=lambda pair: state.merit(*pair))
         now = (state.row, state.now)
-        row, judgement = max([now, *passing, *others], key=lambda pair: state.merit(*pair))
+        best = max([now, *passing, *others], key=lambda pair: state.merit(*pair))
+        row, judgement = best
         if row is state.row:
-            state.stuck = True
+            # A row that is known to be wrong is worth a second, wider try.
+            state.stuck = state.wide or state.passed is not None or self.settings.checker is None
+            state.wide = True
             return
+        if self.takes(state, row):
+            state.passed = best
         state.row, state.now = row, judgement
         state.rounds += 1
         if not self.flagged(row, judgement, state.rounds):
@@ -318,6 +330,15 @@ class _Run:
                 state.reason = REPAIRED
             elif state.passed is not None and row is state.passed[0]:
                 state.reason = CHECKED
+
+    def takes(self, state: _Progress, row: Row) -> bool:
+        """Whether the checker takes a row that it was not yet asked for."""
+        return (
+            self.settings.checker is not None
+            and tuple(row.tokens) not in state.tried
+            and len(state.tried) < self.settings.budget
+            and self.is_right(state, row, None)
+        )
 
     def search_on(self, state: _Progress) -> None:
         """Spend what is left of the budget on the other single edits, the most likely first."""
@@ -327,11 +348,7 @@ class _Run:
             state.row, state.reason = state.passed[0], CHECKED
             return
         for candidate in state.untried:
-            if len(state.tried) >= self.settings.budget:
-                return
-            if tuple(candidate.row.tokens) not in state.tried and self.is_right(
-                state, candidate.row, None
-            ):
+            if self.takes(state, candidate.row):
                 state.row, state.reason = candidate.row, CHECKED
                 return
 
