@@ -15,18 +15,50 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from imadarem.errors import CheckpointError
 from imadarem.files import load_json, save_json, write_atomically
 
-__all__ = ["digest", "load_state", "load_tensors", "save_state", "save_tensors"]
+__all__ = [
+    "digest",
+    "distinct_state",
+    "load_state",
+    "load_tensors",
+    "save_state",
+    "save_tensors",
+    "with_shared_names",
+]
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Write named tensors as safetensors, atomically."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, lambda aside: save_file(whole, aside, metadata={"format": "pt"}))
+
+
+def distinct_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module with each tensor under its first name alone.
+
+    Tied weights, and those that two parts share, have several names; safetensors stores each
+    tensor once.
+    """
+    first: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        first.setdefault(id(tensor), name)
+    return {name: state[name].detach() for name in first.values()}
+
+
+def with_shared_names(weights: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """What :func:`distinct_state` left out, added: every name of the module's state."""
+    first: dict[int, str] = {}
+    found = dict(weights)
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        known = first.setdefault(id(tensor), name)
+        if name not in found and known in found:
+            found[name] = found[known]
+    return found
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

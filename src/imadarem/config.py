@@ -28,6 +28,7 @@ MASK_SCHEDULES = ("linear", "cosine")
 SWITCHES = (
     "rotary", "positions", "attention", "carry", "halting", "memory",
     "self_conditioning", "gradient_checkpointing", "use_refine_gate",
+    "gate_from_likelihood",
 )  # fmt: skip
 
 
@@ -108,6 +109,11 @@ class ImplicitRefinementConfig:
         eos_token_id: Id that ends a sequence; taken from the tokenizer where ``None``.
         nothing_token_id: Id that stands for no token in holes of unknown length; taken from
             the tokenizer where ``None``.
+        backbone: The pretrained masked language model that reads the canvas, by the settings of
+            :class:`~imadarem.backbones.masked_lm.BackboneSpec`; None builds the project's own
+            transformer. ``hidden_size``, ``num_layers`` and ``num_heads`` then describe it.
+        gate_from_likelihood: Start the gate from the network's own probability that the token in
+            its place is wrong, ``1 - p``: without training it is that, and training corrects it.
 
     Raises:
         ConfigError: A setting is out of range; the message says what is legal.
@@ -153,6 +159,8 @@ class ImplicitRefinementConfig:
     pad_token_id: int | None = None
     eos_token_id: int | None = None
     nothing_token_id: int | None = None
+    backbone: dict[str, Any] | None = None
+    gate_from_likelihood: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "max_seq_len"):
@@ -189,6 +197,7 @@ class ImplicitRefinementConfig:
         checks.one_of("mask_schedule", self.mask_schedule, MASK_SCHEDULES)
         self._check_length_counts()
         self._check_relations()
+        self._check_backbone()
         for name in ("mask_token_id", "pad_token_id", "eos_token_id", "nothing_token_id"):
             self._check_token_id(name)
 
@@ -274,6 +283,21 @@ class ImplicitRefinementConfig:
                 f"sequences have each length from 0 to max_seq_len={self.max_seq_len}, one of "
                 f"them above 0; got {reprlib.repr(counts)}."
             )
+
+    def _check_backbone(self) -> None:
+        if self.backbone is None:
+            return
+        if not isinstance(self.backbone, Mapping):
+            raise ConfigError(
+                f"backbone must be an object of settings; got {reprlib.repr(self.backbone)}."
+            )
+        own = ("carry", "memory", "relations", "self_conditioning")
+        for name in own:
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name} is a part of the project's own transformer and this model reads by a "
+                    "pretrained one (backbone). Leave one of the two out."
+                )
 
     def _check_relations(self) -> None:
         layouts = self.relations

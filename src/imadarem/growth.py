@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, TokenizerError
+from imadarem.nn.ema import frozen_shared
 
-__all__ = ["enlarged", "grown_weights", "with_judge", "with_vocabulary"]
+__all__ = [
+    "alike",
+    "enlarged",
+    "grown_weights",
+    "with_config",
+    "with_judge",
+    "with_vocabulary",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -85,6 +93,19 @@ def enlarged(
     return _grown(old, replace(old.config, **sizes), old.tokenizer)
 
 
+def with_config(model: Model, config: ImplicitRefinementConfig) -> Model:
+    """A model with these weights under other settings of the same network.
+
+    Heads that are new start untrained; the teacher is left behind.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        config: The new settings.
+    """
+    old: Any = model
+    return _grown(old, config, old.tokenizer)
+
+
 def with_judge(model: Model) -> Model:
     """A model with these weights and an untrained judge; the teacher is left behind.
 
@@ -98,9 +119,34 @@ def with_judge(model: Model) -> Model:
 
 
 def _grown(old: Any, config: ImplicitRefinementConfig, tokenizer: Any) -> Any:
-    model = type(old)(config, tokenizer=tokenizer)
+    model = alike(old, config, tokenizer)
     model.load_state_dict(grown_weights(old.student_weights(), model.student_weights()))
     return model
+
+
+def alike(old: Any, config: ImplicitRefinementConfig, tokenizer: Any) -> Any:
+    """A model of these settings; of a pretrained backbone a copy, its frozen weights shared.
+
+    Args:
+        old: An :class:`~imadarem.ImplicitRefinementModel`.
+        config: Of the new model.
+        tokenizer: Of the new model.
+
+    Raises:
+        ConfigError: The vocabulary, depth or length of a pretrained backbone would change.
+    """
+    if config.backbone is None:
+        return type(old)(config, tokenizer=tokenizer)
+    for name in ("vocab_size", "num_layers", "max_seq_len"):
+        if getattr(old.config, name) != getattr(config, name):
+            raise ConfigError(
+                f"{name}={getattr(config, name)}: the backbone of this model is pretrained and "
+                f"keeps its {getattr(old.config, name)}. Enlarge it with transformers, train it, "
+                "and call from_masked_lm() again."
+            )
+    backbone: Any = frozen_shared(old.network.backbone)
+    backbone.config = config
+    return type(old)(config, tokenizer=tokenizer, backbone=backbone)
 
 
 def grown_weights(trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from imadarem import checks, growth
+from imadarem.backbones import opening
 from imadarem.canvas import Canvas
-from imadarem.checkpoint import load_tensors
+from imadarem.checkpoint import distinct_state, load_tensors, with_shared_names
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
 from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
@@ -36,7 +37,7 @@ from imadarem.sampling.batching import Run, RunOptions, Samples, refine_run
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings, check_length, lengths_of
 from imadarem.sampling.trajectory import Trajectory
 from imadarem.sampling.width import refine_candidates
-from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, special_ids
+from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, model_ids
 from imadarem.tokenizers.prompts import prompt_rows
 from imadarem.training.objective import LossTerms, Objective
 
@@ -61,14 +62,22 @@ class ImplicitRefinementModel(
         tokenizer: Any object with ``mask_token_id`` and, better, ``pad_token_id`` and
             ``eos_token_id``: a Hugging Face tokenizer or one of ``imadarem.tokenizers``.
             May be left out if ``config`` names the special ids.
+        backbone: Reads the canvas in place of the network that the config describes; see
+            :class:`~imadarem.nn.RefinementNetwork`. :meth:`from_masked_lm` makes one of a
+            pretrained model.
 
     Raises:
         TokenizerError: There is no mask token, or two special ids are the same.
     """
 
-    def __init__(self, config: ImplicitRefinementConfig, tokenizer: Any = None) -> None:
+    def __init__(
+        self,
+        config: ImplicitRefinementConfig,
+        tokenizer: Any = None,
+        backbone: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        special = special_ids(config if tokenizer is None else tokenizer, config.vocab_size)
+        special = model_ids(config, tokenizer)
         config = replace(
             config,
             mask_token_id=special.mask,
@@ -78,7 +87,7 @@ class ImplicitRefinementModel(
         )
         self.special: SpecialIds = special
         self.tokenizer: Any = tokenizer
-        self.network = RefinementNetwork(config, special.mask)
+        self.network = RefinementNetwork(config, special.mask, backbone)
         self.teacher: EmaTeacher | None = None
 
     @property
@@ -109,8 +118,8 @@ class ImplicitRefinementModel(
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As in torch; weights saved by version 0.1 are converted."""
-        weights = converted(state_dict, self.config.num_heads)
+        """As in torch; weights saved by version 0.1 are converted, tied ones may stand once."""
+        weights = with_shared_names(converted(state_dict, self.config.num_heads), self)
         return super().load_state_dict(weights, strict=strict, assign=assign)
 
     # Teacher
@@ -140,7 +149,7 @@ class ImplicitRefinementModel(
         """
         if self.teacher is None:
             raise ConfigError("there is no teacher to take weights from; call init_teacher().")
-        model = type(self)(self.config, tokenizer=self.tokenizer)
+        model: Self = growth.alike(self, self.config, self.tokenizer)
         model.network.load_state_dict(self.teacher.network.state_dict())
         return model.to(next(self.parameters()).device).eval()
 
@@ -148,6 +157,7 @@ class ImplicitRefinementModel(
 
     with_vocabulary = growth.with_vocabulary
     enlarged = growth.enlarged
+    with_config = growth.with_config
     with_judge = growth.with_judge
 
     def student_weights(self) -> dict[str, Tensor]:
@@ -158,6 +168,13 @@ class ImplicitRefinementModel(
     def student_parameters(self) -> list[Tensor]:
         """All parameters but the teacher's."""
         return list(self.network.parameters())
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute the blocks in the backward pass: less memory, about a third more time."""
+        self.config.gradient_checkpointing = True
+        enable = getattr(self.network.backbone, "gradient_checkpointing_enable", None)
+        if enable is not None:
+            enable()
 
     # Training
 
@@ -331,7 +348,7 @@ class ImplicitRefinementModel(
             CheckpointError: The disk is full or the directory cannot be written.
         """
         folder = Path(save_directory)
-        write_folder(folder, self.state_dict(), self.config, self.tokenizer, model_card)
+        write_folder(folder, distinct_state(self), self.config, self.tokenizer, model_card)
         if kwargs.pop("push_to_hub", False):
             return str(self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs))
         return None
@@ -367,6 +384,8 @@ class ImplicitRefinementModel(
         model.load_state_dict(load_tensors(folder / WEIGHTS))
         check_finite(folder / WEIGHTS, model.state_dict())
         return model.eval()
+
+    from_masked_lm = classmethod(opening.from_masked_lm)
 
     @staticmethod
     def check_folder(folder: Path) -> tuple[ImplicitRefinementConfig, dict[str, Tensor]]:

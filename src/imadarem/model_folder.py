@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from imadarem.checkpoint import save_tensors
-from imadarem.config import ImplicitRefinementConfig
+from imadarem.checkpoint import distinct_state, save_tensors
+from imadarem.config import MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.files import load_json, write_text
 from imadarem.pretrained import CARD, default_card
@@ -99,6 +99,12 @@ def read_config(folder: Path) -> ImplicitRefinementConfig:
     settings = load_json(file, max_bytes=MAX_CONFIG_BYTES)
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file} holds no settings: it must be a JSON object.")
+    kind = settings.get("model_type", MODEL_TYPE)
+    if kind != MODEL_TYPE and "vocab_size" in settings:
+        raise CheckpointError(
+            f"{folder} holds a model of transformers (model_type {kind!r}), not one that this "
+            "library saved. Load it with ImplicitRefinementModel.from_masked_lm(...)."
+        )
     try:
         config = ImplicitRefinementConfig.from_dict(settings)
     except ConfigError as error:
@@ -178,14 +184,13 @@ def check_weights(
     if config.relations is not None:
         # How many partitions there are shapes a weight, and which positions they join does not.
         config = replace(config, relations=[[[0]] * len(config.relations[0])])
-    one, two = (len(_skeleton(build, replace(config, num_layers=n))) for n in (1, 2))
-    # A few missing weights are named below; a skeleton must not be out of all proportion.
-    if one + (two - one) * (config.num_layers - 1) > 2 * len(header):
-        raise _no_fit(path, f"num_layers={config.num_layers}, and it has {len(header)} weights")
-    skeleton = _skeleton(build, config)
+    _refuse_too_many_layers(path, header, config, build)
+    skeleton, frozen = _skeleton(build, config)
     wanted = {f"{NETWORK_PREFIX}{name}": weight for name, weight in skeleton.items()}
     if any(name.startswith(TEACHER_PREFIX) for name in header):
-        wanted |= {f"{TEACHER_PREFIX}{name}": weight for name, weight in skeleton.items()}
+        # A teacher has the frozen weights in common with the network; they are stored once.
+        own = {name: weight for name, weight in skeleton.items() if name not in frozen}
+        wanted |= {f"{TEACHER_PREFIX}{name}": weight for name, weight in own.items()}
     trouble = [f"{name} is missing" for name in sorted(wanted.keys() - header.keys())]
     trouble += [f"{name} is left over" for name in sorted(header.keys() - wanted.keys())]
     trouble += [
@@ -196,6 +201,25 @@ def check_weights(
     if trouble:
         more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
         raise _no_fit(path, f"{trouble[0]}{more}")
+
+
+def _refuse_too_many_layers(
+    path: Path,
+    header: Mapping[str, Tensor],
+    config: ImplicitRefinementConfig,
+    build: Callable[[ImplicitRefinementConfig], nn.Module],
+) -> None:
+    """A few missing weights are named later; a skeleton must not be out of all proportion."""
+    if config.backbone is None:
+        layers = config.num_layers
+        one, two = (len(_skeleton(build, replace(config, num_layers=n))[0]) for n in (1, 2))
+        weights = one + (two - one) * (layers - 1)
+    else:
+        settings = config.backbone["config"].items()
+        layers = max((n for k, n in settings if "layers" in k and isinstance(n, int)), default=0)
+        weights = layers
+    if weights > 2 * len(header):
+        raise _no_fit(path, f"num_layers={layers}, and it has {len(header)} weights")
 
 
 def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -214,9 +238,12 @@ def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def _skeleton(
     build: Callable[[ImplicitRefinementConfig], nn.Module], config: ImplicitRefinementConfig
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], set[str]]:
+    """The weights of a network without memory, and the names of those that training leaves."""
     with torch.device("meta"), _NoInitialisation():
-        return dict(build(config).state_dict())
+        network = build(config)
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    return distinct_state(network), frozen
 
 
 class _NoInitialisation(TorchFunctionMode):

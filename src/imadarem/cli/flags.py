@@ -49,6 +49,8 @@ NO_FLAG: Mapping[type, tuple[str, ...]] = {
         "relations",
         "memory",
         "judge",
+        "backbone",
+        "gate_from_likelihood",
     ),
     OrchestrationConfig: ("seed", "gradient_clip_threshold", "mixed_precision"),
     TrainingConfig: (),
@@ -175,6 +177,10 @@ class DataFlags:
         init: Start from this model, its architecture kept: "default", "smiles" or a folder.
             Tokens of the data that its tokenizer does not know are added behind those it
             knows.
+        backbone: Train on top of this pretrained masked language model, with its tokenizer: a
+            folder or hub name that transformers reads, or "antiberty".
+        freeze: With --backbone: train the gate alone and leave the backbone as it is.
+        lora: With --backbone: train LoRA adapters of this rank beside its frozen weights.
     """
 
     data: str | None = None
@@ -184,6 +190,9 @@ class DataFlags:
     tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
     valid_fraction: Annotated[float, real(0, 1)] | None = None
     init: str | None = None
+    backbone: str | None = None
+    freeze: Annotated[bool | None, Parameter(negative="")] = None
+    lora: Annotated[int, whole(1, 65_536)] | None = None
 
 
 TrainingFlags = _flags_of(TrainingConfig, "Training", 2, "training")

@@ -72,9 +72,8 @@ class RunSettings:
 
     def anchored(self) -> RunSettings:
         """With absolute paths, so that a run can be resumed from another directory."""
-        paths = {
-            name: self.data[name] for name in ("data", "tokenizer", "init") if name in self.data
-        }
+        named = ("data", "tokenizer", "init", "backbone")
+        paths = {name: self.data[name] for name in named if name in self.data}
         return dataclasses.replace(
             self,
             task=_absolute_file(self.task),
@@ -110,12 +109,8 @@ class RunSettings:
                 raise ConfigError(f"{name} is a setting of a task, and no --task was given.")
         training = dataclasses.asdict(TrainingConfig.from_dict(dict(self.training)))
         data = {"valid_fraction": 0.1, **self.data}
-        if "init" in data:
-            if "tokenizer" in data:
-                raise ConfigError(
-                    "both a tokenizer and a model to start from were given, and --init brings "
-                    "its own tokenizer. Leave one of the two out."
-                )
+        _check_start(data)
+        if "init" in data or "backbone" in data:
             return RunSettings(data=data, model=dict(self.model), training=training)
         data = {"tokenizer": "selfies", **data}
         model = {**recipe_of(None).model, **self.model}
@@ -168,6 +163,29 @@ class RunSettings:
         """The orchestrator's settings of a resolved run over a task."""
         shared = {name: self.training[ours] for name, ours in BY_THE_TRAINING.items()}
         return OrchestrationConfig(**self.orchestration, **shared)
+
+
+def _check_start(data: Mapping[str, Any]) -> None:
+    """Refuse settings of the model to start from that exclude each other.
+
+    Raises:
+        ConfigError: There are such settings.
+    """
+    start = "init" if "init" in data else "backbone"
+    if start in data and "tokenizer" in data:
+        raise ConfigError(
+            f"both a tokenizer and a model to start from were given, and --{start} brings its own "
+            "tokenizer. Leave one of the two out."
+        )
+    if "init" in data and "backbone" in data:
+        raise ConfigError("give --init or --backbone, not both: each names the model to train.")
+    for name in ("freeze", "lora"):
+        if data.get(name) and "backbone" not in data:
+            raise ConfigError(f"--{name} has no effect without --backbone.")
+    if data.get("freeze") and data.get("lora"):
+        raise ConfigError(
+            "--lora trains adapters, and --freeze leaves the backbone without. Give one of the two."
+        )
 
 
 def settings_from_run(folder: Path, file: str, upper: RunSettings) -> RunSettings:

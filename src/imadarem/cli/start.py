@@ -56,7 +56,7 @@ MAY_GROW = ("num_layers", "max_seq_len", "joint_size")
 
 
 def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:
-    """The newest checkpoint of a resumed run, or the model of ``init``, or None.
+    """The newest checkpoint of a resumed run, or the model of ``init`` or ``backbone``, or None.
 
     Raises:
         CheckpointError: The run has no checkpoint, or there is no such model.
@@ -73,6 +73,11 @@ def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefineme
         return ImplicitRefinementModel.from_pretrained(checkpoint)
     if "init" in settings.data:
         return ImplicitRefinementModel.from_pretrained(settings.data["init"])
+    if "backbone" in settings.data:
+        how = {name: settings.data[name] for name in ("freeze", "lora") if name in settings.data}
+        return ImplicitRefinementModel.from_masked_lm(
+            settings.data["backbone"], **how, **settings.model
+        )
     return None
 
 
@@ -82,7 +87,7 @@ def prepared_data(
     processes: int,
     progress: Progress,
 ) -> PreparedData:
-    """Read and encode the data, with the tokenizer of ``init`` where there is one.
+    """Read and encode the data, with the tokenizer of the model to start from if there is one.
 
     Raises:
         DataError: The data cannot be read, or not one row can be encoded.
@@ -92,7 +97,7 @@ def prepared_data(
     from imadarem.tokenizers import CorpusTokenizer
 
     tokenizer: str | Tokenizer = settings.data.get("tokenizer", "")
-    if "init" in settings.data:
+    if "init" in settings.data or "backbone" in settings.data:
         assert saved is not None
         tokenizer = saved.tokenizer
         if settings.training["surplus"] and isinstance(tokenizer, CorpusTokenizer):
@@ -210,7 +215,7 @@ def same_model(saved: ImplicitRefinementModel, data: PreparedData) -> ImplicitRe
 def initial_model(
     saved: ImplicitRefinementModel, settings: RunSettings, data: PreparedData
 ) -> ImplicitRefinementModel:
-    """The weights of ``init`` under the settings of this run, the lengths and tokens of this data.
+    """The model to start from under the settings of this run, the lengths and tokens of this data.
 
     More blocks and a longer canvas are added to them.
 
@@ -228,10 +233,7 @@ def initial_model(
     counts = data.train.no_longer_than(saved.config.max_seq_len).length_counts()
     if len(data.tokenizer) > saved.config.vocab_size:
         saved = saved.with_vocabulary(data.tokenizer)
-    config = replace(saved.config, length_counts=counts, **changed)
-    model = type(saved)(config, tokenizer=saved.tokenizer)
-    model.load_state_dict(saved.student_weights())
-    return model
+    return saved.with_config(replace(saved.config, length_counts=counts, **changed))
 
 
 @contextmanager

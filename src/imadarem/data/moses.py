@@ -11,21 +11,17 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import os
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from hashlib import md5, sha256
+from dataclasses import dataclass, field, replace
+from hashlib import md5
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from imadarem.data.wheels import Wheel, cache_directory
 from imadarem.errors import DataError, nearest
 
 __all__ = [
@@ -43,9 +39,13 @@ __all__ = [
 
 SPLITS = ("train", "test", "test_scaffolds")
 SAMPLE_SPLITS = ("train", "test")
-REQUIREMENT = "molsets==0.3.1"
-WHEEL_NAME = "molsets-0.3.1-py3-none-any.whl"
-WHEEL_SHA256 = "7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34"
+WHEEL = Wheel(
+    requirement="molsets==0.3.1",
+    name="molsets-0.3.1-py3-none-any.whl",
+    sha256="7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34",
+    otherwise="Work with the shipped sample (load_moses_sample), or fetch",
+)
+WHEEL_NAME, WHEEL_SHA256 = WHEEL.name, WHEEL.sha256
 MEMBER_MD5: Mapping[str, str] = MappingProxyType(
     {
         "moses/dataset/data/train.csv.gz": "712ffb13b3c0e4c24ab3faab75f5eb9e",
@@ -66,12 +66,6 @@ class MosesPaths:
 
     wheel: Path
     member_md5: Mapping[str, str] = field(default_factory=lambda: MEMBER_MD5)
-
-
-def cache_directory() -> Path:
-    """``$IMADAREM_CACHE``, or ``~/.cache/imadarem``; not created here."""
-    given = os.environ.get("IMADAREM_CACHE", "")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "imadarem"
 
 
 def fetch_moses(
@@ -96,21 +90,8 @@ def fetch_moses(
     Raises:
         DataError: The given wheel is missing, pip fails, or the hash differs.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_directory()
-    kept = cache / WHEEL_NAME
-    if wheel is None and kept.is_file() and _sha256(kept) == wheel_sha256:
-        return MosesPaths(wheel=kept, member_md5=member_md5)
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".moses-") as folder:
-        arrived = _copied(Path(wheel), Path(folder)) if wheel else _downloaded(Path(folder))
-        found = _sha256(arrived)
-        if found != wheel_sha256:
-            raise DataError(
-                f"{wheel or REQUIREMENT} has sha256 {found}, expected {wheel_sha256}. "
-                "It is damaged or another version, and was not kept; fetch it again."
-            )
-        os.replace(arrived, kept)
-    return MosesPaths(wheel=kept, member_md5=member_md5)
+    published = replace(WHEEL, sha256=wheel_sha256)
+    return MosesPaths(wheel=published.fetch(cache_dir, wheel), member_md5=member_md5)
 
 
 def load_split(paths: MosesPaths, split: str) -> list[str]:
@@ -198,7 +179,7 @@ def _member(paths: MosesPaths, name: str) -> bytes:
         with zipfile.ZipFile(paths.wheel) as archive:
             content = archive.read(name)
     except KeyError:
-        raise DataError(f"{paths.wheel} has no member {name}. Is it {REQUIREMENT}?") from None
+        raise DataError(f"{paths.wheel} has no member {name}. Is it {WHEEL.requirement}?") from None
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{paths.wheel} cannot be read ({error}). Fetch it again with fetch_moses()."
@@ -210,32 +191,3 @@ def _member(paths: MosesPaths, name: str) -> bytes:
             "Nothing was read from it; fetch the wheel again with fetch_moses()."
         )
     return content
-
-
-def _sha256(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _copied(wheel: Path, folder: Path) -> Path:
-    wheel = wheel.expanduser()
-    if not wheel.is_file():
-        raise DataError(f"there is no wheel {wheel}. Leave it out to download {REQUIREMENT}.")
-    return Path(shutil.copyfile(wheel, folder / WHEEL_NAME))
-
-
-def _downloaded(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), REQUIREMENT]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    arrived = folder / WHEEL_NAME
-    if run.returncode != 0 or not arrived.is_file():
-        lines = run.stderr.strip().splitlines() or ["no message"]
-        raise DataError(
-            f"pip could not download {REQUIREMENT}: {lines[-1]} Work with the shipped sample "
-            "(load_moses_sample), or fetch the wheel on another machine and give its path."
-        )
-    return arrived

@@ -24,6 +24,7 @@ from imadarem.data.molecules import split as split_molecules
 from imadarem.data.notation import ToNotation
 from imadarem.data.standardize import standardize_all
 from imadarem.data.text import iter_lines
+from imadarem.data.wheels import cache_directory
 from imadarem.errors import BusyError, ConfigError, DataError
 from imadarem.files import load_json, save_json
 from imadarem.locks import exclusive
@@ -324,7 +325,7 @@ def _cache_folder(source: str | Path, tokenizer: Any, rows: int | None, seed: in
     known = [name, *tokenizer.tokens] if given else name
     key = json.dumps(["moses", moses.WHEEL_SHA256, known, rows, seed, HELD_OUT])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return moses.cache_directory() / "tokens" / f"moses-{name}-{rows or 'all'}-{digest}"
+    return cache_directory() / "tokens" / f"moses-{name}-{rows or 'all'}-{digest}"
 
 
 def _save(data: PreparedData, folder: Path) -> None:

@@ -26,7 +26,8 @@ class Judgement:
         surprise: ``n`` numbers of nats, ``-log p`` of each token in its place, read with all
             other tokens and itself; with a joint head given those left of it. No judge is
             needed for it.
-        wrong: ``n`` probabilities that a token is not the data's; None without a judge.
+        wrong: ``n`` probabilities that a token is not the data's; None without a judge. Of a
+            pretrained masked language model without a judge they are the gate's.
         missing: ``n + 1`` probabilities that tokens are missing before each token, and behind
             the last one; None without a judge.
         right: Probability that the row is data, beside as many rows that the model wrote: by
@@ -121,8 +122,11 @@ def _judged(model: Any, part: HeldOut, canvas: Canvas, drafts: bool) -> list[Jud
     lengths = part.positions.tolist()
     rows = zip(_lists(part.targets, lengths), _lists(surprise, lengths), strict=True)
     plain = [Judgement(*row) for row in rows]
-    if read.judge is None:
+    if read.judge is None and not model.config.gate_from_likelihood:
         return plain
+    if read.judge is None:
+        doubts = _lists(read.gate_logits.sigmoid(), lengths)
+        return [replace(row, wrong=own) for row, own in zip(plain, doubts, strict=True)]
     wrong = _lists(read.judge.wrong.sigmoid(), lengths)
     right = read.judge.right[:, 0 if drafts else 1]
     missing = _lists(read.judge.missing.sigmoid(), [length + 1 for length in lengths])

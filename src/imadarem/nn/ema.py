@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EmaTeacher"]
+__all__ = ["EmaTeacher", "frozen_shared"]
 
 
 class EmaTeacher(nn.Module):
     """An exponential moving average of a network's weights: ``θ' ← d·θ' + (1 - d)·θ``.
 
-    The copy takes no gradient and always stays in evaluation mode.
+    The copy takes no gradient and always stays in evaluation mode. Weights that training leaves
+    alone are not copied: both networks hold the same ones.
 
     Args:
         network: The network to copy; its weights are the starting point.
@@ -25,14 +26,16 @@ class EmaTeacher(nn.Module):
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__()
         self.decay = decay
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.network = frozen_shared(network).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, parameters: Sequence[Tensor], decay: float | None = None) -> None:
         """Move the average towards a student's parameters, given in the network's order."""
         weight = 1.0 - (self.decay if decay is None else decay)
-        ours = [p.data for p in self.network.parameters()]
-        torch._foreach_lerp_(ours, [p.detach() for p in parameters], weight)
+        pairs = zip(self.network.parameters(), parameters, strict=True)
+        moving = [(ours.data, theirs.detach()) for ours, theirs in pairs if ours is not theirs]
+        if moving:
+            torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The averaged network's output, without a graph."""
@@ -42,3 +45,9 @@ class EmaTeacher(nn.Module):
     def train(self, mode: bool = True) -> EmaTeacher:
         """Stay in evaluation mode, whatever the student does."""
         return super().train(False)
+
+
+def frozen_shared(network: nn.Module) -> nn.Module:
+    """A copy of a network that has its frozen parameters in common with it."""
+    frozen = {id(p): p for p in network.parameters() if not p.requires_grad}
+    return copy.deepcopy(network, frozen)

@@ -15,6 +15,9 @@ from imadarem.nn.transformer import BackboneOutput, RefinementTransformer
 
 __all__ = ["InPlaceOutput", "RefinementNetwork", "RefinementOutput"]
 
+#: Bounds of the probability of a token in its place: its logarithm, and its distance from 1.
+LEAST_LOG_PROB, SMALLEST = -15.0, 1e-6
+
 
 class RefinementNetwork(nn.Module):
     """Canvas in, token, gate and halting logits out: no sampling, no loss.
@@ -23,7 +26,8 @@ class RefinementNetwork(nn.Module):
         config: The architecture.
         mask_token_id: The id of a blank.
         backbone: Called as ``backbone(input_ids, attention_mask, time=…, prev_probs=…, carry=…,
-            memory=…)``, gives :class:`BackboneOutput`; None builds the project's own.
+            memory=…)``, gives :class:`BackboneOutput`; None builds the one that the config
+            describes, or the project's own.
     """
 
     #: No row's numbers depend on another row of the batch: equal rows need one pass only.
@@ -38,7 +42,7 @@ class RefinementNetwork(nn.Module):
         super().__init__()
         self.config = config
         width = config.hidden_size
-        self.backbone = backbone or RefinementTransformer(config, mask_token_id)
+        self.backbone = backbone or _backbone_of(config, mask_token_id)
         self.gate = RefineGate(width, config.gate_bias_init)
         self.judge = JudgeHead(config) if config.judge else None
         self.halt = HaltingHead(width) if config.halting else None
@@ -99,7 +103,7 @@ class RefinementNetwork(nn.Module):
             joint_logits = self.joint(read.states, targets, rows)
         attended = None if attention_mask is None else attention_mask.bool()
         states, logits = read
-        gate = self._gate_logits(states)
+        gate = self._gate_logits(states, logits, input_ids)
         if rows is not None:
             states, logits, gate = states[rows], logits[rows], gate[rows]
             attended = None if attended is None else attended[rows]
@@ -126,7 +130,7 @@ class RefinementNetwork(nn.Module):
         read = self.read_in_place(input_ids, attention_mask)
         if read.judge is None:
             raise ConfigError("this model has no judge; with_judge() gives it an untrained one.")
-        return read.judge, self._gate_logits(read.states)
+        return read.judge, read.gate_logits
 
     def read_in_place(
         self, input_ids: Tensor, attention_mask: Tensor | None = None
@@ -141,11 +145,13 @@ class RefinementNetwork(nn.Module):
         judge = None
         if self.judge is not None:
             judge = self.judge(states, logits, own, input_ids, attended)
-        return InPlaceOutput(states, own, judge)
+        return InPlaceOutput(states, own, self._gate_logits(states, logits, input_ids), judge)
 
-    def _gate_logits(self, states: Tensor) -> Tensor:
-        """``(..., D)`` states → ``(...)`` calibrated logits of the gate."""
+    def _gate_logits(self, states: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
+        """States, token logits and ids of a pass → ``(B, L)`` calibrated logits of the gate."""
         gate: Tensor = self.gate(states)
+        if self.config.gate_from_likelihood:
+            gate = gate + _doubt(logits, ids)
         return gate / self.config.gate_temperature + self.config.gate_offset
 
 
@@ -195,9 +201,28 @@ class InPlaceOutput(NamedTuple):
     Attributes:
         states: ``(B, L, D)``.
         logits: ``(B, L, V)`` of each token in its place, read with all others and itself.
+        gate_logits: ``(B, L)``, of the calibrated gate.
         judge: What the judge says; None without one.
     """
 
     states: Tensor
     logits: Tensor
+    gate_logits: Tensor
     judge: JudgeLogits | None
+
+
+def _backbone_of(config: ImplicitRefinementConfig, mask_token_id: int) -> nn.Module:
+    """The backbone that a config describes, with random weights."""
+    if config.backbone is None:
+        return RefinementTransformer(config, mask_token_id)
+    # Loads transformers, which the project's own network does without.
+    from imadarem.backbones.masked_lm import build_backbone
+
+    return build_backbone(config)
+
+
+def _doubt(logits: Tensor, ids: Tensor) -> Tensor:
+    """``(B, L)`` logits of ``1 - p``, with ``p`` the probability of the token in its place."""
+    own = logits.gather(-1, ids[..., None]).squeeze(-1).float()
+    log_p = (own - logits.float().logsumexp(dim=-1)).clamp(LEAST_LOG_PROB, -SMALLEST)
+    return (-log_p.expm1()).log() - log_p

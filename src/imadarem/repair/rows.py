@@ -140,11 +140,16 @@ def check_judge(model: Any, settings: RepairSettings) -> None:
     Raises:
         ConfigError: There is neither a judge nor a checker.
     """
-    if settings.checker is None and not model.config.judge:
+    if settings.checker is None and not _judges_tokens(model):
         raise ConfigError(
             "this model has no trained judge, so nothing says which tokens are wrong. Give a "
             "checker, or take a model that has a judge."
         )
+
+
+def _judges_tokens(model: Any) -> bool:
+    """Whether it has a judge, or a gate that reads the likelihood of a pretrained model."""
+    return bool(model.config.judge or model.config.gate_from_likelihood)
 
 
 def most_passes(settings: RepairSettings) -> int:
@@ -261,10 +266,10 @@ class _Run:
     ) -> None:
         """Put all flagged places filled jointly before the single edits, where it is another row.
 
-        What a token's own probability says is enough to rank places, not to blank them; and one
-        place alone is filled by its best edit, unless its blanks may stay empty.
+        What a small model's own probability says is enough to rank places, not to blank them; and
+        one place alone is filled by its best edit, unless its blanks may stay empty.
         """
-        if not self.model.config.judge:
+        if not _judges_tokens(self.model):
             return
         least = 2 if self.model.special.nothing is None else 1
         sites = {

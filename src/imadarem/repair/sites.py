@@ -78,11 +78,12 @@ def every_site(row: Row, judgement: Judgement) -> Iterator[Site]:
     """Every place of a row that may be changed.
 
     Without a judge a token's probability of being wrong is ``1 - p`` of the token in its place,
-    and gaps stand beside the tokens to their right at half of it.
+    and gaps stand beside the tokens to their right at half of it. Where a gate says which tokens
+    are wrong, nothing speaks for a gap.
     """
     wrong = judgement.wrong
-    missing = judgement.missing
-    if wrong is None or missing is None:
+    missing = judgement.missing or []
+    if wrong is None:
         wrong = [1.0 - math.exp(-nats) for nats in judgement.surprise]
         missing = [0.5 * p for p in [*wrong, wrong[-1]]]
     for position, probability in enumerate(wrong):

@@ -6,7 +6,7 @@ token is one, and so are the built-in :class:`SelfiesTokenizer`, :class:`SmilesT
 refinement depends on and refuses a tokenizer that breaks the contract.
 """
 
-from imadarem.tokenizers.contract import SpecialIds, Tokenizer, special_ids
+from imadarem.tokenizers.contract import SpecialIds, Tokenizer, model_ids, special_ids
 from imadarem.tokenizers.corpus import MASK, CharTokenizer, CorpusTokenizer
 from imadarem.tokenizers.molecules import SelfiesTokenizer, SmilesTokenizer
 from imadarem.tokenizers.prompts import encode_prompt, mask_spelling
@@ -32,6 +32,7 @@ __all__ = [
     "encode_prompt",
     "load_tokenizer",
     "mask_spelling",
+    "model_ids",
     "special_ids",
     "to_safe",
     "tokenizer_class",

@@ -8,9 +8,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import TokenizerError
 
-__all__ = ["SpecialIds", "Tokenizer", "special_ids"]
+__all__ = ["SpecialIds", "Tokenizer", "fixed_vocabulary_ids", "model_ids", "special_ids"]
 
 
 class Tokenizer(Protocol):
@@ -78,6 +79,62 @@ def special_ids(tokenizer: object, vocab_size: int) -> SpecialIds:
     nothing = _id(tokenizer, "nothing_token_id")
     banned = banned if nothing is None else banned | {nothing}
     return SpecialIds(mask=mask, pad=pad, eos=eos, banned=tuple(sorted(banned)), nothing=nothing)
+
+
+def model_ids(config: ImplicitRefinementConfig, tokenizer: object = None) -> SpecialIds:
+    """The special ids of a model: by its tokenizer, or by its config where it has none.
+
+    Raises:
+        TokenizerError: See :func:`special_ids` and, for a pretrained backbone,
+            :func:`fixed_vocabulary_ids`.
+    """
+    names = config if tokenizer is None else tokenizer
+    if config.backbone is None:
+        return special_ids(names, config.vocab_size)
+    return fixed_vocabulary_ids(names, config.vocab_size, ends=config.length_mode == "eos")
+
+
+def fixed_vocabulary_ids(tokenizer: object, vocab_size: int, *, ends: bool) -> SpecialIds:
+    """The special ids of a pretrained model's tokenizer, whose vocabulary cannot change.
+
+    Pad may be the same token as eos: the model never reads what lies under padding, and which
+    positions those are is known from the canvas, not from the ids. A missing pad token is
+    replaced by another special token for the same reason.
+
+    Args:
+        tokenizer: Any object with ``mask_token_id``.
+        vocab_size: Of the model.
+        ends: Whether the model writes an end of sequence where a row ends. Otherwise the length
+            of a row is given, and no special token is ever written.
+
+    Raises:
+        TokenizerError: There is no mask token, it is another special token as well, or an id
+            lies outside ``0 .. vocab_size - 1``.
+    """
+    mask = _id(tokenizer, "mask_token_id")
+    if mask is None:
+        raise TokenizerError(
+            "this tokenizer has no mask token, and refinement starts from one. If the model was "
+            "trained with one, name it: tokenizer.mask_token = '...'."
+        )
+    eos = _id(tokenizer, "eos_token_id")
+    eos = _id(tokenizer, "sep_token_id") if eos is None else eos
+    special = _other_special_ids(tokenizer)
+    pad = _id(tokenizer, "pad_token_id")
+    if pad is None:
+        pad = min(special, default=mask) if eos is None else eos
+    _refuse_collisions({"mask": mask, "eos": eos} if ends else {"mask": mask})
+    banned = {mask, pad, eos} | special | _ids_without_token(tokenizer, vocab_size)
+    never = {index for index in banned if index is not None and not (ends and index == eos)}
+    _refuse_out_of_range({"mask": [mask], "special": sorted(never)}, vocab_size)
+    nothing = _id(tokenizer, "nothing_token_id")
+    return SpecialIds(
+        mask=mask,
+        pad=pad,
+        eos=eos if ends else None,
+        banned=tuple(sorted(never)),
+        nothing=nothing,
+    )
 
 
 def _id(tokenizer: object, name: str) -> int | None:

@@ -80,19 +80,38 @@ class MaskedTraining:
         loss, token, gate = math.nan, None, None
         # A model that gives NaN where it fills its own canvases makes this a step to skip.
         with suppress(NonFiniteError):
-            with self.update.autocast():
-                terms = self.objective()(self.model, ids, inside, generator)
-            self.update.backward(terms.total)
-            loss, token, gate = map(float, (terms.total.detach(), terms.token, terms.gate))
+            parts = [
+                self._backward(rows, real, len(rows) / len(ids), generator)
+                for rows, real in zip(
+                    ids.chunk(self.config.accumulation),
+                    inside.chunk(self.config.accumulation),
+                    strict=True,
+                )
+            ]
+            loss, token, gate = (sum(column) for column in zip(*parts, strict=True))
         norm = self.update.apply(optimizer, loss, self.training)
         if norm is None:
             self.update.refuse_endless_skips(self.training)
         tokens = int(inside.sum()) * world_size()
         return StepFigures(loss, token, norm, tokens, {"gate_loss": gate})
 
+    def _backward(
+        self, ids: Tensor, inside: Tensor, share: float, generator: torch.Generator
+    ) -> tuple[float, float, float]:
+        """Add the gradient of a part of the batch; the loss and its terms, times its share."""
+        with self.update.autocast():
+            terms = self.objective()(self.model, ids, inside, generator)
+            total = terms.total * share
+        self.update.backward(total)
+        return float(total.detach()), float(terms.token) * share, float(terms.gate) * share
+
     def objective(self) -> Objective:
-        """The loss of the step to come; the gate is trained after a warm-up."""
-        warm = self.training.step_count >= self.config.gate_warmup * self.config.steps
+        """The loss of the step to come; the gate is trained after a warm-up.
+
+        A frozen backbone is as good at the start as it will be, and needs none.
+        """
+        frozen = bool((self.model.config.backbone or {}).get("frozen"))
+        warm = frozen or self.training.step_count >= self.config.gate_warmup * self.config.steps
         return Objective(
             config=self.model.config,
             special=self.model.special,

@@ -29,11 +29,14 @@ def parameter_groups(
     ``other`` and ``gate``. Teacher weights take no gradient and are left out.
     """
     roles: dict[str, list[nn.Parameter]] = {"matrix": [], "other": [], "gate": []}
+    tables = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
         name = name.removeprefix("network.").removeprefix("backbone.")
-        in_block = name.startswith("blocks.") and "neighbours" not in name
+        # Of a pretrained backbone ("model.") all matrices but the embeddings and a tied output.
+        in_block = name.startswith(("blocks.", "model.")) and "neighbours" not in name
+        in_block = in_block and id(parameter) not in tables
         matrix = parameter.ndim == 2 and (in_block or name.startswith("joint.recurrence."))
         role = "gate" if name.startswith("gate.") else "matrix" if matrix else "other"
         roles[role].append(parameter)

@@ -12,10 +12,19 @@ __all__ = ["OF_ROWS_ALONE", "TrainingConfig", "refuse_parts_trained_by_unrolling
 
 PRECISIONS = ("no", "bf16", "fp16")
 #: Settings that are at least 1, and at least 0.
-COUNTS = ("steps", "batch_size", "log_every", "eval_every", "save_every", "valid_rows")
+COUNTS = (
+    "steps",
+    "batch_size",
+    "accumulation",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "valid_rows",
+)
 NONE_OR_MORE = ("warmup_steps", "weight_decay", "seed", "surplus", "sample_count")
 #: Settings that training on rows of data uses, and training on a task does not.
 OF_ROWS_ALONE = (
+    "accumulation",
     "gate_warmup",
     "on_policy_share",
     "blank_share",
@@ -53,6 +62,8 @@ class TrainingConfig:
     Args:
         steps: Optimiser steps.
         batch_size: Rows per step, over all processes.
+        accumulation: Parts that the rows of a step go through the model in, one after another,
+            for models whose whole batch does not fit into memory.
         learning_rate: Peak rate; the gate's is ``gate_lr_scale`` times it.
         optimizer: ``adamw``, ``muon``, ``ranger21`` or another name of pytorch_optimizer.
         schedule: ``cosine`` or ``wsd`` (stable, then a linear decay in the last fifth).
@@ -86,6 +97,7 @@ class TrainingConfig:
 
     steps: int = 10_000
     batch_size: int = 64
+    accumulation: int = 1
     learning_rate: float = 1e-3
     optimizer: str = "adamw"
     schedule: str = "cosine"

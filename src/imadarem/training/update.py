@@ -138,7 +138,13 @@ class GuardedUpdate:
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of the loss, or of a part of it."""
+        """Add the gradient of the loss, or of a part of it.
+
+        A loss that no trainable weight has a part in adds none: the heads of a frozen backbone
+        have nothing to learn from some batches.
+        """
+        if not loss.requires_grad:
+            return
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         scaled.backward()
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from imadarem.checkpoint import load_tensors, save_tensors
-from imadarem.data.moses import cache_directory
 from imadarem.data.sudoku.canonical import HELD_OUT_ONE_IN, canonical_keys, held_out
 from imadarem.data.sudoku.drawn import (
     DEFAULT_GIVENS,
@@ -29,6 +28,7 @@ from imadarem.data.sudoku.puzzle_file import read_puzzles
 from imadarem.data.sudoku.symmetry import SudokuSymmetry
 from imadarem.data.sudoku.verifier import SudokuVerifier
 from imadarem.data.tasks import Episodes, Task
+from imadarem.data.wheels import cache_directory
 from imadarem.errors import CheckpointError, ConfigError, DataError
 from imadarem.tokenizers import CharTokenizer
 from imadarem.workers import Progress, Workers

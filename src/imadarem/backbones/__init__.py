@@ -1,0 +1,1 @@
+"""Backbones from elsewhere: pretrained masked language models behind the library's interface."""

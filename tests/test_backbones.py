@@ -1,0 +1,252 @@
+"""Pretrained masked language models as backbones: every family does what our own network does."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from backbone_parts import FAMILIES, LETTERS, SIZES, plain_model, refiner, tokenizer
+
+from imadarem.checkpoint import load_tensors
+from imadarem.data.corpus import TokenCorpus
+from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
+from imadarem.evaluation.likelihood import likelihood_bound, row_bounds
+from imadarem.model import ImplicitRefinementModel
+from imadarem.training.masked import MaskedTraining
+from imadarem.training.settings import TrainingConfig
+from imadarem.training.trainer import Trainer
+
+#: Rows on both sides of a multiple of 16, with and without the special tokens.
+LENGTHS = [9, 20, 33, 15, 17, 40, 14, 31]
+TEXTS = [LETTERS[start:] + LETTERS[: start // 2] for start in range(12)]
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def model(request):
+    return refiner(request.param)
+
+
+def test_tokens_that_are_given_stay_and_no_special_token_is_written(model):
+    (filled,) = model.infill("ACD<mask><mask>[MASK]WY", seed=0).texts
+    assert filled.startswith("ACD") and filled.endswith("WY") and len(filled) == 8
+    assert set(filled) <= set(LETTERS)
+    for policy in ("gate", "confidence", "margin", "entropy-bound", "remask", "left-to-right"):
+        texts = model.sample(2, length=10, steps=3, policy=policy, seed=1).texts
+        assert all(len(text) == 10 and set(text) <= set(LETTERS) for text in texts), policy
+
+
+def test_a_row_does_not_depend_on_the_batch(model):
+    together = model.sample(len(LENGTHS), length=LENGTHS, steps=3, seed=0).texts
+    alone = [
+        model.sample(1, first=row, length=length, steps=3, seed=0).texts[0]
+        for row, length in enumerate(LENGTHS)
+    ]
+    assert together == alone
+    judged = model.judge(TEXTS)
+    assert [judgement.surprise for judgement in judged] == [
+        model.judge(text)[0].surprise for text in TEXTS
+    ]
+
+
+def test_the_surprise_of_a_token_is_that_of_the_model_itself(model):
+    ids = torch.tensor([tokenizer().encode(TEXTS[3])])
+    with torch.no_grad():
+        logits = model.network.backbone.model(ids, torch.ones_like(ids)).logits[0, 1:-1]
+    # Special tokens are ruled out: what is left is renormalised.
+    logits[:, :5] = -torch.inf
+    direct = -logits.log_softmax(-1).gather(-1, ids[0, 1:-1, None]).squeeze(-1)
+    found = torch.tensor(model.judge(TEXTS[3])[0].surprise)
+    assert torch.allclose(found, direct, atol=1e-5)
+
+
+def test_the_gate_is_the_models_doubt_until_it_is_trained(model):
+    ids = torch.tensor([tokenizer().encode(TEXTS[0], add_special_tokens=False)])
+    with torch.no_grad():
+        output = model(ids)
+    p = output.logits.softmax(-1).gather(-1, ids[..., None]).squeeze(-1)
+    assert torch.allclose(output.gate_logits.sigmoid(), 1 - p, atol=1e-4)
+
+
+def test_a_loss_trains_backbone_and_gate_and_the_teacher_follows(model):
+    model.init_teacher()
+    ids = torch.tensor([tokenizer().encode(text[:12], add_special_tokens=False) for text in TEXTS])
+    loss = model.loss(ids, generator=torch.Generator().manual_seed(0))
+    loss.total.backward()
+    reached = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert "network.gate.score.weight" in reached
+    assert any("backbone.model" in name and "0" in name for name in reached)
+    before = model.teacher.network.gate.score.bias.clone()
+    with torch.no_grad():
+        model.network.gate.score.bias += 1.0
+    model.update_teacher(decay=0.75)
+    assert torch.allclose(model.teacher.network.gate.score.bias, before + 0.25)
+    with torch.no_grad():
+        model.network.gate.score.bias -= 1.0
+    model.zero_grad()
+    model.teacher = None
+
+
+def test_likelihood_bounds_are_finite_and_repeat(model):
+    rows = [tokenizer().encode(text, add_special_tokens=False) for text in TEXTS]
+    bound = likelihood_bound(model, rows, model.special, canvases=2)
+    assert 0.5 < bound.nats_per_token < 10.0
+    again = row_bounds(model, rows[:3], model.special, canvases=2)
+    assert torch.equal(again, row_bounds(model, rows, model.special, canvases=2)[:3])
+
+
+def test_repair_by_likelihood_leaves_protected_tokens(model):
+    (repaired,) = model.repair(TEXTS[0], protected=[range(5)], threshold=0.9)
+    assert repaired.tokens[:5] == repaired.given[:5]
+    assert len(repaired.tokens) == len(repaired.given)
+    assert set(repaired.text) <= set(LETTERS)
+
+
+def test_a_saved_model_computes_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    read = ImplicitRefinementModel.from_pretrained(tmp_path)
+    ids = torch.tensor([tokenizer().encode(TEXTS[1], add_special_tokens=False)])
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, read(ids).logits)
+    assert read.special == model.special
+    assert read.sample(2, length=9, seed=4).texts == model.sample(2, length=9, seed=4).texts
+    # A tied matrix is stored once.
+    sizes = [weight.numel() for weight in load_tensors(tmp_path / "model.safetensors").values()]
+    assert sum(sizes) == sum(weight.numel() for weight in model.parameters())
+
+
+def corpus(texts=TEXTS) -> TokenCorpus:
+    rows = [tokenizer().encode(text, add_special_tokens=False) for text in texts]
+    return TokenCorpus.from_rows(rows, len(tokenizer()))
+
+
+@pytest.mark.parametrize("how", [{"freeze": True}, {"lora": 4}], ids=["frozen", "lora"])
+def test_training_changes_what_is_trainable_and_nothing_else(how, tmp_path):
+    model = refiner("EsmForMaskedLM", **how)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    sizes = {"steps": 4, "batch_size": 6, "accumulation": 2, "warmup_steps": 1, "sample_count": 2}
+    config = TrainingConfig(**sizes, gate_warmup=0.0, eval_every=10, save_every=10)
+    result = Trainer(MaskedTraining(model, corpus(), corpus(TEXTS[:4])), config, tmp_path).run()
+    assert result.finished and result.skipped == 0
+    own = [name for name in before if name.startswith("network.")]
+    changed = {n for n in own if not torch.equal(before[n], model.get_parameter(n))}
+    trainable = {n for n in own if model.get_parameter(n).requires_grad}
+    assert changed == trainable and "network.gate.score.weight" in changed
+    assert any("lora_" in name for name in changed) == ("lora" in how)
+    assert not any("word_embeddings" in name for name in changed)
+    # The teacher holds copies of these alone.
+    shared = {id(weight) for weight in model.network.parameters()}
+    copies = [p for p in model.teacher.network.parameters() if id(p) not in shared]
+    assert sum(p.numel() for p in copies) == sum(model.get_parameter(n).numel() for n in trainable)
+    read = ImplicitRefinementModel.from_pretrained(result.model_dir)
+    ids = torch.tensor([tokenizer().encode(TEXTS[1], add_special_tokens=False)])
+    with torch.no_grad():
+        assert torch.equal(read(ids).logits, model.averaged()(ids).logits)
+
+
+def test_a_run_on_a_backbone_resumes_exactly(tmp_path):
+    def run(folder, stop):
+        model = refiner(lora=2)
+        sizes = {"steps": 4, "batch_size": 6, "warmup_steps": 0, "sample_count": 0, "log_every": 1}
+        trainer = Trainer(
+            MaskedTraining(model, corpus(), corpus(TEXTS[:4])),
+            TrainingConfig(**sizes, gate_warmup=0.0, eval_every=9, save_every=9),
+            folder,
+            on_event=lambda event: event.step == stop and trainer.request_stop(),
+        )
+        if (folder / "checkpoints").exists():
+            trainer.resume()
+        trainer.run()
+        return model.state_dict()
+
+    whole = run(tmp_path / "a", stop=None)
+    run(tmp_path / "b", stop=2)
+    in_two = run(tmp_path / "b", stop=None)
+    assert all(torch.equal(weight, in_two[name]) for name, weight in whole.items())
+
+
+def test_half_precision_and_checkpointing_leave_heads_in_float32():
+    model = refiner(dtype=torch.bfloat16)
+    ids = torch.tensor([tokenizer().encode(TEXTS[1], add_special_tokens=False)])
+    output = model(ids)
+    assert model.network.backbone.model.dtype == torch.bfloat16
+    assert output.logits.dtype == output.gate_logits.dtype == torch.float32
+    plain = refiner()
+    plain.gradient_checkpointing_enable()
+    losses = []
+    for saving in (plain, refiner()):
+        loss = saving.train().loss(ids, generator=torch.Generator().manual_seed(0)).total
+        loss.backward()
+        embeddings = saving.network.backbone.model.get_input_embeddings()
+        losses.append((loss.item(), embeddings.weight.grad.norm().item()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_folder_of_transformers_is_opened_and_not_mistaken_for_ours(tmp_path):
+    plain = plain_model("RobertaForMaskedLM")
+    plain.save_pretrained(tmp_path, max_shard_size="10KB")
+    tokenizer().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    with pytest.raises(CheckpointError, match="from_masked_lm"):
+        ImplicitRefinementModel.from_pretrained(tmp_path)
+    model = ImplicitRefinementModel.from_masked_lm(str(tmp_path))
+    ids = torch.tensor([tokenizer().encode(TEXTS[1])])
+    with torch.no_grad():
+        assert torch.equal(model(ids[:, 1:-1]).logits[0], padded_logits(plain, ids)[0, 1:-1])
+
+
+def padded_logits(plain, ids):
+    """As the adapter reads a row: padded to a multiple of 16."""
+    more = -ids.shape[1] % 16
+    attended = torch.nn.functional.pad(torch.ones_like(ids), (0, more))
+    whole = torch.nn.functional.pad(ids, (0, more), value=0)
+    return plain(whole, attended).logits[:, : ids.shape[1]]
+
+
+def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path):
+    plain = plain_model("BertForMaskedLM")
+    nameless = SimpleNamespace(mask_token_id=None, pad_token_id=0, eos_token_id=1)
+    with pytest.raises(TokenizerError, match="no mask token"):
+        ImplicitRefinementModel.from_masked_lm(plain, tokenizer=nameless)
+    with pytest.raises(ConfigError, match="give tokenizer="):
+        ImplicitRefinementModel.from_masked_lm(plain)
+    with pytest.raises(ConfigError, match="trust_remote_code=True is refused"):
+        ImplicitRefinementModel.from_masked_lm(plain, trust_remote_code=True)
+    with pytest.raises(ConfigError, match="heads='gat'.*gate"):
+        refiner(heads=("gat",))
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        ImplicitRefinementModel.from_masked_lm(str(tmp_path / "nowhere"))
+    model = refiner()
+    with pytest.raises(DataError, match="at most max_seq_len=64"):
+        model.sample(1, length=65)
+    with pytest.raises(ConfigError, match="vocab_size=99"):
+        model.with_vocabulary(tokenizer(), vocab_size=99)
+    with pytest.raises(ConfigError, match="give length|Give length"):
+        model.sample(1)
+
+
+def test_a_config_cannot_name_a_class_that_is_no_language_model(tmp_path):
+    refiner().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"architecture": "Trainer"}, "no language model"),
+        ({"architecture": "NoneForMaskedLM"}, "has no NoneForMaskedLM"),
+        ({"config": {**SIZES, "model_type": "bert", "num_hidden_layers": 3}}, "do not fit"),
+        ({"config": {**SIZES, "model_type": "bert", "num_hidden_layers": 10**6}}, "num_layers"),
+        ({"config": {**SIZES, "model_type": "bert", "vocab_size": 10**9}}, "at most"),
+    ):
+        altered = {**saved, "backbone": {**saved["backbone"], **change}}
+        (tmp_path / "config.json").write_text(json.dumps(altered))
+        with pytest.raises(CheckpointError, match=message):
+            ImplicitRefinementModel.from_pretrained(tmp_path)
+
+
+def test_pad_may_be_the_end_of_sequence_where_the_vocabulary_is_fixed():
+    ids = SimpleNamespace(mask_token_id=4, pad_token_id=3, eos_token_id=3)
+    model = ImplicitRefinementModel.from_masked_lm(
+        plain_model("LlamaForCausalLM"), tokenizer=ids, length_mode="eos"
+    )
+    assert (model.special.pad, model.special.eos) == (3, 3)
+    rows = model.sample(4, steps=3, seed=0).rows
+    assert all(3 not in row.ids.tolist() and len(row.ids) >= 1 for row in rows)
