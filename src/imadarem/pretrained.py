@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from imadarem.config import ImplicitRefinementConfig
+from imadarem.config import MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError
+from imadarem.files import load_json
 
-__all__ = ["CARD", "HUB_KEYS", "SHIPPED", "default_card", "find_folder"]
+if TYPE_CHECKING:
+    from imadarem.model import ImplicitRefinementModel
+
+__all__ = ["CARD", "HUB_KEYS", "SHIPPED", "default_card", "find_folder", "open_model"]
 
 CARD = "README.md"
 #: Arguments of from_pretrained that are the hub's.
@@ -20,6 +24,31 @@ SHIPPED = {
     "smiles": Path(__file__).parent / "shipped" / "smiles",
     "sudoku": Path(__file__).parent / "shipped" / "sudoku",
 }
+#: Pretrained masked language models that go by a name.
+MASKED_LMS = ("antiberty",)
+
+
+def open_model(name: str) -> ImplicitRefinementModel:
+    """The named model; a folder that transformers wrote is opened as a masked language model.
+
+    Raises:
+        CheckpointError: There is no such model.
+    """
+    from imadarem.model import ImplicitRefinementModel
+
+    if _is_masked_lm(name):
+        return ImplicitRefinementModel.from_masked_lm(name)
+    return ImplicitRefinementModel.from_pretrained(name)
+
+
+def _is_masked_lm(name: str) -> bool:
+    """Whether a name is that of a masked language model, or of a folder that transformers wrote."""
+    config = Path(name) / "config.json"
+    if not config.is_file() or name in SHIPPED:
+        return name in MASKED_LMS
+    settings = load_json(config)
+    kind = settings.get("model_type", MODEL_TYPE) if isinstance(settings, dict) else MODEL_TYPE
+    return bool(kind != MODEL_TYPE)
 
 
 def find_folder(name: str, hub: Mapping[str, Any]) -> Path:
@@ -35,6 +64,11 @@ def find_folder(name: str, hub: Mapping[str, Any]) -> Path:
     path = SHIPPED.get(name, Path(name))
     if path.is_dir():
         return path
+    if name in MASKED_LMS:
+        raise CheckpointError(
+            f"{name!r} is a pretrained masked language model. Load it with "
+            f"ImplicitRefinementModel.from_masked_lm({name!r})."
+        )
     # "runs/model" could be a name on the hub; where runs/ exists it is a mistyped folder.
     is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
     if is_path or path.parent.is_dir():

@@ -18,7 +18,7 @@ import torch
 from imadarem.backbones.masked_lm import import_transformers
 from imadarem.data.wheels import Wheel
 
-__all__ = ["WHEEL", "amino_acid_tokenizer", "fetch_antiberty", "load_antiberty"]
+__all__ = ["WHEEL", "amino_acid_tokenizer", "load_antiberty"]
 
 WHEEL = Wheel(
     requirement="antiberty==0.1.3",
@@ -30,15 +30,6 @@ FOLDER = "antiberty/trained_models/"
 MODEL = f"{FOLDER}AntiBERTy_md_smooth/"
 
 
-def fetch_antiberty(cache_dir: str | Path | None = None, wheel: str | Path | None = None) -> Path:
-    """The verified wheel (97 MB): from the cache, copied from ``wheel``, or downloaded by pip.
-
-    Raises:
-        DataError: It cannot be had, or its hash differs.
-    """
-    return WHEEL.fetch(cache_dir, wheel)
-
-
 def load_antiberty(cache_dir: str | Path | None = None) -> tuple[Any, Any]:
     """The model, a ``transformers.BertForMaskedLM``, and its tokenizer.
 
@@ -47,7 +38,7 @@ def load_antiberty(cache_dir: str | Path | None = None) -> tuple[Any, Any]:
         MissingExtraError: transformers is not installed.
     """
     transformers = import_transformers()
-    with zipfile.ZipFile(fetch_antiberty(cache_dir)) as archive:
+    with zipfile.ZipFile(WHEEL.fetch(cache_dir)) as archive:
         settings = json.loads(archive.read(f"{MODEL}config.json"))
         vocabulary = archive.read(f"{FOLDER}vocab.txt").decode().split()
         # The hash of the whole wheel was right, and no pickled code runs in any case.

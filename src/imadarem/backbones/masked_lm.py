@@ -9,90 +9,23 @@ layer and the logits of the row's positions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imadarem import checks
+from imadarem.backbones.spec import BackboneSpec
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from imadarem.nn.transformer import BackboneOutput
 
-__all__ = ["BackboneSpec", "MaskedLMBackbone", "build_backbone", "longest_row"]
+__all__ = ["MaskedLMBackbone", "build_backbone", "longest_row"]
 
 #: Positions that go through the model are a multiple of it, as for the project's own network:
 #: see :mod:`imadarem.sampling.batching`.
 GROUP = 16
-#: Endings of the names of classes that can be backbones.
-KINDS = ("ForMaskedLM", "ForCausalLM", "LMHeadModel")
-#: Largest whole number in the settings of a backbone that is read from a folder.
-MOST = 1 << 24
 LORA_TARGETS = "all-linear"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
-    """What it takes to build a backbone again; stands in ``config.json`` as ``backbone``.
-
-    Attributes:
-        architecture: Name of a class in the package transformers, such as ``BertForMaskedLM``.
-        config: Its settings, as transformers writes them.
-        pad: Id that fills rows up.
-        begin: Ids in front of every row.
-        end: Ids behind every row.
-        frozen: Whether training leaves the backbone as it is.
-        lora: Rank of the LoRA adapters (arXiv:2106.09685) on all linear layers but the last;
-            0 for none. With adapters the rest is frozen.
-        lora_alpha: Their scale is ``lora_alpha / lora``; None means twice the rank.
-
-    Raises:
-        ConfigError: A setting is unknown or out of range.
-    """
-
-    architecture: str
-    config: Mapping[str, Any]
-    pad: int
-    begin: tuple[int, ...] = ()
-    end: tuple[int, ...] = ()
-    frozen: bool = False
-    lora: int = 0
-    lora_alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or not self.architecture.endswith(KINDS):
-            raise ConfigError(
-                f"backbone architecture {self.architecture!r} is no language model of "
-                f"transformers: legal are classes whose names end in {', '.join(KINDS)}."
-            )
-        checks.whole("backbone lora", self.lora, 0)
-        numbers = [n for n in self.config.values() if isinstance(n, int)]
-        if max(numbers, default=0) > MOST:
-            raise ConfigError(
-                f"the backbone's settings hold the number {max(numbers)}; legal is at most {MOST}."
-            )
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            ConfigError: A setting is unknown, missing or out of range.
-        """
-        checks.known_keys(settings, cls.__annotations__, "setting of the backbone")
-        missing = {"architecture", "config", "pad"} - settings.keys()
-        if missing:
-            raise ConfigError(f"the backbone has no {sorted(missing)[0]!r}, which has no default.")
-        ends = {name: tuple(settings.get(name, ())) for name in ("begin", "end")}
-        return cls(**{**settings, **ends})
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        plain = {**vars(self), "config": dict(self.config)}
-        return {**plain, "begin": list(self.begin), "end": list(self.end)}
 
 
 class MaskedLMBackbone(nn.Module):
@@ -124,8 +57,10 @@ class MaskedLMBackbone(nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute the blocks in the backward pass to save memory."""
-        how = {"use_reentrant": False}
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        # Named so from transformers 5.20 on.
+        newer = getattr(self.model, "activation_checkpointing_enable", None)
+        enable = newer or self.model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     def train(self, mode: bool = True) -> Self:
         """As in torch; a frozen model stays in evaluation mode."""

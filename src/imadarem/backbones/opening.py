@@ -11,12 +11,12 @@ from torch import nn
 
 from imadarem import checks
 from imadarem.backbones.masked_lm import (
-    BackboneSpec,
     MaskedLMBackbone,
     described,
     import_transformers,
     longest_row,
 )
+from imadarem.backbones.spec import BackboneSpec
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, TokenizerError
 from imadarem.tokenizers.contract import fixed_vocabulary_ids

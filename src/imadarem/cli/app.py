@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 from imadarem import __version__
 from imadarem.cli.analogues import analogues
 from imadarem.cli.console import complain, help_console, note
-from imadarem.cli.data import moses
+from imadarem.cli.data import antiberty, moses
 from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
@@ -57,6 +57,7 @@ app.command(train)
 app.command(evaluate)
 data = App(name="data", help="Fetch and inspect data sets.", help_format="markdown")
 data.command(moses)
+data.command(antiberty)
 data.command(inspect)
 app.command(data)
 

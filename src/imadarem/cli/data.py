@@ -1,4 +1,4 @@
-"""``imadarem data moses``: fetch the MOSES benchmark."""
+"""``imadarem data moses`` and ``antiberty``: fetch a benchmark, or a pretrained model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imadarem.cli.models import Switch
 from imadarem.cli.numbers import Processes
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["moses"]
+__all__ = ["antiberty", "moses"]
 
 TOKENS = ("selfies", "smiles", "safe", "none")
 
@@ -64,6 +64,31 @@ def moses(
             )
         )
         out().print(Text("next: imadarem train --data moses --out runs/moses", "bold"))
+
+
+def antiberty(*, wheel: Path | None = None, json: Switch = False) -> None:
+    """Fetch AntiBERTy (97 MB), a masked language model of antibody sequences, and verify it.
+
+    **Examples**
+
+    ```
+    imadarem data antiberty
+    imadarem infill --model antiberty "EVQLVESGGGLVQPGG<mask><mask><mask>LSCAAS" -n 4
+    ```
+
+    Args:
+        wheel: Read this file of antiberty 0.1.3 instead of downloading it.
+        json: Print one JSON object.
+    """
+    from imadarem.backbones.antiberty import WHEEL
+
+    with err().status("fetching AntiBERTy, if it is not cached"):
+        path = WHEEL.fetch(given=wheel)
+    note(f"verified {path}")
+    if json:
+        json_line({"wheel": str(path)})
+        return
+    out().print(Text("next: imadarem sample --model antiberty --length 120", "bold"))
 
 
 def _prepared(tokens: str, processes: int | None) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class SamplingFlags:
 
     Attributes:
         model: A folder written by a training run, a name on the Hugging Face Hub, or a model
-            of the package: "default" (molecules as SELFIES) or "smiles".
+            of the package: "default" (molecules as SELFIES) or "smiles". Also a folder with a
+            masked language model of transformers, or "antiberty".
         steps: Maximum number of refinement passes; default: the model's setting.
         temperature: Divides the logits; 0 takes the most likely token. Default: the model's
             setting.
@@ -87,9 +88,9 @@ def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
         ConfigError: There is no such device.
     """
     with err().status(f"loading the model {name}"):
-        from imadarem.model import ImplicitRefinementModel
+        from imadarem.pretrained import open_model
 
-        return ImplicitRefinementModel.from_pretrained(name).to(device_named(device))
+        return open_model(name).to(device_named(device))
 
 
 def device_named(name: str | None) -> str:

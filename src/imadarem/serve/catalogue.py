@@ -14,6 +14,7 @@ from imadarem.data.sudoku.verifier import SudokuVerifier
 from imadarem.errors import ConfigError, nearest
 from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.edits import Replace
+from imadarem.pretrained import open_model
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import POLICIES, GateInPlace, Policy
 from imadarem.sampling.settings import SamplingSettings
@@ -255,7 +256,7 @@ def load_catalogue(names: Iterable[str], device: str) -> Catalogue:
     served = []
     for entry in names:
         name, _, source = entry.rpartition("=")
-        network = ImplicitRefinementModel.from_pretrained(source).to(device).eval()
+        network = open_model(source).to(device).eval()
         served.append(ServedModel(name or _id_of(source), network))
     return Catalogue(tuple(served))
 

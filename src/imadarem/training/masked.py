@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ BLANK_SHARE, SUFFIX_SHARE, WINDOW_SHARE = 0.25, 0.12, 0.45
 class MaskedTraining:
     """The masked objective over rows of data, for :class:`~imadarem.Trainer`.
 
+    A model that draws the lengths of its samples and knows none takes those of the rows.
+
     Args:
         model: Changed in place.
         train: Training rows.
@@ -57,6 +60,8 @@ class MaskedTraining:
         limit = _longest_row(model.config, model.special)
         self.model = model
         self.train, self.valid = train.no_longer_than(limit), valid.no_longer_than(limit)
+        if model.config.length_mode == "drawn" and model.config.length_counts is None:
+            model.config = replace(model.config, length_counts=self.train.length_counts())
         self.training = TrainingRecord()
         self._gate = GateCalibration()
 
