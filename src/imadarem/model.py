@@ -19,7 +19,7 @@ from imadarem.canvas import Canvas
 from imadarem.checkpoint import distinct_state, load_tensors, with_shared_names
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
-from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
+from imadarem.evaluation.judgement import Judgement, judge_rows
 from imadarem.model_folder import (
     TEACHER_PREFIX,
     WEIGHTS,
@@ -33,10 +33,10 @@ from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
 from imadarem.pretrained import find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
-from imadarem.sampling.batching import Run, RunOptions, Samples, refine_run
+from imadarem.sampling.batching import Run, RunOptions, Samples
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings, check_length, lengths_of
 from imadarem.sampling.trajectory import Trajectory
-from imadarem.sampling.width import refine_candidates
+from imadarem.sampling.width import refine_rows, refine_shared
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, model_ids
 from imadarem.tokenizers.prompts import prompt_rows
 from imadarem.training.objective import LossTerms, Objective
@@ -413,7 +413,6 @@ class ImplicitRefinementModel(
 
     @torch.no_grad()
     def _run(self, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
-        if run.width == 1 and not run.redraws:
-            return refine_run(self, canvas, seeds, run)
-        verdicts = partial(row_verdicts, self, batch_size=run.batch_size)
-        return refine_candidates(self, canvas, seeds, run, verdicts)
+        if run.return_trajectory or run.on_step is not None:
+            return refine_rows(self, canvas, seeds, run)
+        return refine_shared(self, canvas, seeds, run)

@@ -19,6 +19,7 @@ from imadarem.cli.demo import demo
 from imadarem.cli.evaluate import evaluate
 from imadarem.cli.infill import infill
 from imadarem.cli.inspect import inspect
+from imadarem.cli.models import load_model_here
 from imadarem.cli.optimize import optimize
 from imadarem.cli.repair import repair
 from imadarem.cli.sample import sample
@@ -30,6 +31,8 @@ from imadarem.errors import ImadaremError, TrainingError
 
 __all__ = ["main", "run"]
 
+#: Commands whose rows all processes of torchrun compute together.
+SHARED = ("sample", "infill", "repair", "evaluate")
 FINE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
@@ -76,7 +79,7 @@ def run(tokens: Sequence[str]) -> int:
     """
     try:
         with _warnings_on_one_line():
-            result = app(_spelled(tokens), exit_on_error=False, print_error=False)
+            result = _run_in_processes(_spelled(tokens))
         sys.stdout.flush()
         return result if isinstance(result, int) else FINE
     except CycloptsError as error:
@@ -98,6 +101,20 @@ def run(tokens: Sequence[str]) -> int:
         reason = f"{type(error).__name__}: {error}"
         complain("error", f"{reason} (to see where, set IMADAREM_TRACEBACK=1 and run it again)")
         return FAILED
+
+
+def _run_in_processes(tokens: Sequence[str]) -> Any:
+    """Run a command; of the processes of torchrun the first, where the others can help it."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone or not tokens or tokens[0] not in SHARED:
+        return app(tokens, exit_on_error=False, print_error=False)
+    from imadarem.row_pool import leading, serve_rows
+
+    if int(os.environ["RANK"]) > 0:
+        serve_rows(load_model_here)
+        return FINE
+    with leading():
+        return app(tokens, exit_on_error=False, print_error=False)
 
 
 def _spelled(tokens: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "device_named",
     "is_molecular",
     "load_model",
+    "load_model_here",
 ]
 
 TopK = Annotated[int, whole(1, 2**31 - 1)]
@@ -89,8 +91,21 @@ def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
     """
     with err().status(f"loading the model {name}"):
         from imadarem.pretrained import open_model
+        from imadarem.row_pool import announce_model
 
-        return open_model(name).to(device_named(device))
+        model = open_model(name).to(device_named(device))
+        announce_model(model, name, device)
+        return model
+
+
+def load_model_here(name: str, device: str | None) -> ImplicitRefinementModel:
+    """The named model in a process that helps another one, on this process's own accelerator."""
+    from imadarem.pretrained import open_model
+
+    place = device_named(device)
+    if place == "cuda":
+        place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return open_model(name).to(place)
 
 
 def device_named(name: str | None) -> str:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,7 +153,12 @@ def _checker(check: str) -> Callable[[str], bool]:
             f"--check {check!r} cannot be loaded ({error}). Give rdkit, none, or "
             "module:function with a function that takes a text and returns True or False."
         ) from None
-    return lambda text: bool(function(text))
+    # A partial function travels to other processes, where a lambda would not.
+    return partial(_holds, function)
+
+
+def _holds(check: Callable[[str], Any], text: str) -> bool:
+    return bool(check(text))
 
 
 def _split(model: ImplicitRefinementModel, texts: list[str]) -> tuple[list[int], dict[int, str]]:

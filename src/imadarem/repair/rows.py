@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypedDict
 
 from rapidfuzz.distance import Levenshtein
@@ -30,6 +31,7 @@ from imadarem.repair.sites import (
     protection_flags,
     suspect_sites,
 )
+from imadarem.row_pool import share_rows
 from imadarem.sampling.noise import row_seeds
 
 __all__ = ["Checker", "RepairOptions", "RepairSettings", "repair_rows"]
@@ -178,12 +180,30 @@ def repair_rows(
     if not tokens:
         return []
     flags = protection_flags(tokens, protected)
-    judgements = judge_rows(model, tokens, settings.batch_size)
-    states = []
-    for given, ids, own, judgement in zip(rows, tokens, flags, judgements, strict=True):
-        row, text = Row(ids, own), given if isinstance(given, str) else None
-        states.append(_Progress(row, row, text, judgement, judgement))
-    seeds = seed if isinstance(seed, Tensor) else row_seeds(len(states), seed)
+    given = [
+        (Row(ids, own), row if isinstance(row, str) else None)
+        for row, ids, own in zip(rows, tokens, flags, strict=True)
+    ]
+    seeds = seed if isinstance(seed, Tensor) else row_seeds(len(given), seed)
+    work = partial(_repaired, given=given, seeds=seeds, settings=settings)
+    return share_rows(model, work, len(given))
+
+
+def _repaired(
+    model: Any,
+    numbers: Tensor,
+    *,
+    given: Sequence[tuple[Row, str | None]],
+    seeds: Tensor,
+    settings: RepairSettings,
+) -> list[Repair]:
+    """The rows of these numbers, of all rows and their texts where they were given as such."""
+    some, seeds = [given[number] for number in numbers.tolist()], seeds[numbers]
+    judgements = judge_rows(model, [row.tokens for row, _ in some], settings.batch_size)
+    states = [
+        _Progress(row, row, text, judgement, judgement)
+        for (row, text), judgement in zip(some, judgements, strict=True)
+    ]
     run = _Run(model, settings)
     for state in states:
         if run.is_right(state, state.row, state.now):
