@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from backbone_parts import LETTERS, plain_model, tokenizer
 from fakes import tiny_model
 
 from imadarem.data.moses import load_moses_sample
@@ -105,3 +106,25 @@ def test_text_is_written_and_filled_by_any_tokenizer(tmp_path, capsys):
     # After three steps the filling is noise, line breaks among it: take all from the prompt on.
     filled = printed[printed.rindex("\nIn the ") :]
     assert "<mask>" not in filled
+
+
+@pytest.mark.slow
+def test_the_check_of_a_machine_passes_on_a_processor(capsys):
+    assert script("scripts/gpu_check.py").main(["--device", "cpu", "--tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| nothing |") == 4 and "| bert | bf16 |" in printed
+
+
+@pytest.mark.slow
+def test_five_policies_are_compared_on_a_backbone_and_a_gate_is_trained(tmp_path, capsys):
+    plain_model("BertForMaskedLM").save_pretrained(tmp_path / "bert")
+    tokenizer().save_pretrained(tmp_path / "bert")
+    rows = tmp_path / "rows.txt"
+    rows.write_text("\n".join(LETTERS[start:] + LETTERS[:start] for start in range(20)) + "\n")
+    capsys.readouterr()
+    script("examples/any_backbone.py").main(
+        [str(tmp_path / "bert"), "--prompt", "ACD<mask><mask>WY", "-n", "2", "--passes", "2"]
+        + ["--train", str(rows), "--run", str(tmp_path / "run"), "--steps", "3"]
+    )
+    printed = capsys.readouterr().out
+    assert printed.count("left-to-right     2.0") == 2 and "gate, AUROC" in printed
