@@ -14,6 +14,8 @@ from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from imadarem.evaluation.likelihood import likelihood_bound, row_bounds
 from imadarem.model import ImplicitRefinementModel
+from imadarem.orchestrator.config import OrchestrationConfig
+from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.training.masked import MaskedTraining
 from imadarem.training.settings import TrainingConfig
 from imadarem.training.trainer import Trainer
@@ -86,6 +88,12 @@ def test_a_loss_trains_backbone_and_gate_and_the_teacher_follows(model):
         model.network.gate.score.bias -= 1.0
     model.zero_grad()
     model.teacher = None
+
+
+def test_a_part_of_the_prompts_is_filled_as_the_whole(model):
+    prompts = [text[:9] + "<mask>" * 5 for text in TEXTS[:4]]
+    whole = model.infill(prompts, steps=2, seed=3).texts
+    assert model.infill(prompts[2:], first=2, steps=2, seed=3).texts == whole[2:]
 
 
 def test_likelihood_bounds_are_finite_and_repeat(model):
@@ -241,6 +249,30 @@ def test_a_config_cannot_name_a_class_that_is_no_language_model(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(altered))
         with pytest.raises(CheckpointError, match=message):
             ImplicitRefinementModel.from_pretrained(tmp_path)
+
+
+def test_the_orchestrator_trains_over_a_backbone_and_answers():
+    model = refiner(heads=("gate", "halting"))
+    config = OrchestrationConfig(max_steps_train=2, max_steps_infer=3)
+    orchestrator = UnifiedRefinerOrchestrator(model, tokenizer(), None, config)
+    ids = torch.tensor([tokenizer().encode(text[:12], add_special_tokens=False) for text in TEXTS])
+    optimizer = torch.optim.AdamW(model.student_parameters(), lr=1e-3)
+    before = model.network.backbone.model.get_input_embeddings().weight.clone()
+    result = orchestrator.train_step(ids, optimizer)
+    assert 0.5 < result["loss"] < 20.0 and not result["skipped"]
+    assert not torch.equal(before, model.network.backbone.model.get_input_embeddings().weight)
+    asked = ids.clone()
+    asked[:, 3:6] = model.special.mask
+    answers = orchestrator.eval().inference(asked)["output_ids"]
+    assert torch.equal(answers[:, 6:], ids[:, 6:]) and not (answers == model.special.mask).any()
+
+
+def test_the_auto_classes_say_what_reads_a_backbone(tmp_path):
+    from imadarem.hf import ImadaremForMaskedLM
+
+    refiner().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="BertForMaskedLM.*network.backbone.model"):
+        ImadaremForMaskedLM.from_pretrained(tmp_path)
 
 
 def test_pad_may_be_the_end_of_sequence_where_the_vocabulary_is_fixed():

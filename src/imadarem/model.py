@@ -242,6 +242,8 @@ class ImplicitRefinementModel(
     def infill(
         self,
         masked: str | Sequence[str] | Tensor | Sequence[Sequence[int]],
+        *,
+        first: int = 0,
         **options: Unpack[RunOptions],
     ) -> Samples:
         """Fill the holes of prompts; a token that is given never changes.
@@ -252,6 +254,8 @@ class ImplicitRefinementModel(
                 ``[MASK]``; ``<gap>`` is a hole of 0 to 16 tokens and ``<gap:3-8>`` one of 3 to
                 8, for models that know such holes. The built-in tokenizers read their own
                 notation, such as ``"[C]<mask><mask>[O]"`` for SELFIES.
+            first: Number of the first prompt among those of a seed: prompts 5 to 7 alone, with
+                ``first=5``, are filled as they are beside the others.
             options: Those of :meth:`sample`.
 
         Raises:
@@ -262,7 +266,8 @@ class ImplicitRefinementModel(
         canvas = Canvas.with_holes(rows, self.special)
         check_length(canvas.ids.shape[1], self.config)
         run = Run.of(self.config, options, length_given=True)
-        return self._run(canvas, run.row_seeds(len(rows)), run)
+        seeds = run.row_seeds(len(rows), checks.integer("first", first, 0, MOST_ROWS))
+        return self._run(canvas, seeds, run)
 
     def judge(
         self,

@@ -157,9 +157,16 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
         Raises:
             CheckpointError: Weights are missing, left over, of another shape or not finite, or
                 the folder cannot be used for another reason.
+            ConfigError: The network is a pretrained model of transformers.
         """
         folder = _folder(str(pretrained_model_name_or_path), kwargs)
         config, header = ImplicitRefinementModel.check_folder(folder)
+        if config.backbone is not None:
+            raise ConfigError(
+                f"the network in {folder} is a {config.backbone['architecture']}, and the Auto "
+                "classes read the project's own. Use ImplicitRefinementModel.from_pretrained; the "
+                "model of transformers is its network.backbone.model."
+            )
         tokenizer = kwargs.pop("tokenizer", None)
         if tokenizer is None and (folder / "tokenizer_config.json").is_file():
             tokenizer = load_tokenizer(folder, config.vocab_size)
