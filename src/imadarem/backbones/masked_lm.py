@@ -229,3 +229,7 @@ def _add_lora(model: Any, spec: BackboneSpec) -> None:
     alpha = 2 * spec.lora if spec.lora_alpha is None else spec.lora_alpha
     how = LoraConfig(r=spec.lora, lora_alpha=alpha, target_modules=LORA_TARGETS)
     inject_adapter_in_model(how, model)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            # What is trained is trained in float32, whatever the frozen weights are.
+            weight.data = weight.data.float()
