@@ -49,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (timed(bare), timed(lambda: model.sample(args.rows, **how))) for _ in range(args.rounds)
     ]
     alone, whole = (min(column) for column in zip(*pairs, strict=True))
-    print(
-        "| rows | tokens | passes | bare passes, s | sampling, s | overhead |\n|---|---|---|---|---|---|"
-    )
+    heads = ("rows", "tokens", "passes", "bare passes, s", "sampling, s", "overhead")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     print(
         f"| {args.rows} | {args.length} | {args.steps} | {alone:.2f} | {whole:.2f} | "
         f"{whole / alone - 1:+.1%} |"
