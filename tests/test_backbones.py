@@ -177,12 +177,14 @@ def test_a_run_on_a_backbone_resumes_exactly(tmp_path):
     assert all(torch.equal(weight, in_two[name]) for name, weight in whole.items())
 
 
-def test_half_precision_and_checkpointing_leave_heads_in_float32():
+def test_half_precision_and_checkpointing_leave_heads_in_float32(tmp_path):
     model = refiner(dtype=torch.bfloat16)
     ids = torch.tensor([tokenizer().encode(TEXTS[1], add_special_tokens=False)])
     output = model(ids)
     assert model.network.backbone.model.dtype == torch.bfloat16
     assert output.logits.dtype == output.gate_logits.dtype == torch.float32
+    model.save_pretrained(tmp_path)
+    assert torch.equal(ImplicitRefinementModel.from_pretrained(tmp_path)(ids).logits, output.logits)
     plain = refiner()
     plain.gradient_checkpointing_enable()
     losses = []

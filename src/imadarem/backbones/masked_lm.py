@@ -137,7 +137,11 @@ def build_backbone(config: ImplicitRefinementConfig) -> MaskedLMBackbone:
             f"the installed transformers {transformers.__version__} has no {spec.architecture} "
             f"of model type {kind!r}. Install the version that the model was saved with."
         )
-    return MaskedLMBackbone(cls(known[kind].from_dict(dict(spec.config))), spec, config)
+    model = cls(known[kind].from_dict(dict(spec.config)))
+    dtype = getattr(torch, str(spec.config.get("dtype")), None)
+    if isinstance(dtype, torch.dtype):
+        model = model.to(dtype)
+    return MaskedLMBackbone(model, spec, config)
 
 
 def described(model: Any) -> dict[str, Any]:
@@ -145,7 +149,8 @@ def described(model: Any) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=True))
     for name in ("_name_or_path", "architectures", "auto_map", "transformers_version"):
         settings.pop(name, None)
-    return {"model_type": model.config.model_type, **settings}
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"model_type": model.config.model_type, **settings, "dtype": dtype}
 
 
 def positions_of(model: Any) -> int:

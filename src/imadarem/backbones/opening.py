@@ -77,7 +77,14 @@ def from_masked_lm(
         MissingExtraError: transformers, or peft for ``lora``, is not installed.
     """
     parts = _parts(source, tokenizer, heads, dtype, device_map, freeze, lora, settings)
-    return cls(*parts).eval()
+    model = cls(*parts).eval()
+    network: Any = model.network
+    # The heads go where the pretrained model begins, and where it hands its states out.
+    device = next(network.backbone.parameters()).device
+    for name, part in network.named_children():
+        if name != "backbone":
+            part.to(device)
+    return model
 
 
 def _parts(
