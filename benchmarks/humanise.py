@@ -11,8 +11,10 @@ where the same residue is at the same position. The CDRs, by sequence motifs, ar
 - *Hu-mAb*: the published mutations of that program, which was made for this task;
 - *argmax*: every framework residue is blanked once, in ``--passes`` canvases that each blank every
   so-manieth of them, and replaced by the most likely one;
-- *repair T*: ``model.repair`` at the threshold T: what the model's own likelihood flags is blanked
-  and filled, and the chain is judged again, twice at most.
+- *refill T*: every framework residue that the model doubts by more than T (``model.judge``, one
+  pass) is blanked, and all are filled together, the most certain first, in the other passes;
+- *repair*: ``model.repair``, which keeps a change only where it makes the chain likelier by several
+  nats, and returns the chain as it was where doubt remains.
 
 Prints a table; passes are counted for each chain.
 """
@@ -31,7 +33,7 @@ from imadarem import ImplicitRefinementModel
 
 #: A mutation: position in the parental chain, and the residue there; "" where it is deleted.
 Mutations = set[tuple[int, str]]
-THRESHOLDS = (0.5, 0.7, 0.9)
+THRESHOLDS = (0.1, 0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("Hu-mAb", [humab[name] for name in names], 0)
     show("argmax", argmax(model, chains, protected, options.passes), options.passes)
     for threshold in THRESHOLDS:
-        repairs = model.repair(chains, protected=protected, threshold=threshold, batch_size=16)
-        passes = sum(repair.row_passes for repair in repairs) / len(repairs)
-        show(f"repair {threshold:g}", [repair.text or "" for repair in repairs], passes)
+        show(f"refill {threshold:g}", *refill(model, chains, protected, threshold, options.passes))
+    repairs = model.repair(chains, protected=protected, batch_size=16)
+    passes = sum(repair.row_passes for repair in repairs) / len(repairs)
+    show("repair", [repair.text or "" for repair in repairs], passes)
 
 
 def read_fasta(path: Path) -> dict[str, str]:
@@ -159,6 +162,30 @@ def argmax(
                 letters[position] = filled[part][position]
         results.append("".join(letters))
     return results
+
+
+def refill(
+    model: ImplicitRefinementModel,
+    chains: Sequence[str],
+    protected: Sequence[Sequence[int]],
+    threshold: float,
+    passes: int,
+) -> tuple[list[str], float]:
+    """The chains with all doubtful residues outside the CDRs filled anew, and passes a chain."""
+    results, prompts, numbers = list(chains), [], []
+    for number, judgement in enumerate(model.judge(list(chains), batch_size=16)):
+        free = set(range(len(chains[number]))) - set(protected[number])
+        doubtful = {i for i in free if (judgement.wrong or [])[i] > threshold}
+        if doubtful:
+            numbers.append(number)
+            prompts.append(blanked(chains[number], doubtful.__contains__))
+    if not prompts:
+        return results, 1.0
+    how = {"steps": passes - 1, "temperature": 0.0, "policy": "margin", "seed": 0}
+    filled = model.infill(prompts, batch_size=16, **how)
+    for number, text in zip(numbers, filled.texts, strict=True):
+        results[number] = text
+    return results, 1.0 + sum(filled.forward_passes) / len(chains)
 
 
 def blanked(chain: str, hidden: Callable[[int], bool]) -> str:
