@@ -13,12 +13,11 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from imadarem import checks, growth
+from imadarem import averaging, checks, growth
 from imadarem.backbones import opening
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import distinct_state, load_tensors, with_shared_names
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import ConfigError
 from imadarem.evaluation.judgement import Judgement, judge_rows
 from imadarem.model_folder import (
     TEACHER_PREFIX,
@@ -122,36 +121,11 @@ class ImplicitRefinementModel(
         weights = with_shared_names(converted(state_dict, self.config.num_heads), self)
         return super().load_state_dict(weights, strict=strict, assign=assign)
 
-    # Teacher
+    # The EMA teacher; see :mod:`imadarem.averaging`
 
-    def init_teacher(self) -> None:
-        """Make the EMA teacher, or start it anew, from the present weights."""
-        self.teacher = EmaTeacher(self.network, self.config.ema_decay)
-
-    def update_teacher(self, decay: float | None = None) -> None:
-        """Move the teacher towards the present weights: ``θ' ← d·θ' + (1 - d)·θ``.
-
-        Args:
-            decay: ``d``; default ``ema_decay``.
-
-        Raises:
-            ConfigError: There is no teacher yet.
-        """
-        if self.teacher is None:
-            raise ConfigError("there is no teacher to update; call init_teacher() first.")
-        self.teacher.update(self.student_parameters(), decay)
-
-    def averaged(self) -> Self:
-        """A model with the teacher's weights and no teacher of its own, for evaluation.
-
-        Raises:
-            ConfigError: There is no teacher yet.
-        """
-        if self.teacher is None:
-            raise ConfigError("there is no teacher to take weights from; call init_teacher().")
-        model: Self = growth.alike(self, self.config, self.tokenizer)
-        model.network.load_state_dict(self.teacher.network.state_dict())
-        return model.to(next(self.parameters()).device).eval()
+    init_teacher = averaging.init_teacher
+    update_teacher = averaging.update_teacher
+    averaged = averaging.averaged
 
     # Growth: models with these weights and more of something; see :mod:`imadarem.growth`
 
