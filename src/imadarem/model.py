@@ -61,9 +61,8 @@ class ImplicitRefinementModel(
         tokenizer: Any object with ``mask_token_id`` and, better, ``pad_token_id`` and
             ``eos_token_id``: a Hugging Face tokenizer or one of ``imadarem.tokenizers``.
             May be left out if ``config`` names the special ids.
-        backbone: Reads the canvas in place of the network that the config describes; see
-            :class:`~imadarem.nn.RefinementNetwork`. :meth:`from_masked_lm` makes one of a
-            pretrained model.
+        backbone: Reads the canvas in place of the one that the config describes;
+            :meth:`from_masked_lm` makes one of a pretrained model.
 
     Raises:
         TokenizerError: There is no mask token, or two special ids are the same.
@@ -146,9 +145,8 @@ class ImplicitRefinementModel(
     def gradient_checkpointing_enable(self) -> None:
         """Recompute the blocks in the backward pass: less memory, about a third more time."""
         self.config.gradient_checkpointing = True
-        enable = getattr(self.network.backbone, "gradient_checkpointing_enable", None)
-        if enable is not None:
-            enable()
+        if self.config.backbone is not None:
+            self.network.backbone.gradient_checkpointing_enable()  # type: ignore[operator]
 
     # Training
 
@@ -228,8 +226,7 @@ class ImplicitRefinementModel(
                 ``[MASK]``; ``<gap>`` is a hole of 0 to 16 tokens and ``<gap:3-8>`` one of 3 to
                 8, for models that know such holes. The built-in tokenizers read their own
                 notation, such as ``"[C]<mask><mask>[O]"`` for SELFIES.
-            first: Number of the first prompt among those of a seed: prompts 5 to 7 alone, with
-                ``first=5``, are filled as they are beside the others.
+            first: Number of the first prompt, as of :meth:`sample`.
             options: Those of :meth:`sample`.
 
         Raises:
