@@ -361,7 +361,7 @@ class ImplicitRefinementModel(
         check_finite(folder / WEIGHTS, model.state_dict())
         return model.eval()
 
-    from_masked_lm = classmethod(opening.from_masked_lm)
+    from_masked_lm = classmethod(opening.from_masked_lm)  # type: ignore[var-annotated]
 
     @staticmethod
     def check_folder(folder: Path) -> tuple[ImplicitRefinementConfig, dict[str, Tensor]]:

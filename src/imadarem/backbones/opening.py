@@ -38,6 +38,7 @@ PROBE = "A"
 
 def from_masked_lm(
     cls: type[Model],
+    /,
     source: Any,
     *,
     tokenizer: Any = None,
