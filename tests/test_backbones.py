@@ -228,6 +228,12 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path):
         ImplicitRefinementModel.from_masked_lm(plain, trust_remote_code=True)
     with pytest.raises(ConfigError, match="heads='gat'.*gate"):
         refiner(heads=("gat",))
+    with pytest.raises(ConfigError, match="hidden_size=64 cannot be set"):
+        refiner(hidden_size=64)
+    with pytest.raises(ConfigError, match="more than the 64 tokens"):
+        refiner(max_seq_len=65)
+    with pytest.raises(ConfigError, match="unknown.*max_refinement_step"):
+        refiner(max_refinement_step=3)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         ImplicitRefinementModel.from_masked_lm(str(tmp_path / "nowhere"))
     model = refiner()

@@ -122,22 +122,43 @@ def _parts(
         frozen=freeze,
         lora=lora,
     )
-    settings.setdefault("max_seq_len", longest_row(model, len(begin) + len(end)))
     width, attention_heads = _width_and_heads(model.config)
-    of_heads = {name: value for head in heads for name, value in HEADS[head].items()}
-    config = ImplicitRefinementConfig(
-        vocab_size=size,
-        backbone=spec.to_dict(),
-        hidden_size=width,
-        num_heads=attention_heads,
-        num_layers=int(getattr(model.config, "num_hidden_layers", 1)),
-        self_conditioning=False,
-        positions=False,
-        gate_bias_init=0.0,
-        gate_from_likelihood=True,
-        **{**of_heads, **settings},
-    )
+    decided: dict[str, Any] = {
+        "vocab_size": size,
+        "backbone": spec.to_dict(),
+        "hidden_size": width,
+        "num_heads": attention_heads,
+        "num_layers": int(getattr(model.config, "num_hidden_layers", 1)),
+        "self_conditioning": False,
+        "positions": False,
+        "gate_bias_init": 0.0,
+        "gate_from_likelihood": True,
+    }
+    most = longest_row(model, len(begin) + len(end))
+    _check_settings(settings, decided, most)
+    for head in heads:
+        decided |= HEADS[head]
+    config = ImplicitRefinementConfig.from_dict({"max_seq_len": most, **decided, **settings})
     return config, tokenizer, MaskedLMBackbone(model, spec, config)
+
+
+def _check_settings(settings: dict[str, Any], decided: dict[str, Any], most: int) -> None:
+    """Refuse settings that the pretrained model decides, or that it cannot meet.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for name in settings:
+        if name in decided:
+            raise ConfigError(
+                f"{name}={settings[name]!r} cannot be set: the pretrained model decides it. Leave "
+                "it out."
+            )
+    if settings.get("max_seq_len", most) > most:
+        raise ConfigError(
+            f"max_seq_len={settings['max_seq_len']} is more than the {most} tokens that the "
+            "positions of the pretrained model leave for a row."
+        )
 
 
 def _model_and_tokenizer(
