@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import err, grid, heading, json_line, note, out, progress_bar, stages
+from imadarem.cli.evaluate_texts import TEXTS, TextFlags, show_texts
 from imadarem.cli.held_out import HELD_OUT, HeldOutFlags, evaluate_held_out
 from imadarem.cli.models import Switch, is_molecular
 from imadarem.cli.numbers import Count, Processes, Seed, Steps, Temperature
@@ -117,11 +118,13 @@ def evaluate(
     json: Switch = False,
     drawn: DrawnFlags = DRAWN,
     comparison: ComparisonFlags = COMPARISON,
+    texts: TextFlags = TEXTS,
     held_out: HeldOutFlags = HELD_OUT,
 ) -> None:
     """Score a file of molecules, or samples of a model, beside as many real molecules.
 
-    With --calibration or --likelihood, measure a model on held-out data instead.
+    Samples of a text model, or the lines of a file with --text, get figures of texts. With
+    --calibration or --likelihood, measure a model on held-out data instead.
 
     **Examples**
 
@@ -130,6 +133,7 @@ def evaluate(
     imadarem evaluate molecules.csv --train train.csv --reference test.csv --fcd
     imadarem evaluate --model default -n 1000 --steps 6 --seed 0
     imadarem evaluate --model default --calibration --likelihood --plot gate.png
+    imadarem evaluate --model runs/text/model -n 200 --policy ancestral --reference held-out.txt
     ```
 
     Args:
@@ -156,8 +160,17 @@ def evaluate(
         )
         return
     _check(file, model, column, drawn, comparison)
+    shown: dict[str, Any] = {"reference": comparison.reference, "seed": seed, "json": json}
+    if texts.text and file is not None:
+        from imadarem.data.text import read_lines
+
+        show_texts(str(file), read_lines(file), texts, how={}, **shown)
+        return
     if file is None:
-        samples, how = _sampled(str(model), drawn, seed)
+        samples, how, molecular = _sampled(str(model), drawn, seed)
+        if not molecular:
+            show_texts(str(model), [text or "" for text in samples], texts, how=how, **shown)
+            return
     else:
         samples, how = _read(file, column, standardize), {}
     ours, real = _compared(samples, seed, comparison)
@@ -214,16 +227,14 @@ def _check(
         )
 
 
-def _sampled(name: str, flags: DrawnFlags, seed: int) -> tuple[list[str | None], dict[str, Any]]:
-    """Samples of a model, and figures of how they were drawn."""
+def _sampled(
+    name: str, flags: DrawnFlags, seed: int
+) -> tuple[list[str | None], dict[str, Any], bool]:
+    """Samples of a model, figures of how they were drawn, and whether they are molecules."""
     from imadarem.cli.models import load_model
 
     network = load_model(name, flags.device)
     count = 1000 if flags.count is None else flags.count
-    if not is_molecular(network.tokenizer):
-        raise ConfigError(
-            f"the model {name} writes texts, which have no score here; measure them by --likelihood"
-        )
     with progress_bar("sampling", count) as advance:
         start = time.perf_counter()
         drawn = network.sample(
@@ -237,7 +248,7 @@ def _sampled(name: str, flags: DrawnFlags, seed: int) -> tuple[list[str | None],
         "samples_per_second": count / seconds,
         "device": next(network.parameters()).device.type,
     }
-    return list(drawn.texts), how
+    return list(drawn.texts), how, is_molecular(network.tokenizer)
 
 
 def _last_mean_gate(trajectory: Trajectory) -> float | None:

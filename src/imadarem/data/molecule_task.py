@@ -131,6 +131,7 @@ def molecule_task(
         tokenizer=built,
         train=holes.episodes(train, special, width),
         valid=replace(holes, versions=1).episodes(valid, special, width),
+        open_ended=True,
         settings=settings,
     )
 

@@ -108,6 +108,8 @@ class Task:
             groups that belong together (rows, columns, boxes); see the model's config.
         symmetry: Label-preserving transforms, where the task has them.
         verify: Tells a right answer without its label, where the task allows that.
+        open_ended: Many answers are as good, as for a text with holes: noise on the question may
+            augment it. False: another token in the question would make its label wrong.
         settings: How the data was made, for the run's record.
     """
 
@@ -118,4 +120,5 @@ class Task:
     relations: list[list[list[int]]] | None = None
     symmetry: Symmetry | None = None
     verify: Verifier | None = None
+    open_ended: bool = False
     settings: dict[str, Any] = field(default_factory=dict)

@@ -102,6 +102,7 @@ def text_task(
         tokenizer=built,
         train=holes.episodes(kept, special, length),
         valid=replace(holes, versions=1).episodes(held, special, length),
+        open_ended=True,
         settings=settings,
     )
 

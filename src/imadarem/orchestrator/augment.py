@@ -272,6 +272,7 @@ class TaskParts:
     symmetry: Symmetry | None = None
     verify: Verifier | None = None
     paraphrase: Paraphrase | None = None
+    unique_answer: bool | None = None
 
 
 class KnownTasks:
@@ -297,7 +298,12 @@ class KnownTasks:
         """Make a task's symmetry and verifier known; for a name, ``parts`` are they."""
         if isinstance(task, Task):
             name = task.name
-            known = TaskParts(symmetry=task.symmetry, verify=task.verify, paraphrase=paraphrase)
+            known = TaskParts(
+                symmetry=task.symmetry,
+                verify=task.verify,
+                paraphrase=paraphrase,
+                unique_answer=not task.open_ended,
+            )
         else:
             name, known = task, TaskParts(paraphrase=paraphrase, **parts)
         self.known[name] = known
@@ -325,6 +331,9 @@ class KnownTasks:
         strategies = list(self.config.augmentation_strategies)
         starts_fixed = self.model.config.length_mode == "eos" and parts.symmetry is None
         shifts = "position_shift" in strategies and starts_fixed
+        unique = parts.unique_answer
+        if unique is None:
+            unique = parts.symmetry is not None or parts.verify is not None
         if shifts:
             strategies.remove("position_shift")
         augmenter = Augmenter(
@@ -334,7 +343,7 @@ class KnownTasks:
             special=self.model.special,
             vocab_size=self.model.config.vocab_size,
             symmetry=parts.symmetry,
-            unique_answer=parts.symmetry is not None or parts.verify is not None,
+            unique_answer=unique,
             paraphrase=parts.paraphrase,
             tokenizer=self.tokenizer,
         )

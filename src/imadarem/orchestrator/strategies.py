@@ -271,6 +271,8 @@ def _position_shift(means: Means) -> Strategy | Unavailable:
 def _format_variation(means: Means) -> Strategy | Unavailable:
     if means.symmetry is not None:
         return SymmetryDraw(means.symmetry)
+    if means.unique_answer:
+        return _wrong_question("another format")
     if means.tokenizer is None:
         return Unavailable("it needs the task's symmetry or a tokenizer; give tokenizer=...")
     if not hasattr(means.tokenizer, "convert_ids_to_tokens"):
@@ -288,12 +290,12 @@ def _format_variation(means: Means) -> Strategy | Unavailable:
 
 
 def _paraphrase(means: Means) -> Strategy | Unavailable:
+    if means.unique_answer and means.paraphrase is None:
+        return _wrong_question("other words")
     if means.paraphrase is None:
         return Unavailable(
             "nothing here knows other words for a text: give paraphrase=, a function of a text "
             "that returns a list of paraphrases",
-            # A puzzle is no text: nobody misses other words for it.
-            by_design=means.unique_answer,
         )
     if not (hasattr(means.tokenizer, "encode") and hasattr(means.tokenizer, "decode")):
         return Unavailable("it reads and writes text; give a tokenizer with encode and decode")
