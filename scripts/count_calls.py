@@ -4,8 +4,9 @@
     python scripts/count_calls.py sample infill
 
 Each action runs twice, on two models alike: the first run imports what is imported late, the
-second is counted. A file counts when one of its functions is called; a crossing is a call from a
-function of one file into a function of another, whatever of torch or Python lies between them.
+second is counted. What a run makes once, such as the augmentations of a task, is made before. A
+file counts when one of its functions is called; a crossing is a call from a function of one file
+into a function of another, whatever of torch or Python lies between them.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def train_step() -> Action:
     over = orchestrator()
     optimizer = torch.optim.AdamW(over.model.parameters(), lr=1e-3)
     over.train()
+    over.augmenter("text")
     batch = torch.tensor([[3, 4, 5, 6, 3, 4, 5, 6], [6, 5, 4, 3, 6, 5, 4, 3]])
     return lambda: over.train_step(batch, optimizer, task_type="text")
 

@@ -113,11 +113,11 @@ def _judged(
     unflagged = []
     for _ in range(batches):
         rows = data.batch(ROWS)
-        said, gate = model.network.judged(rows.ids, rows.inside)
-        for name, pair in _pairs(said, gate, rows):
+        judged, gate = model.network.judged(rows.ids, rows.inside)
+        for name, pair in _pairs(judged, gate, rows):
             parts.setdefault(name, []).append(pair)
-        wrong = ((said.wrong > 0) & rows.judged).any(dim=1)
-        flagged = wrong | ((said.missing > 0) & rows.gaps).any(dim=1)
+        wrong = ((judged.wrong > 0) & rows.judged).any(dim=1)
+        flagged = wrong | ((judged.missing > 0) & rows.gaps).any(dim=1)
         whole = (rows.judged == rows.inside).all(dim=1)
         unflagged.append(~flagged[(rows.kinds == CLEAN) & whole])
     joined = {name: _joined(found) for name, found in parts.items()}
@@ -125,16 +125,16 @@ def _judged(
 
 
 def _pairs(
-    said: JudgeLogits, gate: Tensor, rows: JudgedRows
+    judged: JudgeLogits, gate: Tensor, rows: JudgedRows
 ) -> Iterator[tuple[tuple[str, str], Pair]]:
     """Logits and labels of one batch."""
     for number, kind in enumerate(KINDS[:REFILLED]):
         of_kind = (rows.kinds == number)[:, None]
         tokens, gaps = rows.judged & of_kind, rows.gaps & of_kind
-        yield ("wrong", kind), (said.wrong[tokens], rows.wrong[tokens])
+        yield ("wrong", kind), (judged.wrong[tokens], rows.wrong[tokens])
         yield ("gate", kind), (gate[tokens], rows.wrong[tokens])
-        yield ("missing", kind), (said.missing[gaps], rows.missing[gaps])
-    for logits, number in zip(said.right.unbind(dim=1), (DRAFTS, REFILLED), strict=True):
+        yield ("missing", kind), (judged.missing[gaps], rows.missing[gaps])
+    for logits, number in zip(judged.right.unbind(dim=1), (DRAFTS, REFILLED), strict=True):
         own = torch.nonzero(rows.kinds == number).flatten()
         clean = torch.nonzero(rows.kinds == CLEAN).flatten()[: len(own)]
         both = torch.cat([clean, own])

@@ -140,18 +140,18 @@ class JudgeLoss:
     gate: Tensor
 
 
-def judge_loss(said: JudgeLogits, gate: Tensor, rows: JudgedRows) -> JudgeLoss:
+def judge_loss(judged: JudgeLogits, gate: Tensor, rows: JudgedRows) -> JudgeLoss:
     """Mean binary cross-entropy over tokens, gaps and rows that have a label.
 
-    ``gate`` are ``(B, L)`` logits of what ``said.wrong`` says.
+    ``gate`` are ``(B, L)`` logits of what ``judged.wrong`` says.
     """
     tokens, gaps = rows.judged, rows.gaps
     right = []
-    for logits, kind in zip(said.right.unbind(dim=1), (DRAFTS, REFILLED), strict=True):
+    for logits, kind in zip(judged.right.unbind(dim=1), (DRAFTS, REFILLED), strict=True):
         sided = (rows.kinds == CLEAN) | (rows.kinds == kind)
         right.append(_cross_entropy(logits[sided], rows.kinds[sided] == CLEAN))
-    wrong = _cross_entropy(said.wrong[tokens], rows.wrong[tokens])
-    missing = _cross_entropy(said.missing[gaps], rows.missing[gaps])
+    wrong = _cross_entropy(judged.wrong[tokens], rows.wrong[tokens])
+    missing = _cross_entropy(judged.missing[gaps], rows.missing[gaps])
     cheap = _cross_entropy(gate[tokens], rows.wrong[tokens])
     verdict = torch.stack(right).mean()
     total = TOKEN_WEIGHT * (wrong + missing + cheap) + verdict
