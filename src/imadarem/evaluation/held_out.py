@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +14,22 @@ from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import DataError
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["HeldOut", "TokenRows", "device_of"]
+__all__ = ["BatchOptions", "HeldOut", "TokenRows", "device_of"]
 
 #: Token ids of each row.
 TokenRows = Sequence[Sequence[int]] | TokenCorpus
+
+
+class BatchOptions(TypedDict, total=False):
+    """How held-out rows are read; no row's result depends on it.
+
+    Attributes:
+        batch_size: Rows at a time; default 256.
+        on_rows: Called with the number of rows just finished (a progress bar).
+    """
+
+    batch_size: int
+    on_rows: Callable[[int], None] | None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from imadarem import checks
 from imadarem.canvas import Canvas
 from imadarem.evaluation.corpus_likelihood import LikelihoodBound, corpus_figures, surprise
-from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
+from imadarem.evaluation.held_out import BatchOptions, HeldOut, TokenRows, device_of
 from imadarem.nn import RefinementOutput
 from imadarem.sampling.draw import forbid
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
@@ -46,11 +46,12 @@ def likelihood_bound(
     *,
     canvases: int = 8,
     canvas_length: int | None = None,
-    **options: Any,
+    seed: int = 0,
+    **options: Unpack[BatchOptions],
 ) -> LikelihoodBound:
     """The bound of :func:`row_bounds` over a corpus, with its error; same arguments."""
     data = HeldOut.from_rows(rows, special, canvas_length)
-    nats = row_bounds(network, data, special, canvases=canvases, **options)
+    nats = row_bounds(network, data, special, canvases=canvases, seed=seed, **options)
     return LikelihoodBound(canvases=canvases, **corpus_figures(nats, data))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from imadarem import checks
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
 from imadarem.evaluation.corpus_likelihood import OrderedLikelihood, corpus_figures, surprise
-from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
+from imadarem.evaluation.held_out import BatchOptions, HeldOut, TokenRows, device_of
 from imadarem.nn import RefinementOutput
 from imadarem.sampling.draw import forbid, normalized_entropy
 from imadarem.tokenizers import SpecialIds
@@ -29,7 +29,7 @@ def ordered_likelihood(
     *,
     steps: int | None = None,
     canvas_length: int | None = None,
-    **options: Any,
+    **options: Unpack[BatchOptions],
 ) -> OrderedLikelihood:
     """:func:`ordered_log_likelihood` over a corpus, as costs; same arguments."""
     data = HeldOut.from_rows(rows, special, canvas_length)
