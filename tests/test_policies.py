@@ -14,8 +14,8 @@ from torch import Tensor
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
-from imadarem.sampling.blocks import Blocks
 from imadarem.sampling.draw import normalized_entropy
+from imadarem.sampling.filling import Blocks
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import (
     POLICIES,

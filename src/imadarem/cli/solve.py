@@ -6,16 +6,15 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 from rich.text import Text
 
 from imadarem.cli.console import note, out, progress_bar
 from imadarem.cli.models import Switch, load_model
-from imadarem.cli.numbers import Positive, Seed, Steps, whole
+from imadarem.cli.numbers import Positive
 from imadarem.cli.solve_view import (
     Answer,
     GridStep,
@@ -25,6 +24,7 @@ from imadarem.cli.solve_view import (
     summary_line,
     totals,
 )
+from imadarem.cli.solver_flags import SolverFlags
 from imadarem.data.sudoku.grid import BLANKS, SIZES, Grid, check_grid, size_of
 from imadarem.data.sudoku.puzzle_file import parse_puzzles
 from imadarem.data.sudoku.solver import solve as solve_exactly
@@ -45,35 +45,6 @@ STDIN = "/dev/stdin"
 #: What a puzzle written on the command line may be made of.
 LEGAL = set("123456789" + BLANKS + "|-+, \t\r\n")
 TASK = "sudoku"
-Votes = Annotated[int, whole(1, 10_000)]
-
-
-@Parameter(name="*", group=Group("Solver", sort_key=2))
-@dataclass(frozen=True, kw_only=True)
-class SolverFlags:
-    """How to solve.
-
-    Attributes:
-        model: A folder written by `imadarem train --task sudoku`, or "sudoku", the model in
-            the package.
-        steps: Maximum number of refinement steps.
-        votes: Number of symmetric forms in which each puzzle is solved; the most frequent
-            answer is taken.
-        seed: Seed of the choice of symmetric forms.
-        check: Check each puzzle beforehand and the answer after every step, and do not stop
-            at a wrong answer before the last step. With `--no-check` the halting head of
-            the network decides when to stop, and the answer is not checked.
-        device: cpu or cuda; default: cuda if available.
-        batch_size: Puzzles refined together; changes the speed, not the answers.
-    """
-
-    model: str = "sudoku"
-    steps: Steps = 16
-    votes: Votes = 1
-    seed: Seed = 0
-    check: bool = True
-    device: str | None = None
-    batch_size: Positive = 64
 
 
 SOLVER = SolverFlags()

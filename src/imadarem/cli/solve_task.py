@@ -16,11 +16,11 @@ from imadarem.cli.console import json_line, out, progress_bar
 from imadarem.cli.models import load_model
 from imadarem.cli.results import share
 from imadarem.cli.settings import parse_settings
+from imadarem.cli.solver_flags import SolverFlags
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import encode_prompt
 
 if TYPE_CHECKING:
-    from imadarem.cli.solve import SolverFlags
     from imadarem.data.tasks import Task
     from imadarem.model import ImplicitRefinementModel
 

@@ -15,10 +15,12 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes
 from imadarem.errors import DataError, nearest
 from imadarem.orchestrator.augment import Augmenter
+from imadarem.orchestrator.memory import Memory, Recall
 from imadarem.orchestrator.unroll import Question
 from imadarem.sampling.noise import mix_rows
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import Objective
+from imadarem.training.processes import gathered
 
 __all__ = [
     "Batch",
@@ -28,6 +30,8 @@ __all__ = [
     "corrupted",
     "questions",
     "read_batch",
+    "recall",
+    "remember",
 ]
 
 KEYS = ("input_ids", "labels", "attention_mask", "task_ids")
@@ -152,6 +156,29 @@ def questions(
     else:
         canvas, labels = corrupted(labels, ids, special, config, generator)
     return Question(canvas, labels, may_end=config.length_mode == "eos"), rows.counts()
+
+
+def recall(
+    bank: Memory | None, model: Any, canvas: Canvas, exclude_task_ids: Tensor | None = None
+) -> Recall | None:
+    """What a memory has on canvases; None where it has nothing, or the model cannot look at it."""
+    if bank is None or not model.config.memory or not len(bank):
+        return None
+    known = canvas.attended & ~canvas.open
+    found = bank.read(canvas.ids, known, exclude_task_ids=exclude_task_ids)
+    return None if found.is_empty else found
+
+
+def remember(
+    bank: Memory | None, question: Question, surprise: Tensor | None, task_ids: Tensor
+) -> int:
+    """Offer solved canvases to a memory, the same ones in every process; how many were kept."""
+    if bank is None or surprise is None:
+        return 0
+    solved = torch.where(question.blanks, question.labels, question.canvas.ids)
+    known = question.canvas.attended
+    own = (solved.cpu(), known.cpu(), surprise.cpu(), task_ids.cpu())
+    return sum(int(bank.write(*offer).sum()) for offer in gathered(own))
 
 
 def canvas_of(inputs: Tensor, special: SpecialIds) -> Canvas:

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from imadarem import checks
-from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError, DataError
 from imadarem.orchestrator.memory_index import ContentAddress, ExactIndex
-from imadarem.orchestrator.unroll import Question
-from imadarem.training.processes import gathered
 
-__all__ = ["Memory", "MemoryBank", "Recall", "recall", "remember"]
+__all__ = ["Memory", "MemoryBank", "Recall"]
 
 FORMAT = "imadarem.memory/1"
 #: What must be equal for saved contents to be found again.
@@ -74,29 +71,6 @@ class Memory(Protocol):
         ...
 
     def __len__(self) -> int: ...
-
-
-def recall(
-    bank: Memory | None, model: Any, canvas: Canvas, exclude_task_ids: Tensor | None = None
-) -> Recall | None:
-    """What a memory has on canvases; None where it has nothing, or the model cannot look at it."""
-    if bank is None or not model.config.memory or not len(bank):
-        return None
-    known = canvas.attended & ~canvas.open
-    found = bank.read(canvas.ids, known, exclude_task_ids=exclude_task_ids)
-    return None if found.is_empty else found
-
-
-def remember(
-    bank: Memory | None, question: Question, surprise: Tensor | None, task_ids: Tensor
-) -> int:
-    """Offer solved canvases to a memory, the same ones in every process; how many were kept."""
-    if bank is None or surprise is None:
-        return 0
-    solved = torch.where(question.blanks, question.labels, question.canvas.ids)
-    known = question.canvas.attended
-    own = (solved.cpu(), known.cpu(), surprise.cpu(), task_ids.cpu())
-    return sum(int(bank.write(*offer).sum()) for offer in gathered(own))
 
 
 class MemoryBank:

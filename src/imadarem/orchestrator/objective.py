@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,19 @@ class Unrolled:
     def add(self, term: str, value: float, weight: float) -> None:
         """Let a step's term count with the step's weight."""
         self.terms[term] = (self.terms[term] or 0.0) + weight * value
+
+    def report(self) -> dict[str, Any]:
+        """What ``train_step`` returns of it, by name."""
+        return {
+            "loss": self.loss,
+            **{f"{term}_loss": value for term, value in self.terms.items()},
+            "step_losses": self.step_losses,
+            "step_weights": self.step_weights,
+            "graph_cuts": self.graph_cuts,
+            "token_accuracy": self.token_accuracy,
+            "exact_accuracy": self.exact_accuracy,
+            "edits": list(self.edits),
+        }
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from imadarem import checks
 from imadarem.data.tasks import Episodes, Task
 from imadarem.orchestrator.augment import Augmenter, KnownTasks
 from imadarem.orchestrator.bandit import DiscountedBandit
-from imadarem.orchestrator.batch import canvases_given, questions, read_batch
+from imadarem.orchestrator.batch import canvases_given, questions, read_batch, recall, remember
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.checkpoints import checkpoint, load_checkpoint, save_checkpoint
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
 from imadarem.orchestrator.inference import ChosenEdit, Inference
-from imadarem.orchestrator.memory import Memory, MemoryBank, recall, remember
+from imadarem.orchestrator.memory import Memory, MemoryBank
 from imadarem.orchestrator.objective import UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
 from imadarem.orchestrator.voting import RULES
@@ -216,17 +216,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
             self.bandit.load_state_dict(experience)
             self.update.refuse_endless_skips(self.record)
         return {
-            "loss": unrolled.loss,
-            **{f"{term}_loss": value for term, value in unrolled.terms.items()},
+            **unrolled.report(),
             "smoothed_loss": self.record.smoothed_loss(self.config.loss_smoothing_window),
-            "step_losses": unrolled.step_losses,
-            "step_weights": unrolled.step_weights,
-            "graph_cuts": unrolled.graph_cuts,
-            "token_accuracy": unrolled.token_accuracy,
-            "exact_accuracy": unrolled.exact_accuracy,
             "gradient_norm": norm,
             "skipped": norm is None,
-            "edits": list(unrolled.edits),
             "augmentations": augmented,
             "augmentations_left_out": dict(self.augmenter(task_type).unavailable),
             "rows_replaced": replaced,

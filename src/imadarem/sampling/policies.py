@@ -17,7 +17,16 @@ from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
-from imadarem.sampling.blocks import Blocks
+from imadarem.sampling.filling import (
+    Ancestral,
+    Blocks,
+    Confidence,
+    LeftToRight,
+    Margin,
+    from_the_left,
+    highest,
+    noisy_confidence,
+)
 from imadarem.sampling.noise import Stream
 from imadarem.sampling.passes import Decision, PassView, Policy
 
@@ -96,14 +105,14 @@ class Gate:
             lost = view.drawn_with - (1.0 - view.gate).clamp(min=SMALLEST).log()
             flagged, ranking = flagged & (lost > self.drop), lost
         share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
-        remask = _top(ranking, flagged, torch.minimum(share, view.remaining))
+        remask = highest(ranking, flagged, torch.minimum(share, view.remaining))
         fill = view.to_fill + remask.sum(dim=1)
-        return Decision(_top(self._ranking(view), view.open, fill), remask)
+        return Decision(highest(self._ranking(view), view.open, fill), remask)
 
     def _ranking(self, view: PassView) -> Tensor:
         if self.order == "left-to-right":
-            return _from_the_left(view)
-        return _noisy_confidence(view, self.gumbel)
+            return from_the_left(view)
+        return noisy_confidence(view, self.gumbel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,11 +160,11 @@ class AdaptiveGate:
         flagged = view.written & (view.gate > 0.5)
         share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
         room = view.remaining.clamp(min=int(view.step < view.steps))
-        remask = _top(view.gate, flagged, torch.minimum(share, room))
+        remask = highest(view.gate, flagged, torch.minimum(share, room))
         certain = _within_budget(view, self.gamma)
         missing = view.to_fill + remask.sum(dim=1) - certain.sum(dim=1)
-        ranking = _noisy_confidence(view, self.gumbel)
-        write = certain | _top(ranking, view.open & ~certain, missing)
+        ranking = noisy_confidence(view, self.gumbel)
+        write = certain | highest(ranking, view.open & ~certain, missing)
         doubt = (view.gate * view.written).sum(dim=1) / view.written.sum(dim=1).clamp(min=1)
         # A token written just now has not been judged yet.
         unjudged = write.any(dim=1)
@@ -197,70 +206,6 @@ class EntropyThreshold:
     def __call__(self, view: PassView) -> Decision:
         uncertain = view.written & (view.entropy > self.threshold)
         return Decision(view.open | uncertain, torch.zeros_like(uncertain))
-
-
-@dataclass(frozen=True, kw_only=True)
-class BySchedule:
-    """Fill as many blanks as the schedule asks, those of the highest rank first."""
-
-    refines: bool = False
-    uses_teacher: bool = False
-
-    def ranking(self, view: PassView) -> Tensor:
-        """``(B, L)``."""
-        raise NotImplementedError
-
-    def __call__(self, view: PassView) -> Decision:
-        write = _top(self.ranking(view), view.open, view.to_fill)
-        return Decision(write, torch.zeros_like(view.open))
-
-
-@dataclass(frozen=True)
-class Ancestral(BySchedule):
-    """Fill blanks in random order (MDLM, arXiv:2406.07524)."""
-
-    def ranking(self, view: PassView) -> Tensor:
-        return view.noise.uniform(Stream.ORDER, view.open.shape[1])
-
-
-@dataclass(frozen=True)
-class LeftToRight(BySchedule):
-    """Fill the leftmost blanks: block by block.
-
-    With a joint head, which draws a block token by token, this is an autoregressive model
-    whose transformer runs once a block, not once a token. Without one the tokens of a block
-    are drawn independently, as in block diffusion (arXiv:2503.09573) at one step a block.
-    """
-
-    def ranking(self, view: PassView) -> Tensor:
-        return _from_the_left(view)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confidence(BySchedule):
-    """Fill the blanks whose drawn token is likeliest (MaskGIT, arXiv:2202.04200).
-
-    Args:
-        gumbel: Scale of the Gumbel noise on the log-probability; it falls linearly to 0
-            with the steps.
-    """
-
-    gumbel: float = 1.0
-
-    def __post_init__(self) -> None:
-        checks.finite(gumbel=self.gumbel)
-
-    def ranking(self, view: PassView) -> Tensor:
-        return _noisy_confidence(view, self.gumbel)
-
-
-@dataclass(frozen=True)
-class Margin(BySchedule):
-    """Fill the blanks with the widest gap between the two likeliest tokens (arXiv:2502.06768)."""
-
-    def ranking(self, view: PassView) -> Tensor:
-        top = view.log_probs.exp().topk(min(2, view.log_probs.shape[-1]), dim=-1).values
-        return top[..., 0] - top[..., -1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,10 +264,10 @@ class Remask:
         sigma = min(self.eta, remaining_rate / filled_rate) if filled_rate else 0.0
         coin = view.noise.uniform(Stream.COIN, length)
         chosen = view.written & (coin < sigma)
-        remask = _top(-coin, chosen, torch.minimum(chosen.sum(dim=1), view.remaining))
+        remask = highest(-coin, chosen, torch.minimum(chosen.sum(dim=1), view.remaining))
         fill = view.to_fill + remask.sum(dim=1)
         order = view.noise.uniform(Stream.ORDER, length)
-        return Decision(_top(order, view.open, fill), remask)
+        return Decision(highest(order, view.open, fill), remask)
 
 
 POLICIES: dict[str, type[Policy]] = {
@@ -361,19 +306,6 @@ def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Poli
     return POLICIES[name]()
 
 
-def _from_the_left(view: PassView) -> Tensor:
-    """``(B, L)``, higher the further left."""
-    return -torch.arange(view.open.shape[1], device=view.open.device).expand(view.open.shape)
-
-
-def _noisy_confidence(view: PassView, scale: float) -> Tensor:
-    """Log-probability of the drawn token plus Gumbel noise that falls with the steps."""
-    if scale == 0:
-        return view.confidence.double()
-    noise = view.noise.gumbel(Stream.ORDER, view.open.shape[1])
-    return view.confidence.double() + scale * (1.0 - view.step / view.steps) * noise
-
-
 def _within_budget(view: PassView, gamma: float) -> Tensor:
     """``(B, L)`` bool: the open positions of lowest entropy whose sum stays within ``gamma``."""
     nats = view.entropy.double() * math.log(max(view.log_probs.shape[-1], 2))
@@ -383,13 +315,3 @@ def _within_budget(view: PassView, gamma: float) -> Tensor:
     spent = sorted_nats.nan_to_num(posinf=0.0).cumsum(1) - sorted_nats.nan_to_num(posinf=0.0)
     within = torch.zeros_like(view.open).scatter(1, order, spent <= gamma)
     return within & view.open
-
-
-def _top(ranking: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
-    """The ``counts`` ``(B,)`` eligible positions that rank highest, ``(B, L)`` bool."""
-    ranking = ranking.double().masked_fill(~eligible, -math.inf)
-    order = ranking.argsort(dim=1, descending=True, stable=True)
-    ranks = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-    return (ranks < counts[:, None]) & eligible
