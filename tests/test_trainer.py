@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from imadarem.checkpoint import load_state
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import BusyError, CheckpointError, ConfigError, DataError, TrainingError
 from imadarem.model import ImplicitRefinementModel
+from imadarem.training.best import BestWeights
 from imadarem.training.masked import MaskedTraining
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 from imadarem.training.run_folder import latest_checkpoint, remove_leftovers
@@ -24,6 +26,7 @@ from imadarem.training.trainer import (
     Trainer,
     TrainingConfig,
 )
+from imadarem.training.validation import Validation
 
 
 def corpus(copies: int = 6) -> TokenCorpus:
@@ -418,3 +421,31 @@ def test_a_model_with_a_joint_head_trains_and_resumes(tmp_path: Path) -> None:
     assert resumed.resume() == 4
     assert resumed.run().finished
     assert_same(weights(straight), weights(resumed))
+
+
+def test_the_best_weights_are_kept_and_a_run_that_does_not_improve_ends_early(
+    tmp_path: Path,
+) -> None:
+    # At a rate of 0 nothing improves after the first validation.
+    asked = {"best_by": "loss", "early_stop": 2, "eval_every": 2, "learning_rate": 1e-12}
+    run = trainer(tmp_path / "run", settings(steps=40, **asked))
+    first = {name: value.clone() for name, value in run.model.averaged().state_dict().items()}
+    run.objective.validate = lambda: (Validation(1.0, *[math.nan] * 4), [])  # type: ignore[method-assign]
+    result = run.run()
+    assert (result.step, result.finished) == (4, True)
+    best = ImplicitRefinementModel.from_pretrained(tmp_path / "run" / "best")
+    assert all(value.equal(first[name]) for name, value in best.state_dict().items())
+    again = trainer(tmp_path / "run", settings(steps=40, **asked))
+    again.resume()
+    assert again.finished
+
+
+def test_the_best_validation_is_found_by_its_figure() -> None:
+    best = BestWeights("exact", patience=2)
+    values = [0.2, 0.6, 0.5, math.nan]
+    seen = [best.see(i, {"exact_4_at_1": v, "exact_4_at_2": v}) for i, v in enumerate(values)]
+    assert (seen, best.step, best.exhausted) == ([True, True, False, False], 1, True)
+    with pytest.raises(ConfigError, match='did you mean "exact_4_at_1"'):
+        BestWeights("exact_4_at_9", None).see(0, {"exact_4_at_1": 0.1})
+    with pytest.raises(ConfigError, match="needs best_by"):
+        settings(early_stop=3)

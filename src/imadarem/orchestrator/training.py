@@ -26,7 +26,16 @@ __all__ = ["TaskAccuracy", "UnrolledTraining", "by_length"]
 
 #: Training settings that a resume may change: a longer run, other records of it.
 MAY_CHANGE = frozenset(
-    {"steps", "log_every", "eval_every", "save_every", "valid_rows", "sample_count"}
+    {
+        "steps",
+        "log_every",
+        "eval_every",
+        "save_every",
+        "valid_rows",
+        "sample_count",
+        "best_by",
+        "early_stop",
+    }  # fmt: skip
 )
 #: Settings that an orchestrator has itself, and their names there.
 OF_THE_ORCHESTRATOR = {

@@ -90,6 +90,9 @@ class TrainingConfig:
         save_every: Steps between two checkpoints.
         valid_rows: Held-out rows used at most in a validation.
         sample_count: Samples drawn at each validation.
+        best_by: A figure of the validations, such as ``loss`` or, of a task, ``exact``: the
+            averaged weights of the best validation are kept in ``best`` of the run folder.
+        early_stop: With ``best_by``: validations without a better one after which the run ends.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -118,6 +121,8 @@ class TrainingConfig:
     save_every: int = 500
     valid_rows: int = 1000
     sample_count: int = 50
+    best_by: str | None = None
+    early_stop: int | None = None
 
     def __post_init__(self) -> None:
         given = vars(self)
@@ -135,6 +140,13 @@ class TrainingConfig:
             window_share=self.window_share,
         )
         checks.at_least(0, **{name: given[name] for name in NONE_OR_MORE})
+        if self.early_stop is not None:
+            checks.whole("early_stop", self.early_stop, 1)
+            if self.best_by is None:
+                raise ConfigError(
+                    f"early_stop={self.early_stop} needs best_by, the figure that must improve. "
+                    "Give best_by='loss', or for a task best_by='exact'."
+                )
         checks.one_of("mixed_precision", self.mixed_precision, PRECISIONS)
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from imadarem.errors import CheckpointError, MissingExtraError, TrainingError
+from imadarem.training.best import BestWeights
 from imadarem.training.contract import (
     Evaluated,
     Progress,
@@ -85,6 +86,9 @@ class Trainer:
         self.optimizer = build_optimizer(config.optimizer, groups, steps=config.steps)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self._log = RunLog(self.run_dir, enabled=rank() == 0)
+        self._best = None
+        if config.best_by is not None:
+            self._best = BestWeights(config.best_by, config.early_stop)
         self._first: Any = None
         self._stop, self.finished = False, False
         self._interruptible_thread: int | None = None
@@ -93,6 +97,11 @@ class Trainer:
     def step(self) -> int:
         """Optimiser steps done, skipped ones included."""
         return self.objective.training.step_count
+
+    @property
+    def _done(self) -> bool:
+        """Whether all steps were taken, or no validation was better for long enough."""
+        return self.step >= self.config.steps or (self._best is not None and self._best.exhausted)
 
     # Control
 
@@ -119,8 +128,9 @@ class Trainer:
         state = self.objective.load(self.run_dir, self.optimizer)
         self._first = state.get("first")
         # Checkpoints of version 0.1 do not say it.
-        all_steps = self.step >= self.config.steps
-        self.finished = all_steps and state.get("finished", True)
+        if self._best is not None:
+            self._best.restore(self.run_dir / "metrics.jsonl")
+        self.finished = self._done and state.get("finished", True)
         return self.step
 
     # The loop
@@ -152,7 +162,7 @@ class Trainer:
             self.save()
             # 5. Fit what is fitted on held-out rows, and say what the model is worth.
             last = None
-            if self.step >= self.config.steps and not self._asked_to_stop():
+            if self._done and not self._asked_to_stop():
                 last = self._finish()
             self._log.close()
         model_dir = self.run_dir / "model"
@@ -179,13 +189,14 @@ class Trainer:
             "device": str(self.processes.device),
             **self.objective.description(),
         }
-        ends = self.step >= self.config.steps
-        self._log.start(description, self.step, validate_again=starts or ends)
+        self._log.start(description, self.step, validate_again=starts or self._done)
+        if self._best is not None and rank() == 0:
+            self._best.restore(self.run_dir / "metrics.jsonl")
 
     def _train(self) -> None:
         config = self.config
         clock, amount = time.perf_counter(), 0
-        while self.step < config.steps and not self._asked_to_stop():
+        while not self._done and not self._asked_to_stop():
             figures, rate = self._train_step()
             amount += figures.amount
             if self.step % config.log_every == 0 or self.step == config.steps:
@@ -248,6 +259,8 @@ class Trainer:
         figures, samples = found
         record = {**figures.record(), **({"samples": samples[:5]} if samples else {})}
         self._log.write("valid", self.step, record)
+        if self._best is not None and self._best.see(self.step, figures.record()) and rank() == 0:
+            self.objective.averaged().save_pretrained(self.run_dir / "best")
         self._tell(Evaluated(self.step, figures, samples))
         return figures
 
