@@ -271,8 +271,8 @@ class _Run:
         rows = [c.row.tokens for part in chosen for group in part for c in group]
         judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
         for state, part in zip(own, chosen, strict=True):
-            passing, others = ([(c.row, next(judgements)) for c in group] for group in part)
-            self.keep_best(state, passing, others)
+            judged = [[(c.row, next(judgements)) for c in group] for group in part]
+            self.keep_best(state, *judged)
 
     def places(self, state: _Progress) -> list[Site]:
         """Where a row may be changed, the most likely places first."""
