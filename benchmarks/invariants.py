@@ -17,21 +17,14 @@ run that was stopped goes on from the lines of ``--out``.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
+from random_groups import GROUP, run_groups
 
 from imadarem import ImplicitRefinementModel
 from imadarem.canvas import Canvas
@@ -43,63 +36,11 @@ from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 
 MODELS = ("default", "smiles", "sudoku")
-GROUP = 100
 FAULTS = ("given changed", "not finished", "depends on batch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, help="one line for each group; goes on where it ends")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="six groups of 20 cases")
-    given = parser.parse_args(arguments)
-    size, count = (20, 6) if given.quick else (GROUP, -(-given.cases // GROUP))
-    before = finished(given.out)
-    todo = [number for number in range(count) if number not in before]
-    begun = time.monotonic()
-    lines = list(before.values())[:count]
-    for line in run_all(todo, size, given.processes):
-        lines.append(line)
-        if given.out is not None:
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            with given.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-    sys.exit(report(lines, size * len(todo), time.monotonic() - begun))
-
-
-def finished(path: Path | None) -> dict[int, dict[str, Any]]:
-    """The groups of earlier runs; a line that a stopped run left unfinished does not count."""
-    if path is None or not path.is_file():
-        return {}
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    return {line["group"]: line for line in map(json.loads, whole.splitlines())}
-
-
-def run_all(numbers: Sequence[int], size: int, processes: int) -> Iterator[dict[str, Any]]:
-    sizes = [size] * len(numbers)
-    if processes == 1:
-        yield from map(run_group, numbers, sizes)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(run_group, numbers, sizes)
-
-
-def report(lines: list[dict[str, Any]], tried: int, seconds: float) -> int:
-    """Print the counts; 1 if a fault was found."""
-    totals: Counter[str] = Counter()
-    for line in lines:
-        totals.update({fault: line[fault] for fault in FAULTS})
-        if any(line[fault] for fault in FAULTS):
-            print(f"FAULT {json.dumps(line)}")
-    counts = ", ".join(f"{totals[fault]} {fault}" for fault in FAULTS)
-    print(f"{sum(line['cases'] for line in lines)} cases: {counts}")
-    if tried:
-        print(f"{seconds / tried / 60 * 10_000:.1f} minutes for 10,000 cases")
-    return int(any(totals.values()))
+    run_groups(__doc__, run_group, FAULTS, arguments, quick=20)
 
 
 def run_group(number: int, size: int = GROUP) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fakes import gap_model, grid_model
 
+from imadarem.repair.sites import Row
 from imadarem.tokenizers import SpecialIds
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -173,7 +174,7 @@ def test_random_infills_keep_what_is_given_and_go_on_where_they_stopped(tmp_path
 
 
 def test_a_row_with_a_fault_is_counted(capsys):
-    script = import_module("invariants")
+    script, groups = import_module("invariants"), import_module("random_groups")
     special = SpecialIds(mask=1, pad=0, eos=2, banned=(0, 1), nothing=3)
     keeps, finished = script.keeps_given, script.is_finished
     assert keeps([5, 1, 6], [5, 9, 6], special) and finished([5, 1, 6], [5, 9, 6], special)
@@ -184,5 +185,25 @@ def test_a_row_with_a_fault_is_counted(capsys):
     # A blank of a hole of unknown length may stay empty, one behind it may not.
     assert keeps([5, 3, 1, 6], [5, 9, 6], special) and not keeps([5, 3, 1, 6], [5, 6], special)
     line = {"cases": 20, "given changed": 0, "not finished": 0, "depends on batch": 1}
-    assert script.report([line], 0, 0.0) == 1
+    assert groups.report([line], script.FAULTS, 0, 0.0) == 1
     assert "FAULT" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_random_repairs_change_nothing_that_is_protected_or_not_suspect(capsys):
+    with pytest.raises(SystemExit) as ended:
+        import_module("repair_invariants").main(["--quick"])
+    assert ended.value.code == 0
+    expected = "12 cases: 0 changed, 0 not finished, 0 depends on batch"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_repair_with_a_fault_is_counted():
+    keeps = import_module("repair_invariants").keeps
+    row = Row([5, 6, 7], [True, True, False])
+    everywhere = {(at, gap) for gap in (False, True) for at in range(4)}
+    # Protected are 5 and 6: nothing stands between them, and all may stand around them.
+    assert all(keeps(row, r, everywhere) for r in ([5, 6], [9, 5, 6, 8, 8], [5, 6, 7]))
+    assert not any(keeps(row, r, everywhere) for r in ([5, 9, 6], [6, 5], [5], [5, 8, 7]))
+    # The last token alone is suspect.
+    assert keeps(row, [5, 6, 9], {(2, False)}) and not keeps(row, [5, 6, 7, 9], {(2, False)})
