@@ -64,7 +64,7 @@ def test_what_nothing_protects_is_said():
 
 def test_a_blank_run_spares_the_protected_atoms():
     part = matched_part(AMIDE, ["C(=O)N"])
-    mutate = Mutation(SmilesNotation(SmilesTokenizer.from_corpus([AMIDE])), 60, part)
+    mutate = Mutation(SmilesNotation(SmilesTokenizer.from_corpus([AMIDE]), 60), part)
     rng = np.random.default_rng(0)
     prompts = [mutate(AMIDE, rng) for _ in range(40)]
     # The amide's own tokens are =O, N and one aliphatic C; the methyl is another C.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_parts import SIXTY, records, saved_model
+from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import canonical, parse
@@ -15,7 +18,10 @@ from imadarem.design.completion import FragmentTask, notation_of
 from imadarem.design.evolution import Evolution, EvolutionSettings, evolve
 from imadarem.design.fragment import read_fragment
 from imadarem.design.mutation import Mutation
-from imadarem.design.scores import score_named, similarity_to
+from imadarem.design.pareto import pareto_order
+from imadarem.design.score_command import CommandScore
+from imadarem.design.scores import Score, score_named, similarity_to
+from imadarem.design.surrogate import Surrogate
 from imadarem.design.verification import rejection_reason
 from imadarem.errors import BusyError, CheckpointError, ConfigError, DataError, TrainingError
 from imadarem.locks import exclusive
@@ -48,7 +54,8 @@ class Counted:
 
 
 def small(**changes) -> EvolutionSettings:
-    given = {"score": "atoms", "budget": 60, "population": 10, "children": 12, **changes}
+    sizes = {"budget": 60, "population": 10, "children": 12, "prescreen": 1}
+    given = {"score": "atoms", **sizes, **changes}
     return EvolutionSettings(**given)
 
 
@@ -69,11 +76,13 @@ def test_the_best_gets_better_where_every_change_is_open(model):
 
 @pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_never_stopped(model, tmp_path):
-    straight = evolve(model, Counted(), small(), start=SIXTY[:10], **STEPS)
+    guessing = small(prescreen=3)
+    straight = evolve(model, Counted(), guessing, start=SIXTY[:10], **STEPS)
     file = tmp_path / "run.csv"
     # 31 calls cut a generation off in its middle.
-    evolve(model, Counted(), small(budget=31), start=SIXTY[:10], out=file, **STEPS)
-    resumed = evolve(model, Counted(), small(), out=file, resume=True, **STEPS)
+    shorter = replace(guessing, budget=31)
+    evolve(model, Counted(), shorter, start=SIXTY[:10], out=file, **STEPS)
+    resumed = evolve(model, Counted(), guessing, out=file, resume=True, **STEPS)
     assert list(resumed.scored.values()) == list(straight.scored.values())
     assert list(Evolution.load(file).scored) == list(straight.scored)
 
@@ -203,7 +212,7 @@ def test_a_start_that_breaks_the_constraint_is_an_error(model):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mutation_with_a_scaffold_blanks_nothing_of_it(model, seed):
     scaffold = FragmentTask.of("scaffold", "*c1ccccc1").fragments[0]
-    mutate = Mutation(notation_of(model), 90, scaffold)
+    mutate = Mutation(notation_of(model), scaffold)
     rng = np.random.default_rng(seed)
     for _ in range(10):
         prompt = mutate("CCN(C)C(=O)CCc1ccccc1", rng)
@@ -236,7 +245,11 @@ def test_the_command_tells_each_generation_and_the_best(said, folder):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], "--score"),
+        ([], "with --score or --score-command"),
+        (["--score", "qed", "--pareto"], "at least two scores"),
+        (["--score", "qed", "--weight", 1, "--weight", 2], "2 weights were given for 1 scores"),
+        (["--score", "logp@3..1"], "lower number first"),
+        (["--score-command", "'"], "cannot be read"),
         (["--score", "qde"], 'did you mean "qed"'),
         (["--score", "qed", "--out", "best.pdf"], "must end in one of .smi, .csv"),
         (["--score", "qed", "--out", "best.smi", "--resume"], "--resume continues a .csv"),
@@ -249,3 +262,76 @@ def test_wrong_use_is_one_line(said, folder, tokens, message):
     code, out, err = said("optimize", "--model", folder, *tokens)
     assert (code, out) == (2, "")
     assert message in err
+
+
+# --- several scores, other programs
+
+
+def test_the_weighted_mean_of_several_scores_counts_and_survives_the_file(model, tmp_path):
+    file = tmp_path / "run.csv"
+    scores = [score_named("qed"), score_named("logp@1..3")]
+    settings = small(score="qed logp@1..3", weights=(3.0, 1.0), budget=16)
+    made = evolve(model, scores, settings, start=SIXTY[:10], out=file, **STEPS)
+    for row in made.scored.values():
+        assert row.terms == tuple(score(row.smiles) for score in scores)
+        assert row.score == pytest.approx((3 * row.terms[0] + row.terms[1]) / 4)
+    loaded = Evolution.load(file)
+    assert loaded.names == ("qed", "logp@1..3")
+    assert list(loaded.scored.values()) == list(made.scored.values())
+    longer = replace(settings, budget=18)
+    more = evolve(model, scores, longer, out=file, resume=True, **STEPS)
+    assert len(more.scored) == 18
+
+
+# Terms (3, 0), (2, 2), (0, 3) beat none of each other; (1, 1) is beaten by (2, 2), (0, 0) by all.
+def test_the_front_comes_first_and_its_ends_before_its_middle():
+    values = np.array([[1, 1], [3, 0], [0, 0], [2, 2], [0, 3]])
+    assert sorted(pareto_order(values, 3)[:2]) == [1, 4]
+    assert pareto_order(values, 5)[2:] == [3, 0, 2]
+    assert pareto_order(values, 1) == pareto_order(values, 3)
+
+
+def test_a_pareto_search_keeps_molecules_that_no_other_beats(model):
+    scores = [Score("atoms", lambda s: float(parse(s).GetNumAtoms())), score_named("qed")]
+    settings = small(score="atoms qed", pareto=True, budget=22, prescreen=2)
+    made = evolve(model, scores, settings, start=SIXTY[:10], **STEPS)
+    best, rest = made.best(3), made.best(40)
+    for row in best:
+        beaten = [o for o in rest if all(a > b for a, b in zip(o.terms, row.terms, strict=True))]
+        assert beaten == []
+
+
+def test_parents_have_different_scaffolds_where_that_is_asked_for(model):
+    made = evolve(model, Counted(), small(per_scaffold=1, budget=26), start=SIXTY[:20], **STEPS)
+    assert len(made.scored) == 26
+    parents = {row.parent for row in made.scored.values() if row.generation == 1}
+    scaffolds = [MurckoScaffoldSmiles(smiles=smiles) for smiles in parents]
+    assert len(set(scaffolds)) == len(scaffolds)
+
+
+def test_a_guess_is_high_near_high_scores():
+    known = [("CCCCCCO", 1.0), ("CCCCCO", 0.9), ("c1ccncc1", 0.1), ("c1ccncc1C", 0.0)]
+    alcohol, pyridine = Surrogate().upper(known, ["CCCCCCCO", "c1ccnc(C)c1C"], optimism=0.0)
+    assert alcohol > 0.5 > -0.3 > pyridine
+
+
+def test_another_program_scores_one_or_many(tmp_path):
+    script = tmp_path / "score.py"
+    script.write_text(
+        "import sys\nfor line in sys.stdin:\n"
+        "    if line.strip() == 'CC': sys.exit('no pocket')\n"
+        "    print(len(line.strip()) + len(sys.argv))\n"
+    )
+    each = CommandScore(f"{sys.executable} {script} {{smi}}")
+    assert (each.batched, each("CCO")) == (False, 5.0)
+    many = CommandScore(f"{sys.executable} {script}")
+    assert (many.batched, many(["CCO", "C"])) == (True, [4.0, 2.0])
+    values = list(Score("dock", many).many(["CCO", "CC"]))
+    assert values[0] == 4.0
+    assert "exit code 1: no pocket" in str(values[1])
+    assert list(Score("dock", each).many(["CCO", "C"], workers=2)) == [5.0, 3.0]
+    slow = CommandScore(f"{sys.executable} -c 'import time; time.sleep(9)' {{smi}}", timeout=0.1)
+    with pytest.raises(ValueError, match="no answer within 0.1 s"):
+        slow("C")
+    with pytest.raises(ValueError, match="cannot be run"):
+        CommandScore("no-such-program-here")(["C"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,30 @@ def test_fragments_and_searches_take_the_same_filters(said, folder):
     assert code == 0 and all(parse(row["smiles"]).GetNumAtoms() < 25 for row in found), err
     assert len(read_rows("best.parquet")[0]) == 12
     assert Path("best.png").exists()
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sample -n 6 --length 12",
+        "sample -n 6 --where heavy_atoms<25 --score qed --top 3 --diverse",
+        "infill --scaffold *c1ccccc1 -n 3 --max-blanks 6",
+        "infill --linker *F *c1ccccc1 -n 2 --where MW<900 --alerts PAINS",
+        "infill [C][C]<mask><mask>[O] -n 2",
+        "analogues Cc1ccc(C(=O)Nc2ccc(F)cc2)cc1 -n 2 --protect C(=O)N --similar 0.1..0.9",
+        "optimize --score qed --budget 6 --population 4 --children 4 --top 4",
+    ],
+)
+def test_the_printed_python_makes_the_same_molecules(said, folder, line):
+    words = [*line.split(), "--model", folder, "--steps", 2, "--seed", 5]
+    code, out, err = said(*words, "--python")
+    assert code == 0, err
+    scope: dict[str, object] = {}
+    with redirect_stdout(StringIO()):
+        exec(out, scope)
+    kinds = ("molecule", "sample")
+    made = [row for row in records(said(*words, "--json")[1]) if row["kind"] in kinds]
+    texts = [row.get("smiles", row.get("text")) for row in made]
+    assert texts
+    assert [row["smiles"] for row in scope["rows"]] == texts

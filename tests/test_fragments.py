@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import canonical, parse
 from imadarem.design.completion import KINDS, NOTATIONS, FragmentTask, complete, draw
-from imadarem.design.fragment import read_fragment
+from imadarem.design.fragment import read_fragment, without_salts
 from imadarem.design.prompts import known_token, split_blanks
 from imadarem.design.scores import score_named
 from imadarem.design.verification import LOST, TOO_LONG, rejection_reason
@@ -257,23 +257,109 @@ def test_fragments_that_do_not_suit_the_task_are_refused(kind, texts, message):
 
 
 def test_an_unknown_task_is_refused():
-    assert set(KINDS) == {"linker", "motif", "scaffold", "superstructure"}
+    assert set(KINDS) == {"linker", "core", "ring", "motif", "scaffold", "superstructure"}
     with pytest.raises(ConfigError, match="unknown fragment task"):
-        FragmentTask.of("core", "*C")
+        FragmentTask.of("kernel", "*C")
+
+
+# --- cores, rings, salts, and what is longer than the canvas
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "smiles", "why"),
+    [
+        ("core", "*F.*OC.*N", "COc1cc(F)cc(N)c1", None),
+        ("core", "*F.*OC.*N", "COc1cccc(N)c1", "fragment changed"),
+        ("core", "*c1ccccc1.*C1CC1", "C1CC1c1ccccc1", "nothing new"),
+        ("core", "*c1ccccc1.*C1CC1", "C1CC1c1ccccc1C", "attachment points not respected"),
+        ("ring", "*CCC(=O)N*", "O=C1CCCCN1", None),
+        ("ring", "*CCC(=O)N*", "CCCC(=O)NC", "ring not closed"),
+    ],
+)
+def test_a_core_carries_all_substituents_and_a_ring_is_closed(kind, text, smiles, why):
+    assert FragmentTask.of(kind, text).rejection_reason(smiles) == why
+
+
+@pytest.mark.parametrize("name", KINDS_OF)
+def test_a_ring_closes_from_one_point_to_the_other(models, name):
+    task = FragmentTask.of("ring", "*C[C@H](F)C(=O)N*")
+    for number, row in enumerate(draw(models[name], task, 20, seed=1, steps=1)):
+        if row.smiles is not None and row.lost is None:
+            assert parse(row.smiles).GetRingInfo().NumRings() > 0, number
+    notation = NOTATIONS[name](models[name].tokenizer, 90)
+    prompt = notation.closing(task.fragments[0], 2, np.random.default_rng(0))
+    closed = prompt.fill(
+        [token or ("[C]" if name == "selfies" else "C") for token in prompt.tokens]
+    )
+    if name != "safe":  # its blanks stand around a link
+        assert task.rejection_reason(canonical(closed)) is None
+
+
+def test_a_core_stands_between_three_substituents(models):
+    task = FragmentTask.of("core", "*F.*OC.*C#N")
+    notation = NOTATIONS["smiles"](models["smiles"].tokenizer, 90)
+    for seed in range(8):
+        prompt = notation.core(task.fragments, 4, np.random.default_rng(seed))
+        filled = prompt.fill([token or "C" for token in prompt.tokens])
+        assert task.rejection_reason(canonical(filled)) is None
+    with pytest.raises(ConfigError, match="needs a model that writes SMILES"):
+        draw(models["selfies"], task, 1)
+
+
+def test_what_is_far_from_the_blanks_is_hidden_and_stays_in_the_molecule(models):
+    fragment = "*CCc1cc(Cl)ccc1" + "C(CC)" * 30 + "C1CCN(C)CC1"
+    task = FragmentTask.of("motif", fragment)
+    notation = NOTATIONS["smiles"](models["smiles"].tokenizer, 24)
+    for seed in range(8):
+        prompt = notation.around(task.fragments[0], 3, np.random.default_rng(seed))
+        assert len(prompt.tokens) <= 24
+        assert prompt.tokens.count(None) == 3
+        shown = "".join(token or "*" for token in prompt.tokens)
+        assert shown.count("(") == shown.count(")")
+        assert "Cl" in shown and "((" not in shown  # it is near
+        assert (
+            task.rejection_reason(canonical(prompt.fill([t or "C" for t in prompt.tokens]))) is None
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "left", "removed"),
+    [
+        ("*CCN.Cl", "*CCN", ["Cl"]),
+        ("*CC[NH3+].[Cl-]", "*CCN", ["[Cl-]"]),
+        ("*CCN.OC(=O)C(F)(F)F.O", "*CCN", ["OC(=O)C(F)(F)F", "O"]),
+        ("*CCN.*CCO", "*CCN.*CCO", []),
+        ("[Na+].[Cl-]", "[Na+].[Cl-]", []),
+    ],
+)
+def test_counter_ions_are_left_out(text, left, removed):
+    assert without_salts(text) == (left, removed)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_file_of_fragments_gives_its_columns(said, folders):
+    Path("cores.csv").write_text("id,smiles\na,*c1ccccc1\nb,*C1CCNCC1.Cl\n")
+    code, out, err = said(
+        *("infill", "--model", folders["selfies"], "--scaffold", "cores.csv", "--steps", 2),
+        *("-n", 2, "--json"),
+    )
+    rows = [row for row in records(out) if row["kind"] == "molecule"]
+    assert (code, [row["id"] for row in rows]) == (0, ["a", "a", "b", "b"]), err
+    assert "left out of scaffold: Cl" in err
 
 
 def test_a_fragment_longer_than_the_canvas_is_refused(models):
     task = FragmentTask.of("motif", "*" + "C" * 100)
-    with pytest.raises(DataError, match="take 100 tokens or more.*canvas has 90 tokens"):
-        complete(models["smiles"], task, 1)
+    with pytest.raises(DataError, match="take 10[0-9] tokens or more.*canvas has 90 tokens"):
+        complete(models["selfies"], task, 1)
 
 
-@pytest.mark.parametrize("name", KINDS_OF)
+@pytest.mark.parametrize("name", ["safe", "selfies"])
 def test_spellings_longer_than_the_canvas_are_drawn_again(name, tmp_path):
     tokenizer = KINDS_OF[name].from_corpus(SIXTY)
     task = FragmentTask.of("scaffold", "*c1ccc([N+](=O)[O-])c(C2CC(*)N2C#N)c1")
-    notation, rng = NOTATIONS[name](tokenizer), np.random.default_rng(0)
-    lengths = [len(notation.prompt(task.fragments, 2, rng).tokens) for _ in range(50)]
+    notation, rng = NOTATIONS[name](tokenizer, 90), np.random.default_rng(0)
+    lengths = [len(notation.around(task.fragments[0], 2, rng).tokens) for _ in range(50)]
 
     def model(limit):
         any_length = {"length_mode": "eos", "length_counts": None}

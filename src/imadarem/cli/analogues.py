@@ -21,6 +21,7 @@ from imadarem.cli.molecule_table import (
     molecule_row,
 )
 from imadarem.cli.numbers import Count
+from imadarem.cli.python_call import Code, accepting, call, print_program, settings_of
 from imadarem.cli.results import OUTPUT, OutputFlags
 from imadarem.errors import ConfigError
 
@@ -94,6 +95,19 @@ def analogues(
     """
     similar, accept, ranking = change.window(), filtering.accept(), ranked.ranking()
     output.check_molecules()
+    if output.python:
+        made = call(
+            "analogues",
+            Code("model"),
+            molecule,
+            count,
+            protect=change.protect,
+            similar=similar,
+            accept=accepting(filtering),
+            **settings_of(sampling),
+        )
+        print_program(sampling, made, "(row.smiles for row in made.rows)", ranked, output.out)
+        return 0
     given = _given(molecule, change.column)
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from imadarem.cli.console import progress_bar
+from imadarem.cli.console import note, progress_bar
 from imadarem.cli.molecule_table import deliver_molecules, molecule_row
 from imadarem.cli.numbers import Positive
 from imadarem.cli.results import OutputFlags
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from imadarem.design.completion import Completions, FragmentTask
@@ -25,13 +25,20 @@ __all__ = ["FRAGMENTS", "FragmentFlags", "fill_fragments"]
 Repeated = Parameter(negative="")
 
 
+#: Tasks whose fragments are one text.
+ONE_TEXT = ("core", "ring", "motif", "scaffold", "superstructure")
+
+
 @Parameter(name="*", group=Group("Fragments", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class FragmentFlags:
-    """What every molecule must contain.
+    """What every molecule must contain; but for --linker, a SMILES or a file of them.
 
     Attributes:
         linker: Two fragments to join, with one attachment point each.
+        core: Substituents of one attachment point each, with dots between them: write a core that
+            carries all of them.
+        ring: A fragment with two attachment points: close a ring from one to the other.
         motif: A fragment to extend at its attachment point.
         scaffold: A fragment to extend at each of its attachment points.
         superstructure: A fragment without attachment points, to extend anywhere.
@@ -40,18 +47,20 @@ class FragmentFlags:
     """
 
     linker: Annotated[list[tuple[str, str]] | None, Repeated] = None
+    core: Annotated[list[str] | None, Repeated] = None
+    ring: Annotated[list[str] | None, Repeated] = None
     motif: Annotated[list[str] | None, Repeated] = None
     scaffold: Annotated[list[str] | None, Repeated] = None
     superstructure: Annotated[list[str] | None, Repeated] = None
     min_blanks: Positive | None = None
     max_blanks: Positive | None = None
 
-    def tasks(self) -> list[FragmentTask]:
-        """The tasks that the flags name, read and checked.
+    def tasks(self) -> list[tuple[FragmentTask, dict[str, Any]]]:
+        """The tasks that the flags name, read and checked, with the other columns of their file.
 
         Raises:
             ConfigError: A number is out of range.
-            DataError: A fragment cannot be read.
+            DataError: A fragment or a file cannot be read.
         """
         from imadarem.design.completion import FragmentTask
 
@@ -59,9 +68,12 @@ class FragmentFlags:
             raise ConfigError(
                 f"--min-blanks {self.min_blanks} is more than --max-blanks {self.max_blanks}."
             )
-        tasks = [FragmentTask.of("linker", *pair) for pair in self.linker or ()]
-        for kind in ("motif", "scaffold", "superstructure"):
-            tasks += [FragmentTask.of(kind, text) for text in getattr(self, kind) or ()]
+        tasks: list[tuple[FragmentTask, dict[str, Any]]] = [
+            (FragmentTask.of("linker", *pair), {}) for pair in self.linker or ()
+        ]
+        for kind in ONE_TEXT:
+            for row in _rows(getattr(self, kind) or ()):
+                tasks.append((FragmentTask.of(kind, row.pop("smiles")), row))
         return tasks
 
     @property
@@ -73,10 +85,25 @@ class FragmentFlags:
     @property
     def given(self) -> bool:
         """Whether a fragment was given."""
-        return any((self.linker, self.motif, self.scaffold, self.superstructure))
+        return bool(self.linker) or any(getattr(self, kind) for kind in ONE_TEXT)
 
 
 FRAGMENTS = FragmentFlags()
+
+
+def _rows(given: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Each text as a row, or the rows of the file that it names."""
+    from imadarem.data.molecule_rows import is_file, read_rows
+
+    for text in given:
+        if not is_file(text):
+            yield {"smiles": text}
+            continue
+        rows, rejected = read_rows(text)
+        if rejected:
+            line = rejected[0]
+            raise DataError(f"{text}, line {line.line}: {line.text[:60]!r}: {line.reason}.")
+        yield from rows
 
 
 def fill_fragments(
@@ -101,7 +128,7 @@ def fill_fragments(
     failures: list[str] = []
     start = time.perf_counter()
     with progress_bar("filling", count * len(tasks)) as advance:
-        for task in tasks:
+        for task, others in tasks:
             made = complete(
                 model,
                 task,
@@ -111,10 +138,15 @@ def fill_fragments(
                 on_rows=advance,
                 **settings,
             )
+            if task.removed:
+                salts = ", ".join(task.removed)
+                note(f"left out of {task.kind}: {salts} (a counter-ion or solvent)")
             name = " ".join(fragment.smiles for fragment in task.fragments)
             rows = [
                 molecule_row(
-                    str(row.smiles), {"given": name}, {"forward_passes": row.forward_passes}
+                    str(row.smiles),
+                    {**others, "given": name},
+                    {"forward_passes": row.forward_passes},
                 )
                 for row in made.rows
             ]

@@ -9,6 +9,14 @@ from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
 from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
 from imadarem.cli.molecule_table import FILTERS, RANKING, FilterFlags, RankingFlags
 from imadarem.cli.numbers import Count
+from imadarem.cli.python_call import (
+    Code,
+    accepting,
+    call,
+    print_program,
+    redrawing_code,
+    settings_of,
+)
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
 from imadarem.errors import ConfigError
 
@@ -33,6 +41,9 @@ def infill(
     imadarem infill --scaffold "c1ccc(*)cc1" -n 8
     imadarem infill --linker "*N1CCOCC1" "*c1ccc(F)cc1" --score qed --top 5 --grid joined.svg
     imadarem infill --motif "[*:1]c1ccncc1" --superstructure "c1ccc2[nH]ccc2c1" --out new.sdf
+    imadarem infill --core "*c1ccc(F)cc1.*N1CCOCC1.*OC" --model smiles
+    imadarem infill --ring "*NCC(=O)Nc1cccc(C*)c1" --min-blanks 4
+    imadarem infill --scaffold scaffolds.csv -n 8 --out new.csv
     imadarem infill --motif "*c1ccncc1" --where "QED>0.6, new_rings=0" --alerts PAINS,BRENK
     imadarem infill "[C][C]<mask><mask><mask>[O]"
     imadarem infill --model runs/text/model "a <mask><mask><mask> day" -n 8 --json
@@ -55,8 +66,8 @@ def infill(
     if fragments.given == bool(prompts):
         both = f"Both were given, and one prompt is {prompts[0]!r}. " if prompts else ""
         raise ConfigError(
-            "give either prompts with <mask> for each blank, or fragments with --linker, "
-            f"--motif, --scaffold or --superstructure. {both}See: imadarem infill --help"
+            "give either prompts with <mask> for each blank, or fragments with --linker, --core, "
+            f"--ring, --motif, --scaffold or --superstructure. {both}See: imadarem infill --help"
         )
     idle = [*fragments.idle, *filtering.given, *ranked.given]
     if prompts and idle:
@@ -69,6 +80,15 @@ def infill(
         fragments.tasks()  # before the model is loaded, which takes longer
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
+    if output.python and fragments.given:
+        _print_tasks(count, fragments, filtering, ranked, sampling, output)
+        return 0
+    if output.python:
+        repeated = [prompt for prompt in prompts for _ in range(count or 1)]
+        options = {**settings_of(sampling), **redrawing_code(model, keep_invalid)}
+        made = call("model.infill", repeated, **options)
+        print_program(sampling, made, "made", ranked, output.out)
+        return 0
     if fragments.given:
         if not is_molecular(model.tokenizer):
             raise ConfigError(f"the model {sampling.model} writes texts; fragments are molecules.")
@@ -84,3 +104,25 @@ def infill(
             drawn = model.infill(repeated, on_rows=advance, **settings)
         deliver(judge(drawn, model.tokenizer, time.perf_counter() - start), output)
     return 0
+
+
+def _print_tasks(
+    count: int | None,
+    fragments: FragmentFlags,
+    filtering: FilterFlags,
+    ranked: RankingFlags,
+    sampling: SamplingFlags,
+    output: OutputFlags,
+) -> None:
+    for task, _ in fragments.tasks():
+        blanks = (fragments.min_blanks, fragments.max_blanks)
+        made = call(
+            "complete",
+            Code("model"),
+            call("FragmentTask.of", task.kind, *(part.smiles for part in task.fragments)),
+            count or 16,
+            blanks=blanks if any(blanks) else None,
+            accept=accepting(filtering),
+            **settings_of(sampling),
+        )
+        print_program(sampling, made, "made.smiles", ranked, output.out)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,14 @@ from imadarem.cli.console import json_line, note, out, progress_bar
 from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
 from imadarem.cli.molecule_table import (
     FILTERS,
+    RANKING,
     FilterFlags,
     molecule_row,
     molecule_table,
     reasons,
 )
-from imadarem.cli.numbers import Positive, real
+from imadarem.cli.numbers import Positive, Processes, real
+from imadarem.cli.python_call import Code, call, print_program, settings_of
 from imadarem.cli.results import OutputFlags, write_file
 from imadarem.errors import ConfigError
 
@@ -32,8 +35,62 @@ if TYPE_CHECKING:
 
 __all__ = ["optimize"]
 
+Weight = Annotated[float, real(1e-6, 1e6)]
+Seconds = Annotated[float, real(0.001, 1e6)]
 #: NaN is not a score that a run could reach.
 Target = Annotated[float, real(-math.inf, math.inf)]
+
+
+@Parameter(name="*", group=Group("Score", sort_key=0))
+@dataclass(frozen=True, kw_only=True)
+class ScoreFlags:
+    """What to search for.
+
+    Attributes:
+        score: qed, sa (ease of synthesis), logp, weight, similarity:SMILES, or a Python function of
+            your own, module:function, that takes a SMILES and returns a number, or None for no
+            number. Higher is better. NAME@LOW..HIGH is the desirability of a window, 0 to 1. Can be
+            repeated: the weighted mean counts.
+        weight: Weight of each score, in their order; default: equal weights.
+        pareto: Search for the molecules that no other one beats in every score.
+        score_command: A program that scores: with {smi} for the molecule it runs for each one and
+            prints a number last; else it reads a SMILES on each line and prints a number for each.
+        score_timeout: Seconds for a molecule, after which its call is given up.
+        score_workers: Molecules that are scored at the same time.
+    """
+
+    score: Annotated[list[str] | None, Parameter(negative="")] = None
+    weight: Annotated[list[Weight] | None, Parameter(negative="")] = None
+    pareto: Switch = False
+    score_command: str | None = None
+    score_timeout: Seconds = 600.0
+    score_workers: Processes = 1
+
+    @property
+    def names(self) -> list[str]:
+        """Of all scores, that of the command last."""
+        command = [] if self.score_command is None else [self.score_command]
+        return [*(self.score or ()), *command]
+
+    def scores(self) -> list[Score]:
+        """The scores.
+
+        Raises:
+            ConfigError: There is none, or one of them does not exist.
+        """
+        from imadarem.design.score_command import CommandScore
+        from imadarem.design.scores import Score, score_named
+
+        if not self.names:
+            raise ConfigError("name what to search for with --score or --score-command.")
+        found = [score_named(name) for name in self.score or ()]
+        if self.score_command is not None:
+            command = CommandScore(self.score_command, self.score_timeout)
+            found.append(Score(self.score_command, command))
+        return found
+
+
+GOAL = ScoreFlags()
 
 
 @Parameter(name="*", group=Group("Search", sort_key=1))
@@ -44,7 +101,10 @@ class SearchFlags:
     Attributes:
         budget: Maximum number of calls of the score.
         population: Number of best molecules that serve as parents.
-        children: Number of rows that the model fills in each generation.
+        children: Number of molecules scored in each generation.
+        prescreen: Rows that the model writes for each of them; the scores of similar molecules
+            say which ones are worth a call. 1 scores all of them.
+        per_scaffold: Maximum number of parents with the same Murcko scaffold.
         until: Stop at this score.
         start: First parents: moses-sample or a file of molecules, from which --seed draws as
             many as --population; default: samples of the model.
@@ -58,6 +118,8 @@ class SearchFlags:
     budget: Positive = 2000
     population: Positive = 100
     children: Positive = 64
+    prescreen: Positive = 4
+    per_scaffold: Positive | None = None
     until: Target | None = None
     start: str | None = None
     column: str | None = None
@@ -65,13 +127,21 @@ class SearchFlags:
     similar_to: str | None = None
     least_similarity: float | None = None
 
-    def settings(self, score: str, seed: int, filters: FilterFlags) -> EvolutionSettings:
+    def settings(self, goal: ScoreFlags, seed: int, filters: FilterFlags) -> EvolutionSettings:
         """The same for the search, checked."""
         from imadarem.design.evolution import EvolutionSettings
 
         own = {k: v for k, v in vars(self).items() if k not in ("start", "column")}
-        where, alerts = filters.where or "", filters.alerts or ""
-        return EvolutionSettings(score=score, seed=seed, where=where, alerts=alerts, **own)
+        return EvolutionSettings(
+            score=" ".join(goal.names),
+            weights=tuple(goal.weight or ()),
+            pareto=goal.pareto,
+            workers=goal.score_workers,
+            seed=seed,
+            where=filters.where or "",
+            alerts=filters.alerts or "",
+            **own,
+        )
 
 
 @Parameter(name="*", group=Group("Output", sort_key=3))
@@ -87,6 +157,7 @@ class BestFlags:
         diverse: Show those of the best 5 times as many that differ the most from each other.
         grid: Also draw them in this .svg or .png file.
         json: Print JSON Lines: each generation, then the best molecules.
+        python: Print the Python that makes the same search, and do nothing else.
     """
 
     out: Path | None = None
@@ -95,6 +166,7 @@ class BestFlags:
     diverse: Switch = False
     grid: Path | None = None
     json: Switch = False
+    python: Switch = False
 
     @property
     def table(self) -> Path | None:
@@ -119,7 +191,7 @@ SEARCH, BEST = SearchFlags(), BestFlags()
 
 def optimize(
     *,
-    score: str,
+    goal: ScoreFlags = GOAL,
     search: SearchFlags = SEARCH,
     filtering: FilterFlags = FILTERS,
     output: BestFlags = BEST,
@@ -135,24 +207,23 @@ def optimize(
     imadarem optimize --score similarity:CC(=O)Nc1ccc(O)cc1 --until 1 --start moses-sample
     imadarem optimize --score my_scores:docking --scaffold "*c1ccc2[nH]ccc2c1" --out mine.csv
     imadarem optimize --score logp --similar-to CCOc1ccccc1 --least-similarity 0.4
+    imadarem optimize --score qed --score "logp@1..3" --weight 2 --weight 1
+    imadarem optimize --score qed --score similarity:CCOc1ccccc1 --pareto
+    imadarem optimize --score-command "dock.sh {smi}" --score-workers 8 --out docked.csv
     imadarem optimize --score qed --where "MW<450, new_rings=0" --alerts PAINS,BRENK
     imadarem optimize --score qed --out best.csv --resume --budget 5000
     ```
 
     In each child the model rewrites a branch, a linker or a run of tokens of its parent. Each
     molecule is scored once; molecules that break a constraint are not scored.
-
-    Args:
-        score: qed, sa (ease of synthesis), logp, similarity:SMILES, or a Python function of
-            your own, module:function, that takes a SMILES and returns a number, or None for
-            no number. Higher is better. If it raises an error, the molecule is recorded and
-            the search continues.
+    If a score raises an error, the molecule is recorded and the search continues.
     """
-    from imadarem.design.scores import score_named
-
     output.check()
-    settings = search.settings(score, sampling.seed, filtering)
-    function = score_named(score)
+    scores = goal.scores()
+    settings = search.settings(goal, sampling.seed, filtering)
+    if output.python:
+        _print_python(goal, settings, search.start, output, sampling)
+        return 0
     continued = output.resume and output.table is not None and output.table.exists()
     start = None
     if search.start is not None and not continued:
@@ -161,13 +232,45 @@ def optimize(
     if not is_molecular(model.tokenizer):
         raise ConfigError(f"the model {sampling.model} writes texts, not molecules.")
     begun = time.perf_counter()
-    made = _evolved(model, function, settings, start, output, sampling)
+    made = _evolved(model, scores, settings, start, output, sampling)
     seconds = time.perf_counter() - begun
     _deliver(made, output, seconds)
     _note_failures(made)
     if output.table is not None:
         note(f"wrote {len(made.scored):,} scored molecules to {output.out}")
     return 0
+
+
+def _print_python(
+    goal: ScoreFlags,
+    settings: EvolutionSettings,
+    start: str | None,
+    output: BestFlags,
+    sampling: SamplingFlags,
+) -> None:
+    if start is not None:
+        raise ConfigError("--python shows no --start; give evolve(start=) a list of SMILES.")
+    scores = [call("score_named", name) for name in goal.score or ()]
+    if goal.score_command is not None:
+        command = call("CommandScore", goal.score_command, goal.score_timeout)
+        scores.append(call("Score", goal.score_command, command))
+    given = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    usual = {f.name: f.default for f in fields(settings)}
+    changed = {name: value for name, value in given.items() if value != usual[name]}
+    table = None if output.table is None else call("Path", str(output.table))
+    options = {k: v for k, v in settings_of(sampling).items() if k != "seed"}
+    made = call(
+        "evolve",
+        Code("model"),
+        scores,
+        call("EvolutionSettings", **changed),
+        out=table,
+        resume=output.resume or None,
+        **options,
+    )
+    best = f"(row.smiles for row in made.best({output.top}))"
+    file = output.out if output.table is None else None
+    print_program(sampling, made, best, RANKING, file)
 
 
 def _note_failures(made: Evolution) -> None:
@@ -183,7 +286,7 @@ def _note_failures(made: Evolution) -> None:
 
 def _evolved(
     model: ImplicitRefinementModel,
-    score: Score,
+    scores: list[Score],
     settings: EvolutionSettings,
     start: list[str] | None,
     output: BestFlags,
@@ -195,7 +298,7 @@ def _evolved(
     with progress_bar("score calls", settings.budget) as advance:
         return evolve(
             model,
-            score,
+            scores,
             settings,
             start=start,
             out=output.table,
@@ -259,9 +362,10 @@ def _molecules(source: str, column: str | None, settings: EvolutionSettings) -> 
 def _deliver(made: Evolution, output: BestFlags, seconds: float) -> None:
     from imadarem.design.ranking import POOL, Ranking
 
-    rows = [_record(row) for row in made.best(len(made.scored))]
+    rows = [_record(row, made.names) for row in made.best(len(made.scored))]
     best = Ranking(None, output.top, output.diverse)(rows[: POOL * output.top])
-    best = [molecule_row(row["smiles"], {"score": row["score"]}, {}) | row for row in best]
+    terms = ("score", *made.names)
+    best = [molecule_row(row["smiles"], {k: row[k] for k in terms}, {}) | row for row in best]
     if output.out is not None and output.table is None:
         write_file(rows, output.out)
     if output.grid is not None:
@@ -286,8 +390,10 @@ def _deliver(made: Evolution, output: BestFlags, seconds: float) -> None:
     out().print(Text(f"\n{text}; not scored: {lost or 'none'}", style="bold"))
 
 
-def _record(row: Scored) -> dict[str, Any]:
-    return {**asdict(row), "score": _number(row.score)}
+def _record(row: Scored, names: Sequence[str]) -> dict[str, Any]:
+    record = {**asdict(row), "score": _number(row.score)}
+    terms = record.pop("terms") or (None,) * len(names)
+    return {**record, **dict(zip(names, terms, strict=True))}
 
 
 def _number(value: float) -> float | None:

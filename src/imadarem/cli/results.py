@@ -55,11 +55,13 @@ class OutputFlags:
             valid molecules in .tsv, .sdf, .sdf.gz, .parquet, .svg or .png.
         grid: Also draw the valid molecules in this .svg or .png file.
         json: Print JSON Lines instead of a table.
+        python: Print the Python that makes the same molecules, and do nothing else.
     """
 
     out: Path | None = None
     grid: Path | None = None
     json: Switch = False
+    python: Switch = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:

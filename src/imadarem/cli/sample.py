@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
+from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, load_model
 from imadarem.cli.molecule_table import (
     FILTERS,
     RANKING,
@@ -17,7 +17,15 @@ from imadarem.cli.molecule_table import (
     molecule_row,
 )
 from imadarem.cli.numbers import Positive, whole
-from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, judge_by, redrawing
+from imadarem.cli.python_call import (
+    Code,
+    accepting,
+    call,
+    print_program,
+    redrawing_code,
+    settings_of,
+)
+from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
 from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError
 
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["sample"]
 
-#: Rows drawn at a time where molecules are chosen.
-BLOCK = 256
 #: Most samples that are held in memory; a file may hold more.
 MOST_IN_MEMORY = 1_000_000
 ManyRows = Annotated[int, whole(1, 10**12, name=("--count", "-n"))]
@@ -76,6 +82,16 @@ def sample(
     accept, ranking = filtering.accept(), ranked.ranking()
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
+    if output.python:
+        options = {**settings_of(sampling), **redrawing_code(model, keep_invalid)}
+        if chosen:
+            accept_code = accepting(filtering)
+            made = call("sample_molecules", Code("model"), count, accept=accept_code, **options)
+            print_program(sampling, made, "made.smiles", ranked, output.out)
+        else:
+            made = call("model.sample", count, length=length, **options)
+            print_program(sampling, made, "made", ranked, output.out)
+        return 0
     settings = {"length": length, **sampling.settings(), **redrawing(model, keep_invalid)}
     if output.out is not None and (resume or count > STREAMED):
         stream(model, count, settings, output, resume=resume)
@@ -122,21 +138,12 @@ def _selected(
     output: OutputFlags,
 ) -> int:
     """Draw until there are ``count`` different molecules that are wanted; rank and deliver them."""
-    from imadarem.data.molecules import canonical
-    from imadarem.design.completion import Completed, collect
-
-    if not is_molecular(model.tokenizer):
-        raise ConfigError("filters and ranking are for molecules; this model writes texts.")
-
-    def draw(rows: int, first: int) -> list[Completed]:
-        samples = model.sample(min(BLOCK, rows), first=first, **settings)
-        judged = judge_by(canonical, samples, model.tokenizer, 0.0).rows
-        return [Completed(row.canonical, None, row.forward_passes) for row in judged]
+    from imadarem.design.completion import sample_molecules
 
     failures: list[str] = []
     start = time.perf_counter()
     with progress_bar("sampling", count) as advance:
-        made = collect(draw, count, accept=accept, on_rows=advance)
+        made = sample_molecules(model, count, accept=accept, on_rows=advance, **settings)
     rows = [
         molecule_row(str(row.smiles), {}, {"forward_passes": row.forward_passes})
         for row in made.rows

@@ -106,7 +106,7 @@ def analogues(
     if not 0 <= similar[0] <= similar[1] <= 1:
         raise ConfigError(f"similar is {similar}; give two numbers from 0 to 1, the least first.")
     kept = matched_part(parent, protect)
-    mutate = Mutation(notation_of(model), model.config.max_seq_len, kept)
+    mutate = Mutation(notation_of(model), kept)
     similarity = similarity_to(parent)
 
     def lost(child: str) -> str | None:
@@ -150,8 +150,9 @@ def _prompts(
     prompts = [mutate(parent, np.random.default_rng([seed, number])) for number in numbers]
     if not any(prompts):
         raise DataError(
-            f"no spelling of {parent} with a blank part fits the {mutate.room} tokens of this "
-            "model's canvas and its vocabulary. Use a model with a longer canvas, or protect less."
+            f"no spelling of {parent} with a blank part fits the {mutate.notation.room} tokens of "
+            "this model's canvas and its vocabulary. Use a model of SMILES, a longer canvas, "
+            "or protect less."
         )
     return prompts
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from imadarem.data.molecules import canonical
-from imadarem.design.fragment import Fragment, read_fragments
+from imadarem.design.fragment import Fragment, read_fragments, without_salts
 from imadarem.design.prompts import Notation, Prompt, SafeNotation, SmilesNotation
 from imadarem.design.selfies_prompts import SelfiesNotation
 from imadarem.design.verification import TOO_LONG, UNFIT, rejection_reason
@@ -31,6 +31,7 @@ __all__ = [
     "draw",
     "notation_of",
     "row_seed",
+    "sample_molecules",
 ]
 
 NOTATIONS: dict[str, type[Notation]] = {
@@ -38,13 +39,17 @@ NOTATIONS: dict[str, type[Notation]] = {
     "selfies": SelfiesNotation,
     "smiles": SmilesNotation,
 }
-KINDS = ("linker", "motif", "scaffold", "superstructure")
+KINDS = ("linker", "core", "ring", "motif", "scaffold", "superstructure")
+#: Kinds whose fragments have one attachment point each.
+JOINED = ("linker", "core")
 #: Attachment points drawn for a fragment that has none.
 MOST_DRAWN_ENDS = 3
 #: Blanks where neither the caller nor the training lengths say how many.
 FEWEST, MOST = 3, 16
 #: Rows drawn at most for each molecule that was asked for.
 DRAWS_EACH = 20
+#: Samples drawn at a time.
+BLOCK = 256
 #: Random spellings tried for a row before it counts as too long for the canvas.
 SPELLINGS = 30
 
@@ -54,15 +59,19 @@ class FragmentTask:
     """What is given, and what for.
 
     Attributes:
-        kind: ``linker``: join two fragments of one attachment point each. ``motif`` and
+        kind: ``linker``: join two fragments of one attachment point each. ``core``: find a
+            core that carries two to six such fragments. ``ring``: close a ring from one of two
+            attachment points to the other. ``motif`` and
             ``scaffold``: fill every attachment point; one without any is filled where it
             has hydrogen. ``superstructure``: a fragment without attachment points, filled
             where it has hydrogen.
-        fragments: Two for a linker, else one.
+        fragments: Two for a linker, two to six for a core, else one.
+        removed: Counter-ions and solvents that were given with them.
     """
 
     kind: str
     fragments: tuple[Fragment, ...]
+    removed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, kind: str, *texts: str) -> FragmentTask:
@@ -74,16 +83,18 @@ class FragmentTask:
         """
         if kind not in KINDS:
             raise ConfigError(f"unknown fragment task {kind!r}. Choose one of {', '.join(KINDS)}.")
-        fragments = tuple(read_fragments(texts))
-        wanted = 2 if kind == "linker" else 1
-        if len(fragments) != wanted:
+        cleaned = [without_salts(text) for text in texts]
+        fragments = tuple(read_fragments(text for text, _ in cleaned))
+        wanted = {"linker": (2,), "core": range(2, 7)}.get(kind, (1,))
+        if len(fragments) not in wanted:
+            many = f"{wanted[0]} to {wanted[-1]}" if len(wanted) > 1 else f"{wanted[0]}"
             raise DataError(
-                f"{kind} takes {wanted} fragment{'s' * (wanted > 1)}, and {len(fragments)} were "
+                f"{kind} takes {many} fragment{'s' * (wanted[-1] > 1)}, and {len(fragments)} were "
                 "given. Leave counter-ions out; a dot or a space stands between two fragments."
             )
         for fragment in fragments:
             _check_ends(kind, fragment)
-        return cls(kind, fragments)
+        return cls(kind, fragments, tuple(salt for _, salts in cleaned for salt in salts))
 
     def opened(self, rng: np.random.Generator) -> tuple[Fragment, ...]:
         """The fragments with attachment points, drawn at random where they have none."""
@@ -94,21 +105,29 @@ class FragmentTask:
 
     def _drawn_atoms(self, fragment: Fragment, rng: np.random.Generator) -> list[int]:
         free = fragment.free_atoms
-        single = self.kind in ("linker", "motif")
-        count = 1 if single else int(rng.integers(1, min(MOST_DRAWN_ENDS, len(free)) + 1))
+        if self.kind in (*JOINED, "motif", "ring"):
+            return [int(atom) for atom in rng.permutation(free)[: 1 + (self.kind == "ring")]]
+        count = int(rng.integers(1, min(MOST_DRAWN_ENDS, len(free)) + 1))
         return [int(atom) for atom in rng.permutation(free)[:count]]
 
     def rejection_reason(self, smiles: str) -> str | None:
         """See :func:`~imadarem.design.verification.rejection_reason`."""
-        return rejection_reason(smiles, self.fragments, apart=self.kind == "linker")
+        return rejection_reason(
+            smiles, self.fragments, apart=self.kind in JOINED, closed=self.kind == "ring"
+        )
 
 
 def _check_ends(kind: str, fragment: Fragment) -> None:
     ends = len(fragment.ends)
-    if kind == "linker" and ends > 1:
+    if kind in JOINED and ends > 1:
         raise DataError(
-            f"the fragment {fragment.smiles!r} has {ends} attachment points; a linker joins two "
+            f"the fragment {fragment.smiles!r} has {ends} attachment points; a {kind} joins "
             "fragments of one each. Cap the others, such as by writing the hydrogen: remove the *."
+        )
+    if kind == "ring" and (ends not in (0, 2) or len(fragment.free_atoms) + ends < 2):
+        raise DataError(
+            f"the fragment {fragment.smiles!r} has {ends} attachment points; a ring is closed "
+            "between two. Mark them with *, as in *NCCC(=O)*."
         )
     if kind == "superstructure" and ends:
         raise DataError(
@@ -200,6 +219,38 @@ def complete(
 
     made = collect(drawn, n, accept=accept, most_draws=most_draws, on_rows=on_rows)
     return replace(made, shown_by=shown_by)
+
+
+def sample_molecules(
+    model: Any,
+    n: int = 16,
+    *,
+    accept: Callable[[str], str | None] | None = None,
+    most_draws: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
+    **sampling: Any,
+) -> Completions:
+    """Draw from blank canvases until there are ``n`` distinct molecules that are wanted.
+
+    Args:
+        model: Of molecules.
+        n: Molecules wanted.
+        accept: Why a molecule is not wanted, or None.
+        most_draws: Rows to give up after; default 20 for each molecule wanted.
+        on_rows: Called with the number of molecules just found.
+        sampling: Settings of :meth:`ImplicitRefinementModel.sample`.
+
+    Raises:
+        ConfigError: The model writes no molecules.
+    """
+    notation_of(model)
+
+    def drawn(count: int, first: int) -> list[Completed]:
+        made = model.sample(min(BLOCK, count), first=first, **sampling)
+        passes = made.forward_passes
+        return [Completed(canonical(s), None, k) for s, k in zip(made, passes, strict=True)]
+
+    return collect(drawn, n, accept=accept, most_draws=most_draws, on_rows=on_rows)
 
 
 def collect(
@@ -324,7 +375,24 @@ def notation_of(model: Any) -> Notation:
             f"this model writes {name}, and fragments need a model of molecules: one trained "
             f"with --tokenizer {', '.join(NOTATIONS)}."
         )
-    return NOTATIONS[name](model.tokenizer)
+    return NOTATIONS[name](model.tokenizer, model.config.max_seq_len)
+
+
+def prompt_of(
+    notation: Notation,
+    kind: str,
+    fragments: Sequence[Fragment],
+    blanks: int,
+    rng: np.random.Generator,
+) -> Prompt:
+    """The row of a kind of task, for fragments with attachment points."""
+    if kind == "ring":
+        return notation.closing(fragments[0], blanks, rng)
+    if len(fragments) == 1:
+        return notation.around(fragments[0], blanks, rng)
+    if len(fragments) == 2:
+        return notation.between(fragments[0], fragments[1], blanks, rng)
+    return notation.core(fragments, blanks, rng)
 
 
 def _prompt(
@@ -340,10 +408,13 @@ def _prompt(
     """
     for _ in range(SPELLINGS):
         opened, given, spelling = _spelled(notation, task, rng)
-        blanks = _blank_count(model.config, given, _fewest_blanks(opened), window, rng)
+        least = _fewest_blanks(task, opened)
+        if notation.hides:
+            given = min(given, notation.room - max(MOST, 4 * least, *(n or 0 for n in window)))
+        blanks = _blank_count(model.config, given, least, window, rng)
         if blanks is None:
             continue
-        prompt = notation.prompt(opened, blanks, np.random.default_rng(spelling))
+        prompt = prompt_of(notation, task.kind, opened, blanks, np.random.default_rng(spelling))
         if len(prompt.tokens) <= model.config.max_seq_len:
             return prompt
     return None
@@ -355,14 +426,16 @@ def _spelled(
     """Fragments with attachment points, the tokens of a random spelling, and its seed."""
     opened = task.opened(rng)
     spelling = int(rng.integers(2**63))
-    fewest = _fewest_blanks(opened)
-    prompt = notation.prompt(opened, fewest, np.random.default_rng(spelling))
+    fewest = _fewest_blanks(task, opened)
+    prompt = prompt_of(notation, task.kind, opened, fewest, np.random.default_rng(spelling))
     return opened, len(prompt.tokens) - fewest, spelling
 
 
-def _fewest_blanks(opened: Sequence[Fragment]) -> int:
-    """One between two fragments, or one on each attachment point of the only one."""
-    return 1 if len(opened) > 1 else len(opened[0].ends)
+def _fewest_blanks(task: FragmentTask, opened: Sequence[Fragment]) -> int:
+    """One between two fragments or points, or one on each attachment point of the only one."""
+    if task.kind == "ring":
+        return 1
+    return len(opened) - 1 if len(opened) > 1 else len(opened[0].ends)
 
 
 def _blank_count(

@@ -10,9 +10,12 @@ never stopped.
 from __future__ import annotations
 
 import math
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from imadarem.design.mutation import Mutation
 from imadarem.design.prompts import Prompt
 from imadarem.design.scored_table import Evolution, Generation, Scored
 from imadarem.design.scores import Score, similarity_to
+from imadarem.design.surrogate import Surrogate
 from imadarem.errors import ConfigError, DataError, TrainingError
 from imadarem.files import load_json, save_json
 from imadarem.locks import exclusive
@@ -34,6 +38,16 @@ __all__ = ["Evolution", "EvolutionSettings", "Generation", "Scored", "evolve"]
 
 #: Generations without a molecule that was not known, after which a run gives up.
 PATIENCE = 20
+SECONDS_BETWEEN_SAVES = 30.0
+#: Settings that may change on resuming, and those that older runs do not have.
+FREE = ("budget", "until", "workers")
+MISSING = {"where": "", "alerts": "", "prescreen": 1, "weights": [], "pareto": False}
+#: Share of the children that are parts of two parents, bonded to each other.
+CROSSINGS = 0.25
+#: Scores without which nothing is guessed.
+FEWEST_KNOWN = 10
+Child = tuple[str | None, str]
+"""What was written, None where it is no molecule, and its parent."""
 #: Calls of a score that all fail, after which a run gives up: the score is at fault.
 FIRST_FAILURES = 10
 
@@ -43,10 +57,17 @@ class EvolutionSettings:
     """What an evolution is for, and how long it may take.
 
     Attributes:
-        score: Name of the score, for the file.
+        score: Name of the score, for the file; of several, with spaces between them.
+        weights: Of several scores, whose weighted mean is the score; empty: equal ones.
+        pareto: Parents are the molecules that no other one beats in every score, instead of those
+            of the highest weighted mean.
+        workers: Molecules that are scored at the same time.
         budget: Most calls of the score; a molecule that is known costs none.
         population: Best molecules that have children.
-        children: Rows that the model fills in a generation.
+        children: Molecules that are scored in a generation, at most.
+        prescreen: Rows that the model fills for each of them; a guess from the scores of similar
+            molecules (:class:`~imadarem.design.surrogate.Surrogate`) chooses. 1 scores all.
+        per_scaffold: Most parents of one Murcko scaffold; None sets no limit.
         seed: The same seed gives the same run.
         until: Stop at this score.
         scaffold: A fragment that every molecule must have, as
@@ -66,6 +87,11 @@ class EvolutionSettings:
     budget: int = 2000
     population: int = 100
     children: int = 64
+    prescreen: int = 4
+    per_scaffold: int | None = None
+    weights: tuple[float, ...] = ()
+    pareto: bool = False
+    workers: int = 1
     seed: int = 0
     until: float | None = None
     scaffold: str | None = None
@@ -75,9 +101,9 @@ class EvolutionSettings:
     alerts: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("budget", "population", "children"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1.")
+        for name in ("budget", "population", "children", "prescreen", "per_scaffold", "workers"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ConfigError(f"{name} is {number}; give at least 1.")
         if (self.similar_to is None) != (self.least_similarity is None):
             raise ConfigError(
                 "similar_to names a molecule and least_similarity how near to it: give both or "
@@ -85,12 +111,14 @@ class EvolutionSettings:
             )
         if self.least_similarity is not None and not 0 <= self.least_similarity <= 1:
             raise ConfigError(f"least_similarity is {self.least_similarity}; give 0 to 1.")
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ConfigError(f"weights are {self.weights}; give numbers above 0.")
         Filters.of(self.where, self.alerts)
 
 
 def evolve(
     model: Any,
-    score: Callable[[str], float],
+    score: Callable[[str], float] | Sequence[Score],
     settings: EvolutionSettings,
     *,
     start: Iterable[str] | None = None,
@@ -104,7 +132,8 @@ def evolve(
     Args:
         model: Of molecules, with one of the built-in tokenizers.
         score: Canonical SMILES → number; called once for each molecule. Where it raises an
-            error, the molecule is recorded without a number and the search continues.
+            error, the molecule is recorded without a number and the search continues. Several:
+            the weighted mean of their numbers counts, or all of them with ``pareto``.
         settings: What to keep, and when to stop.
         start: Molecules to begin with; those that break a constraint are left out.
             Default: a population of the model's own, around the scaffold if there is one.
@@ -135,7 +164,7 @@ def evolve(
         idle = 0
         while not search.finished and idle < PATIENCE:
             state.generation += 1
-            idle = 0 if search.take(search.children()) else idle + 1
+            idle = 0 if search.take(search.promising(search.children())) else idle + 1
         return state
 
 
@@ -145,7 +174,7 @@ class _Search:
     def __init__(
         self,
         model: Any,
-        score: Callable[[str], float],
+        score: Callable[[str], float] | Sequence[Score],
         settings: EvolutionSettings,
         state: Evolution,
         out: Path | None,
@@ -153,11 +182,15 @@ class _Search:
         sampling: dict[str, Any],
     ) -> None:
         self.model, self.settings, self.state = model, settings, state
-        self.score = score if isinstance(score, Score) else Score(settings.score, score)
+        self.scores = _scores(score, settings)
+        state.pareto = settings.pareto
+        if len(self.scores) > 1:
+            state.names = tuple(term.name for term in self.scores)
         self.out, self.on_generation, self.sampling = out, on_generation, sampling
         self.constraint = _Constraint.of(settings)
         scaffold = self.constraint.task.fragments[0] if self.constraint.task else None
-        self.mutate = Mutation(notation_of(model), model.config.max_seq_len, scaffold)
+        self.surrogate = Surrogate()
+        self.mutate = Mutation(notation_of(model), scaffold)
 
     @property
     def finished(self) -> bool:
@@ -186,54 +219,111 @@ class _Search:
         texts = self.model.sample(count, seed=seed, **self.sampling).texts
         return [self.settings.similar_to, *texts] if self.settings.similar_to else list(texts)
 
-    def take(self, molecules: Iterable[tuple[str | None, str]]) -> int:
+    def take(self, molecules: Iterable[Child]) -> int:
         """Score what is new and keeps the constraints, and save; how many there were.
 
         Args:
             molecules: Texts, None where the model wrote no molecule, and their parents.
         """
-        new = 0
+        wanted: dict[str, str] = {}
         for text, parent in molecules:
-            form = None if text is None else canonical(text)
-            lost = "no molecule" if form is None else self.constraint.rejection_reason(form)
+            form, lost = self._checked(text)
             if form is None or lost is not None:
                 self.state.lost[lost or "no molecule"] += 1
-            elif form in self.state.scored:
+            elif form in self.state.scored or form in wanted:
                 self.state.lost["known"] += 1
-            elif len(self.state.scored) < self.settings.budget:
-                self._score(form, parent)
-                new += 1
+            elif len(self.state.scored) + len(wanted) < self.settings.budget:
+                wanted[form] = parent
+        saved = time.monotonic()
+        found = [term.many(list(wanted), self.settings.workers) for term in self.scores]
+        values = zip(*found, strict=True)
+        for (form, parent), terms in zip(wanted.items(), values, strict=True):
+            self._record(form, parent, terms)
+            if self.out is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                self.state.save(self.out)
+                saved = time.monotonic()
         if self.out is not None:
             self.state.save(self.out)
         if self.on_generation is not None and self.state.scored:
             self.on_generation(self.state.status(self.settings.population))
-        return new
+        return len(wanted)
 
-    def _score(self, form: str, parent: str) -> None:
-        call = len(self.state.scored) + 1
-        try:
-            value, failure = self.score(form), ""
-        except TrainingError as error:
+    def _checked(self, text: str | None) -> tuple[str | None, str | None]:
+        """The canonical form, and why it is not wanted."""
+        form = None if text is None else canonical(text)
+        return form, "no molecule" if form is None else self.constraint.rejection_reason(form)
+
+    def promising(self, children: Iterable[Child]) -> Iterable[Child]:
+        """As many children as a generation scores, those of the best guessed scores.
+
+        The guess uses the scores of earlier generations alone, so a generation that is repeated
+        after an interruption chooses the same children.
+        """
+        if self.settings.prescreen == 1:
+            return children
+        earlier = self.state.best(len(self.state.scored), before=self.state.generation)
+        known = {row.smiles for row in earlier}
+        found: dict[str, str] = {}
+        for text, parent in children:
+            form, lost = self._checked(text)
+            if form is None or lost is not None:
+                self.state.lost[lost or "no molecule"] += 1
+            elif form in known or form in found:
+                self.state.lost["known"] += 1
+            else:
+                found[form] = parent
+        scored = [row for row in earlier if math.isfinite(row.score)]
+        spare = len(found) - self.settings.children
+        if spare <= 0 or len(scored) < FEWEST_KNOWN:
+            return list(found.items())
+        self.state.lost["not promising"] += spare
+        guesses = self._guesses(scored, list(found))
+        chosen = np.argsort(-guesses, kind="stable")[: self.settings.children]
+        return [list(found.items())[i] for i in chosen]
+
+    def _guesses(self, scored: Sequence[Scored], unknown: Sequence[str]) -> Any:
+        """A guess of the score; of a Pareto search, a mean of the terms with random weights."""
+        if not self.settings.pareto:
+            return self.surrogate.upper([(row.smiles, row.score) for row in scored], unknown)
+        rng = np.random.default_rng([self.settings.seed, self.state.generation, 1])
+        weights = rng.dirichlet(np.ones(len(self.scores)))
+        guesses = [
+            self.surrogate.upper([(row.smiles, row.terms[term]) for row in scored], unknown)
+            for term in range(len(self.scores))
+        ]
+        return weights @ np.stack(guesses)
+
+    def _record(self, form: str, parent: str, terms: Sequence[float | TrainingError]) -> None:
+        call, failure, value = len(self.state.scored) + 1, "", -math.inf
+        error = next((term for term in terms if isinstance(term, TrainingError)), None)
+        known = [term for term in terms if isinstance(term, float) and math.isfinite(term)]
+        if error is not None:
             if call == FIRST_FAILURES == len(self.state.failures) + 1:
-                raise
-            value, failure = -math.inf, " ".join(str(error.__cause__ or error).split())
-            failure = f"{type(error.__cause__ or error).__name__}: {failure}"
-        row = Scored(form, value, call, self.state.generation, parent, failure)
-        self.state.scored[form] = row
+                raise error
+            cause = error.__cause__ or error
+            failure = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+        elif len(known) == len(terms):
+            weights = self.settings.weights or (1.0,) * len(known)
+            value = sum(w * v for w, v in zip(weights, known, strict=True)) / sum(weights)
+        several = tuple(known) if len(terms) > 1 and math.isfinite(value) else ()
+        place = (call, self.state.generation, parent)
+        self.state.scored[form] = Scored(form, value, *place, failure, several)
 
-    def children(self) -> Iterator[tuple[str | None, str]]:
-        """What the model writes for one generation, with the parents."""
+    def children(self) -> Iterator[Child]:
+        """What one generation writes, with the parents: crossings, and what the model fills."""
         settings, generation = self.settings, self.state.generation
         rng = np.random.default_rng([settings.seed, generation])
-        parents = self.state.best(settings.population, before=generation)
+        parents = self._parents()
         # A better rank has more children: e-fold fewer after a third of the population.
         weights = np.exp(-np.arange(len(parents)) * 3 / len(parents))
+        weights /= weights.sum()
         prompts: list[tuple[Prompt, str]] = []
-        for row in rng.choice(len(parents), settings.children, p=weights / weights.sum()):
-            smiles = parents[int(row)].smiles
-            prompt = self.mutate(smiles, rng)
-            if prompt is not None:
-                prompts.append((prompt, smiles))
+        for _ in range(settings.children * settings.prescreen):
+            one, other = (parents[int(i)] for i in rng.choice(len(parents), 2, p=weights))
+            if rng.random() < CROSSINGS:
+                yield self.mutate.cross(one, other, rng), one
+            elif (prompt := self.mutate(one, rng)) is not None:
+                prompts.append((prompt, one))
             else:
                 self.state.lost["nothing to blank"] += 1
         if not prompts:
@@ -244,6 +334,49 @@ class _Search:
         filled = self.model.infill(rows, seed=seed, **self.sampling)
         for (prompt, parent), row in zip(prompts, filled.rows, strict=True):
             yield prompt.fill(tokenizer.convert_ids_to_tokens(row.ids)), parent
+
+    def _parents(self) -> list[str]:
+        """The best molecules of earlier generations, of each scaffold as many as are allowed."""
+        settings = self.settings
+        earlier = self.state.best(len(self.state.scored), before=self.state.generation)
+        most = settings.per_scaffold
+        if most is None:
+            return [row.smiles for row in earlier[: settings.population]]
+        counts: Counter[str] = Counter()
+        parents: list[str] = []
+        for row in earlier:
+            scaffold = _scaffold(row.smiles)
+            counts[scaffold] += 1
+            if counts[scaffold] <= most and len(parents) < settings.population:
+                parents.append(row.smiles)
+        return parents
+
+
+@cache
+def _scaffold(smiles: str) -> str:
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    return str(MurckoScaffold.MurckoScaffoldSmiles(smiles=smiles))  # type: ignore[no-untyped-call]
+
+
+def _scores(
+    score: Callable[[str], float] | Sequence[Score], settings: EvolutionSettings
+) -> list[Score]:
+    """The terms of a search.
+
+    Raises:
+        ConfigError: There is none, or not a weight for each, or only one for a Pareto front.
+    """
+    if callable(score):
+        scores = [score if isinstance(score, Score) else Score(settings.score, score)]
+    else:
+        scores = list(score)
+    weights = len(settings.weights) or len(scores)
+    if not scores or weights != len(scores):
+        raise ConfigError(f"{weights} weights were given for {len(scores)} scores; give one each.")
+    if settings.pareto and len(scores) < 2:
+        raise ConfigError("a Pareto front needs at least two scores; give another.")
+    return scores
 
 
 def _begun(
@@ -258,14 +391,20 @@ def _begun(
         save_json(ours, beside)
         return Evolution()
     saved = load_json(beside)
-    # More calls, or another target, do not change what has been done.
-    changed = [k for k in ours if k not in ("budget", "until") and saved.get(k, "") != ours[k]]
+    # More calls, another target or more workers do not change what has been done.
+    changed = [
+        k for k in ours if k not in FREE and saved.get(k, MISSING.get(k)) != _as_json(ours[k])
+    ]
     if changed:
         raise ConfigError(
             f"the run in {out} has {changed[0]} = {saved.get(changed[0])!r}, and "
             f"{ours[changed[0]]!r} was given. Only budget and until may change on resuming."
         )
     return Evolution.load(out)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _made_with(model: Any, sampling: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from imadarem.data.molecules import parse, parse_error
 from imadarem.errors import DataError
 
-__all__ = ["Fragment", "matched_part", "read_fragment", "read_fragments"]
+__all__ = ["Fragment", "matched_part", "read_fragment", "read_fragments", "without_salts"]
 
 LONGEST = 1000
 """Characters of a fragment; a longer text is no fragment of a drug-like molecule."""
@@ -56,6 +56,42 @@ class Fragment:
         molecule = changed.GetMol()
         Chem.SanitizeMol(molecule)
         return Fragment(self.smiles, molecule, tuple(ends))
+
+
+def without_salts(text: str) -> tuple[str, list[str]]:
+    """A SMILES without counter-ions and solvents, and those; neutral where an ion was removed.
+
+    They are RDKit's list of salts (``SaltRemover``). A text of nothing else stays as it is.
+    """
+    parts = text.strip().split(".")
+    removed = [part for part in parts if len(parts) > 1 and _is_salt(part)]
+    if not removed or len(removed) == len(parts):
+        return text, []
+    kept = [part for part in parts if part not in removed]
+    if any(sign in part for part in removed for sign in "+-"):
+        kept = [_neutral(part) for part in kept]
+    return ".".join(kept), removed
+
+
+def _is_salt(text: str) -> bool:
+    from rdkit.Chem.SaltRemover import SaltRemover
+
+    found = parse(text)
+    return found is not None and any(
+        found.GetNumAtoms() == salt.GetNumAtoms() and found.HasSubstructMatch(salt)
+        for salt in SaltRemover().salts  # type: ignore[no-untyped-call]
+    )
+
+
+def _neutral(text: str) -> str:
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
+    found = parse(text)
+    if found is None:
+        return text
+    with rdBase.BlockLogs():
+        return str(Chem.MolToSmiles(rdMolStandardize.Uncharger().uncharge(found)))
 
 
 def read_fragments(texts: Iterable[str]) -> list[Fragment]:

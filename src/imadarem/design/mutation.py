@@ -15,6 +15,7 @@ from imadarem.design.prompts import Fill, Notation, Prompt
 from imadarem.design.verification import atoms_of
 from imadarem.errors import DataError
 from imadarem.tokenizers import SmilesTokenizer
+from imadarem.tokenizers.safe import join, pieces
 
 __all__ = ["Mutation"]
 
@@ -36,13 +37,11 @@ class Mutation:
 
     Args:
         notation: Of the model.
-        room: Tokens of the model's canvas.
         scaffold: Must not be touched: only what is outside of it is lost. The canvas of a
             SELFIES or SAFE model shows no place of an atom, so these lose no run of tokens then.
     """
 
     notation: Notation
-    room: int
     scaffold: Fragment | None = None
 
     def __call__(self, smiles: str, rng: np.random.Generator) -> Prompt | None:
@@ -63,7 +62,31 @@ class Mutation:
             prompt = prompt or self._without_branch(molecule, kept, rng)
         except DataError:  # a spelling that the vocabulary does not have
             return None
-        return prompt if prompt is None or len(prompt.tokens) <= self.room else None
+        return prompt if prompt is None or len(prompt.tokens) <= self.notation.room else None
+
+    def cross(self, one: str, other: str, rng: np.random.Generator) -> str | None:
+        """A part of each of two molecules, bonded to each other; None where they have none.
+
+        The parts are what stands on one side of an acyclic single bond. The scaffold is in the
+        part of the first molecule.
+        """
+        parts = []
+        for smiles in (one, other):
+            molecule = parse(smiles)
+            assert molecule is not None
+            kept = self._kept_atoms(molecule) if smiles is one else frozenset[int]()
+            choices = [
+                (bond.GetIdx(), side)
+                for bond in _acyclic(molecule)
+                for side in _sides(molecule, [bond.GetIdx()])
+                if kept.isdisjoint(side)
+            ]
+            if not choices:
+                return None
+            bond, lost = choices[int(rng.integers(len(choices)))]
+            parts += _fragments(molecule, [bond], lost)
+        link = [piece for part in parts for piece in pieces(part.molecule, [], {part.ends[0]: -1})]
+        return join(link)
 
     def _kept_atoms(self, molecule: Any) -> frozenset[int]:
         if self.scaffold is None:

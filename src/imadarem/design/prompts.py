@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from imadarem.design.fragment import Fragment
+from imadarem.design.nearby import visible_parts
 from imadarem.errors import ConfigError, DataError
-from imadarem.tokenizers import CorpusTokenizer
+from imadarem.tokenizers import CorpusTokenizer, SmilesTokenizer
 from imadarem.tokenizers.safe import FIRST_LINK, Piece, fragment_bonds, join, pieces
 
 __all__ = [
@@ -87,10 +88,15 @@ class Notation(ABC):
 
     Args:
         tokenizer: Its vocabulary decides what can be shown.
+        room: Positions of the canvas. A notation that :attr:`hides` shows only what is near the
+            blanks of a longer text.
     """
 
-    def __init__(self, tokenizer: CorpusTokenizer) -> None:
-        self.tokenizer = tokenizer
+    #: Whether a text may be longer than the canvas.
+    hides = False
+
+    def __init__(self, tokenizer: CorpusTokenizer, room: int) -> None:
+        self.tokenizer, self.room = tokenizer, room
         self.known = frozenset(tokenizer.tokens[3:])
 
     @abstractmethod
@@ -111,19 +117,32 @@ class Notation(ABC):
             DataError: They cannot be shown to this model.
         """
 
-    def prompt(
-        self, fragments: Sequence[Fragment], blanks: int, rng: np.random.Generator
-    ) -> Prompt:
-        """:meth:`between` two fragments, or :meth:`around` the only one."""
-        if len(fragments) == 2:
-            return self.between(fragments[0], fragments[1], blanks, rng)
-        return self.around(fragments[0], blanks, rng)
+    @abstractmethod
+    def closing(self, fragment: Fragment, blanks: int, rng: np.random.Generator) -> Prompt:
+        """Blanks from one attachment point of a fragment to the other.
+
+        Raises:
+            DataError: It cannot be shown to this model.
+        """
+
+    def core(self, fragments: Sequence[Fragment], blanks: int, rng: np.random.Generator) -> Prompt:
+        """Three or more fragments of one attachment point each, and blanks between all of them.
+
+        Raises:
+            ConfigError: The notation has no such prompt.
+        """
+        raise ConfigError(
+            f"a core between {len(fragments)} substituents needs a model that writes SMILES, and "
+            f"this one writes {self.tokenizer.notation}. Use --model smiles."
+        )
 
     def segments(self, parts: Sequence[str | int]) -> Prompt:
         """A prompt whose text is its tokens in order; an int is a run of so many blanks."""
         shown: list[str | None] = []
         shown_by: dict[str, str] = {}
-        for part in parts:
+        for part, seen in zip(parts, self._visible(parts), strict=True):
+            if not seen:
+                continue
             if isinstance(part, int):
                 shown += [None] * part
             elif (token := self._shown(part)) != part:
@@ -133,6 +152,9 @@ class Notation(ABC):
                 shown.append(part)
         runs = tuple(part for part in parts if isinstance(part, int))
         return Prompt(tuple(shown), runs, _Concatenated(tuple(parts)), shown_by)
+
+    def _visible(self, parts: Sequence[str | int]) -> Sequence[bool]:
+        return [True] * len(parts)
 
     def _shown(self, token: str) -> str:
         found = known_token(token, self.known, self.tokenizer.notation)
@@ -177,6 +199,16 @@ class SafeNotation(Notation):
         self, one: Fragment, other: Fragment, blanks: int, rng: np.random.Generator
     ) -> Prompt:
         given, numbers = self._given([one, other], [[-1], [-2]], rng)
+        return self._bridged(given, numbers, blanks, rng)
+
+    def closing(self, fragment: Fragment, blanks: int, rng: np.random.Generator) -> Prompt:
+        given, numbers = self._given([fragment], [[-1, -2]], rng)
+        return self._bridged(given, numbers, blanks, rng)
+
+    def _bridged(
+        self, given: Sequence[str], numbers: dict[int, int], blanks: int, rng: np.random.Generator
+    ) -> Prompt:
+        """The given fragments, and one new fragment between the links -1 and -2."""
         first, second = rng.permutation([-1, -2]).tolist()
         # The second link follows an atom somewhere behind the first.
         behind = int(rng.integers(0, blanks)) if blanks > 1 else 0
@@ -236,24 +268,54 @@ class SmilesNotation(Notation):
     def between(
         self, one: Fragment, other: Fragment, blanks: int, rng: np.random.Generator
     ) -> Prompt:
-        behind = [t for t in _with_holes(other, rng, root=True) if t is not None]
-        parts: list[str | int] = []
-        for token in _with_holes(one, rng):
-            parts += [blanks, *behind] if token is None else [token]
-        return self.segments(parts)
+        return self.core([one, other], blanks, rng)
+
+    def core(self, fragments: Sequence[Fragment], blanks: int, rng: np.random.Generator) -> Prompt:
+        first, *others = (fragments[i] for i in rng.permutation(len(fragments)))
+        # The last one ends the text, or is a branch with more of the core behind it.
+        ending = blanks < len(fragments) or rng.random() < 0.5
+        counts = split_blanks(blanks, len(fragments) - ending, rng)
+        parts: list[str | int] = [t for t in _with_holes(first, rng) if t is not None]
+        for number, other in enumerate(others):
+            behind = [t for t in _with_holes(other, rng, root=True) if t is not None]
+            alone = ending and number == len(others) - 1
+            parts += [counts[number], *(behind if alone else ["(", *behind, ")"])]
+        return self.segments(parts if ending else [*parts, counts[-1]])
+
+    def closing(self, fragment: Fragment, blanks: int, rng: np.random.Generator) -> Prompt:
+        from rdkit import Chem
+
+        # A placeholder in the ring stands for what is blank; molzip keeps stereo centres.
+        zipped = Chem.MolzipParams()
+        zipped.label = Chem.MolzipLabel.Isotope
+        ring = Chem.molzip(fragment.molecule, Chem.MolFromSmiles("[1*][Xe][2*]"), zipped)
+        (place,) = (atom.GetIdx() for atom in ring.GetAtoms() if atom.GetAtomicNum() == 54)
+        for _ in range(SPELLINGS):
+            tokens = SmilesTokenizer.split(spelt_towards([place], ring, rng))
+            if tokens[0] != "[Xe]":
+                break
+        return self.segments([blanks if token == "[Xe]" else token for token in tokens])
+
+    hides = True
+
+    def _visible(self, parts: Sequence[str | int]) -> Sequence[bool]:
+        return visible_parts(parts, self.room)
 
 
 def _with_holes(
-    fragment: Fragment, rng: np.random.Generator, *, root: bool = False
+    fragment: Fragment,
+    rng: np.random.Generator,
+    *,
+    root: bool = False,
 ) -> list[str | None]:
     """The tokens of a SMILES of the fragment, None for an attachment point.
 
     Args:
+        fragment: The fragment.
+        rng: Of the spelling.
         root: Begin with the only attachment point.
     """
     from rdkit import Chem
-
-    from imadarem.tokenizers import SmilesTokenizer
 
     if root:
         text = Chem.MolToSmiles(fragment.molecule, rootedAtAtom=fragment.ends[0])

@@ -24,6 +24,7 @@ from imadarem.tokenizers.safe import join, pieces
 
 __all__ = ["SelfiesNotation"]
 
+CLOSING = -1
 MARK = 90
 """Isotope of the chlorine that stands for an attachment point: it takes one single bond."""
 COUNTS = (
@@ -63,6 +64,12 @@ class SelfiesNotation(Notation):
         parts += [token for token in right if isinstance(token, str)]
         return self._glued(parts, [one, other], [0])
 
+    def closing(self, fragment: Fragment, blanks: int, rng: np.random.Generator) -> Prompt:
+        tokens = _tokens(_marked(fragment, rng), fragment)
+        last = max(i for i, token in enumerate(tokens) if isinstance(token, int))
+        parts: list[str | int] = [token for token in tokens[:last] if isinstance(token, str)]
+        return self._glued([*parts, blanks], [fragment], [CLOSING])
+
     def _glued(
         self, parts: Sequence[str | int], fragments: Sequence[Fragment], order: Sequence[int]
     ) -> Prompt:
@@ -75,7 +82,8 @@ class _Glued:
 
     Attributes:
         fragments: One, or the two that a single run joins.
-        order: The attachment point of each run.
+        order: The attachment point of each run, or :data:`CLOSING`: the run goes from the
+            first to the second.
     """
 
     fragments: tuple[Fragment, ...]
@@ -91,7 +99,8 @@ class _Glued:
             for piece in pieces(fragment.molecule, [], own)
         ]
         for end, symbols in zip(self.order, fill, strict=True):
-            wanted = [-1, -2] if len(self.fragments) == 2 else [-1 - end]
+            both = len(self.fragments) == 2 or end == CLOSING
+            wanted = [-1, -2] if both else [-1 - end]
             grown = _decoded(symbols, wanted)
             if grown is None:
                 return None

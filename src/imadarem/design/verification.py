@@ -26,12 +26,13 @@ LOST = (
     "charge or isotope changed",
     "attachment points not respected",
     "fragments overlap or touch",
+    "ring not closed",
 )
 MOST_MATCHES = 1000
 
 
 def rejection_reason(
-    smiles: str, fragments: Sequence[Fragment], *, apart: bool = False
+    smiles: str, fragments: Sequence[Fragment], *, apart: bool = False, closed: bool = False
 ) -> str | None:
     """Why a molecule cannot be returned, or ``None`` if it has all that was given.
 
@@ -46,6 +47,8 @@ def rejection_reason(
         smiles: The molecule.
         fragments: What was given; several must not share atoms.
         apart: No bond goes from one fragment to another.
+        closed: All that is new hangs together, so that it closes a ring between the attachment
+            points of the only fragment.
 
     Returns:
         One of :data:`LOST`, or None.
@@ -65,7 +68,19 @@ def rejection_reason(
         found.append(matches)
     if not any(_disjoint(molecule, chosen, apart) for chosen in _choices(found)):
         return "fragments overlap or touch"
+    if closed and not any(_one_piece(molecule, match) for match in found[0]):
+        return "ring not closed"
     return None
+
+
+def _one_piece(molecule: Any, own: frozenset[int]) -> bool:
+    """Whether the atoms that are not ``own`` hang together without them."""
+    from rdkit import Chem
+
+    rest = Chem.RWMol(molecule)
+    for index in sorted(own, reverse=True):
+        rest.RemoveAtom(index)
+    return len(Chem.GetMolFrags(rest)) == 1
 
 
 def atoms_of(molecule: Any, fragment: Fragment) -> frozenset[int]:

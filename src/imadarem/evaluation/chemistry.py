@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("rdkit", "mol") from error
 
-__all__ = ["Features", "describe", "passes_filters"]
+__all__ = ["Features", "describe", "fingerprint", "passes_filters"]
 
 NARROW, WIDE = 1024, 2048
 """Bits of MOSES' Morgan fingerprint, and of the one under GenMol's diversity."""
@@ -88,6 +88,11 @@ def describe(smiles: str, *, filters: bool = True) -> Features | None:
             weight=Descriptors.MolWt(molecule),  # type: ignore[attr-defined]
             passes=_passes(molecule) if filters else None,
         )
+
+
+def fingerprint(smiles: str) -> NDArray[np.uint8]:
+    """``(256,)``: :attr:`Features.wide` of a molecule, as an array."""
+    return np.packbits(_morgan(WIDE).GetFingerprintAsNumPy(parse(smiles)))
 
 
 def passes_filters(smiles: str) -> bool:

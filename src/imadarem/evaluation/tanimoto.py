@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bits", "mean_powers", "nearest_similarity"]
+__all__ = ["Bits", "mean_powers", "nearest_similarity", "similarities"]
 
 Bits = NDArray[np.uint8]
 """(N, bits / 8) packed fingerprints."""
@@ -36,6 +36,11 @@ def nearest_similarity(
         if advance is not None:
             advance(min(done + BLOCK, len(references)), len(references))
     return best
+
+
+def similarities(queries: Bits, references: Bits) -> Floats:
+    """``(M, N)``: T of each query to each reference."""
+    return _tanimoto(_unpacked(queries), _unpacked(references)).astype(np.float64)
 
 
 def mean_powers(
