@@ -20,7 +20,7 @@ from torch import nn
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.prepare import prepare
-from imadarem.evaluation.judge_report import JudgeReport, fit_judge, judge_report
+from imadarem.training.judge_report import JudgeReport, fit_judge, judge_report
 from imadarem.training.judging import JudgeData, judge_loss
 from imadarem.training.optim import learning_rate_factor
 

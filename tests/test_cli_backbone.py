@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from backbone_parts import LETTERS, plain_model, tokenizer
 
-from imadarem.pretrained import open_model
+from imadarem.loading import open_model
 
 ROWS = [LETTERS[start:] + LETTERS[: start // 2] for start in range(20)]
 

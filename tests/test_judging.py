@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import DataError
 from imadarem.evaluation.calibration import area_under_roc
-from imadarem.evaluation.judge_report import fit_judge, judge_report
 from imadarem.model import ImplicitRefinementModel
 from imadarem.nn.judge import JudgeLogits, Platt
+from imadarem.training.judge_report import fit_judge, judge_report
 from imadarem.training.judging import (
     CLEAN,
     DRAFTS,

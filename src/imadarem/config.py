@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imadarem import checks
-from imadarem.backbones.spec import BackboneSpec
+from imadarem.backbone_spec import BackboneSpec
 from imadarem.errors import ConfigError
 
 __all__ = ["MODEL_TYPE", "ImplicitRefinementConfig"]
@@ -111,7 +111,7 @@ class ImplicitRefinementConfig:
         nothing_token_id: Id that stands for no token in holes of unknown length; taken from
             the tokenizer where ``None``.
         backbone: The pretrained masked language model that reads the canvas, by the settings of
-            :class:`~imadarem.backbones.spec.BackboneSpec`; None builds the project's own
+            :class:`~imadarem.backbone_spec.BackboneSpec`; None builds the project's own
             transformer. ``hidden_size``, ``num_layers`` and ``num_heads`` then describe it.
         gate_from_likelihood: Start the gate from the network's own probability that the token in
             its place is wrong, ``1 - p``: without training it is that, and training corrects it.

@@ -32,10 +32,10 @@ from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
 from imadarem.pretrained import find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
+from imadarem.runs import refine_rows, refine_shared
 from imadarem.sampling.batching import Run, RunOptions, Samples
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings, check_length, lengths_of
 from imadarem.sampling.trajectory import Trajectory
-from imadarem.sampling.width import refine_rows, refine_shared
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, model_ids
 from imadarem.tokenizers.prompts import prompt_rows
 from imadarem.training.objective import LossTerms, Objective

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from imadarem.config import MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError
 from imadarem.files import load_json
 
-if TYPE_CHECKING:
-    from imadarem.model import ImplicitRefinementModel
-
-__all__ = ["CARD", "HUB_KEYS", "SHIPPED", "default_card", "find_folder", "open_model"]
+__all__ = ["CARD", "HUB_KEYS", "SHIPPED", "default_card", "find_folder", "is_masked_lm"]
 
 CARD = "README.md"
 #: Arguments of from_pretrained that are the hub's.
@@ -26,29 +23,6 @@ SHIPPED = {
 }
 #: Pretrained masked language models that go by a name.
 MASKED_LMS = ("antiberty",)
-
-
-def open_model(name: str) -> ImplicitRefinementModel:
-    """The named model; a folder that transformers wrote is opened as a masked language model.
-
-    Raises:
-        CheckpointError: There is no such model.
-    """
-    from imadarem.model import ImplicitRefinementModel
-
-    if _is_masked_lm(name):
-        return ImplicitRefinementModel.from_masked_lm(name)
-    return ImplicitRefinementModel.from_pretrained(name)
-
-
-def _is_masked_lm(name: str) -> bool:
-    """Whether a name is that of a masked language model, or of a folder that transformers wrote."""
-    config = Path(name) / "config.json"
-    if not config.is_file() or name in SHIPPED:
-        return name in MASKED_LMS
-    settings = load_json(config)
-    kind = settings.get("model_type", MODEL_TYPE) if isinstance(settings, dict) else MODEL_TYPE
-    return bool(kind != MODEL_TYPE)
 
 
 def find_folder(name: str, hub: Mapping[str, Any]) -> Path:
@@ -84,6 +58,16 @@ def find_folder(name: str, hub: Mapping[str, Any]) -> Path:
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{name!r} was not found locally or on the hub: {reason}") from None
+
+
+def is_masked_lm(name: str) -> bool:
+    """Whether a name is that of a masked language model, or of a folder that transformers wrote."""
+    config = Path(name) / "config.json"
+    if not config.is_file() or name in SHIPPED:
+        return name in MASKED_LMS
+    settings = load_json(config)
+    kind = settings.get("model_type", MODEL_TYPE) if isinstance(settings, dict) else MODEL_TYPE
+    return bool(kind != MODEL_TYPE)
 
 
 def default_card(config: ImplicitRefinementConfig, parameters: int) -> str:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imadarem.backbones.spec import BackboneSpec
+from imadarem.backbone_spec import BackboneSpec
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from imadarem.nn.transformer import BackboneOutput

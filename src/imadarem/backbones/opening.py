@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from imadarem import checks
+from imadarem.backbone_spec import BackboneSpec
 from imadarem.backbones.masked_lm import (
     MaskedLMBackbone,
     described,
     import_transformers,
     longest_row,
 )
-from imadarem.backbones.spec import BackboneSpec
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, TokenizerError
 from imadarem.tokenizers.contract import fixed_vocabulary_ids

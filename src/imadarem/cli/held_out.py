@@ -26,8 +26,8 @@ if TYPE_CHECKING:
         OrderedLikelihood,
     )
     from imadarem.evaluation.gate_report import GateFigures, GateReport
-    from imadarem.evaluation.judge_report import JudgeReport
     from imadarem.model import ImplicitRefinementModel
+    from imadarem.training.judge_report import JudgeReport
 
 __all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
 
@@ -253,7 +253,7 @@ def _calibration(
 
 
 def _judge(network: ImplicitRefinementModel, rows: Rows, seed: int) -> JudgeReport:
-    from imadarem.evaluation.judge_report import judge_report
+    from imadarem.training.judge_report import judge_report
     from imadarem.training.judging import JudgeData
 
     with err().status("judging rows with known errors"):

@@ -90,7 +90,7 @@ def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
         ConfigError: There is no such device.
     """
     with err().status(f"loading the model {name}"):
-        from imadarem.pretrained import open_model
+        from imadarem.loading import open_model
         from imadarem.row_pool import announce_model
 
         model = open_model(name).to(device_named(device))
@@ -100,7 +100,7 @@ def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
 
 def load_model_here(name: str, device: str | None) -> ImplicitRefinementModel:
     """The named model in a process that helps another one, on this process's own accelerator."""
-    from imadarem.pretrained import open_model
+    from imadarem.loading import open_model
 
     place = device_named(device)
     if place == "cuda":

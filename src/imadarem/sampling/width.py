@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,53 +19,17 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.errors import ConfigError
-from imadarem.evaluation.judgement import row_verdicts
-from imadarem.row_pool import share_rows
 from imadarem.sampling.batching import Refined, Run, Samples, refine_run
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.trajectory import Trajectory
 
-__all__ = ["candidate_seeds", "choose", "refine_candidates", "refine_rows", "refine_shared"]
+__all__ = ["candidate_seeds", "choose", "refine_candidates"]
 
 #: Token ids of rows and which were written from nothing, ``(N,)`` → ``(N,)`` logits of being right.
 Verdicts = Callable[[list[list[int]], Tensor], Tensor]
 
 #: Run seed under which a row's own seed draws what the row itself never draws.
 CHOICE = 0x57494454
-
-
-def refine_shared(model: Any, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
-    """:func:`refine_rows`, by all processes that share rows; without records of the steps."""
-
-    def by(run: Run) -> Callable[[Any, Tensor], list[Refined]]:
-        return partial(_refined, canvas=canvas, seeds=seeds, run=run)
-
-    elsewhere = by(replace(run, on_rows=None, generator=None))
-    return Samples(share_rows(model, elsewhere, len(seeds), by(run)), model.tokenizer, None)
-
-
-def _refined(
-    model: Any, numbers: Tensor, *, canvas: Canvas, seeds: Tensor, run: Run
-) -> list[Refined]:
-    return refine_rows(model, canvas.rows(numbers), seeds[numbers], run).rows
-
-
-def refine_rows(model: Any, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
-    """Each row as a run asks: once, or as one of several candidates.
-
-    Args:
-        model: An :class:`~imadarem.ImplicitRefinementModel`.
-        canvas: ``N`` rows on the CPU.
-        seeds: ``(N,)`` int64.
-        run: How.
-
-    Raises:
-        ConfigError: There are several candidates, and nothing says which is right.
-    """
-    if run.width == 1 and not run.redraws:
-        return refine_run(model, canvas, seeds, run)
-    verdicts = partial(row_verdicts, model, batch_size=run.batch_size)
-    return refine_candidates(model, canvas, seeds, run, verdicts)
 
 
 def refine_candidates(

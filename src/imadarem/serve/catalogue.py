@@ -12,9 +12,9 @@ from typing import Any
 from imadarem.data.sudoku.model_sizes import model_sizes
 from imadarem.data.sudoku.verifier import SudokuVerifier
 from imadarem.errors import ConfigError, nearest
+from imadarem.loading import open_model
 from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.edits import Replace
-from imadarem.pretrained import open_model
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.policies import POLICIES, GateInPlace, Policy
 from imadarem.sampling.settings import SamplingSettings
