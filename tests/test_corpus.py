@@ -45,6 +45,13 @@ def test_long_rows_are_left_out_and_none_left_is_an_error() -> None:
         corpus.no_longer_than(0)
 
 
+def test_long_rows_are_cut_into_chunks_or_packed_and_no_token_is_lost() -> None:
+    corpus = TokenCorpus.from_rows([[1], [2, 3, 4, 5, 6], [7, 8]], 9)
+    assert [r.tolist() for r in corpus.cut(2, "chunk")] == [[1], [2, 3], [4, 5], [6], [7, 8]]
+    assert [r.tolist() for r in corpus.cut(3, "pack")] == [[1, 2, 3], [4, 5, 6], [7, 8]]
+    assert [r.tolist() for r in corpus.cut(2, "drop")] == [[1], [7, 8]]
+
+
 def test_an_empty_corpus_is_refused() -> None:
     for rows in ([], [[1], []]):
         with pytest.raises(DataError):

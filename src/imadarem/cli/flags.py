@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -174,6 +174,9 @@ class DataFlags:
             folder of a saved tokenizer. The first three read molecules, the others lines of
             text. [default: selfies]
         valid_fraction: Share of a file that is held out. [default: 0.1]
+        long_rows: Rows longer than --max-seq-len: drop leaves them out; chunk cuts them into
+            several rows; pack joins all rows into one running text and cuts that, which wastes
+            no position. A model of cut rows is not told where a text ends. [default: drop]
         init: Start from this model, its architecture kept: "default", "smiles" or a folder.
             Tokens of the data that its tokenizer does not know are added behind those it
             knows.
@@ -189,6 +192,7 @@ class DataFlags:
     rows: Annotated[int, whole(1, 10**12)] | None = None
     tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
     valid_fraction: Annotated[float, real(0, 1)] | None = None
+    long_rows: Literal["drop", "chunk", "pack"] | None = None
     init: str | None = None
     backbone: str | None = None
     freeze: Annotated[bool | None, Parameter(negative="")] = None

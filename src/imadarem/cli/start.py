@@ -122,7 +122,24 @@ def prepared_data(
             "--column is of a table of molecules, and this tokenizer reads lines of text. Leave "
             "it out, or use --tokenizer selfies, smiles or safe."
         )
-    return data
+    return _cut(data, settings, saved)
+
+
+def _cut(
+    data: PreparedData, settings: RunSettings, saved: ImplicitRefinementModel | None
+) -> PreparedData:
+    """The data with its long rows cut, where that is asked for."""
+    how = settings.data.get("long_rows", "drop")
+    if how == "drop":
+        return data
+    length = settings.model.get("max_seq_len")
+    if length is None and saved is not None:
+        length = saved.config.max_seq_len
+    if length is None:
+        raise ConfigError(f"--long-rows {how} cuts rows at --max-seq-len: give it too.")
+    mode = settings.model.get("length_mode", "drawn" if saved is None else saved.config.length_mode)
+    room = length - (mode == "eos")
+    return replace(data, train=data.train.cut(room, how), valid=data.valid.cut(room, how))
 
 
 def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementModel:
@@ -133,7 +150,9 @@ def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementMo
 
     model = dict(settings.model)
     molecular = is_molecular(data.tokenizer)
-    mode = model.setdefault("length_mode", "drawn" if molecular else "eos")
+    # A row that was cut ends nowhere.
+    whole = settings.data.get("long_rows", "drop") == "drop"
+    mode = model.setdefault("length_mode", "drawn" if molecular or not whole else "eos")
     model.setdefault("joint_size", JOINT_SIZE if molecular else 0)
     # A canvas that ends where an EOS is written needs a place for it.
     longest = int(data.train.lengths.max()) + (mode == "eos")

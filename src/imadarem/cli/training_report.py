@@ -13,6 +13,7 @@ from rich.text import Text
 
 from imadarem.cli.console import heading, json_line, note, out
 from imadarem.cli.models import is_molecular
+from imadarem.cli.results import share
 from imadarem.cli.training_view import accuracies
 from imadarem.errors import ImadaremError
 
@@ -54,7 +55,12 @@ def report_data(data: PreparedData, model: ImplicitRefinementModel) -> None:
     size = model.config.max_seq_len - (model.config.length_mode == "eos")
     longer = int((data.train.lengths > size).sum())
     if longer:
-        note(f"{longer:,} rows are longer than {size} tokens and are left out", style="yellow")
+        lost = int(data.train.lengths[data.train.lengths > size].sum())
+        note(
+            f"{longer:,} rows are longer than {size} tokens and are left out, with "
+            f"{share(lost / len(data.train.tokens))} of all tokens; --long-rows chunk cuts them",
+            style="yellow",
+        )
 
 
 def report_task(task: Task) -> None:

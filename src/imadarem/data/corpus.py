@@ -13,7 +13,10 @@ from torch import Tensor
 
 from imadarem.errors import CheckpointError, DataError
 
-__all__ = ["LengthBuckets", "TokenCorpus", "collate"]
+__all__ = ["LONG_ROWS", "LengthBuckets", "TokenCorpus", "collate"]
+
+#: What becomes of rows that are longer than a canvas.
+LONG_ROWS = ("drop", "chunk", "pack")
 
 #: Batches that are drawn together and sorted by length: longer groups mix lengths better.
 GROUP = 64
@@ -79,6 +82,27 @@ class TokenCorpus:
                 f"{int(self.lengths.min())}). Choose a larger max_seq_len."
             )
         return self.subset(kept)
+
+    def cut(self, length: int, how: str) -> TokenCorpus:
+        """Rows of at most ``length`` tokens; no token is copied.
+
+        Args:
+            length: At least 1.
+            how: ``drop``: longer rows are left out. ``chunk``: they become several rows, the last
+                one shorter. ``pack``: all rows are one running text, cut every ``length`` tokens.
+
+        Raises:
+            DataError: No row is left.
+        """
+        if how == "drop":
+            return self.no_longer_than(length)
+        if how == "pack":
+            starts = np.arange(0, len(self.tokens), length, dtype=np.int64)
+            return TokenCorpus(self.tokens, np.append(starts, len(self.tokens)))
+        pieces = -(-self.lengths // length)
+        number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        starts = np.repeat(self.offsets[:-1], pieces) + number * length
+        return TokenCorpus(self.tokens, np.append(starts, self.offsets[-1]))
 
     def subset(self, indices: np.ndarray) -> TokenCorpus:
         """The named rows, in that order."""
