@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from imadarem import checks
-from imadarem.errors import ConfigError
 from imadarem.evaluation.judgement import Judgement, encoded_rows, judge_rows
 from imadarem.repair.candidates import Candidate, single_edits
 from imadarem.repair.filling import fill
@@ -23,6 +21,7 @@ from imadarem.repair.records import (
     Repair,
     edits_between,
 )
+from imadarem.repair.settings import RepairSettings, check_judge, judges_tokens
 from imadarem.repair.sites import (
     Row,
     Site,
@@ -34,10 +33,8 @@ from imadarem.repair.sites import (
 from imadarem.row_pool import share_rows
 from imadarem.sampling.noise import row_seeds
 
-__all__ = ["Checker", "RepairOptions", "RepairSettings", "repair_rows"]
+__all__ = ["most_passes", "repair_rows"]
 
-#: Says of a text whether it is right.
-Checker = Callable[[str], bool]
 #: Places of a row whose single edits are tried in a round: by the judge alone those that are
 #: flagged and their neighbours, with a checker the likeliest.
 PLACES, CHECKED_PLACES = 16, 8
@@ -52,48 +49,6 @@ EDIT_NATS = 6.0
 WIDER = 3
 #: Share of the threshold above which places of a row that was changed are repaired too.
 LATER = 0.3
-
-
-class RepairOptions(TypedDict, total=False):
-    """The settings of :class:`RepairSettings` that a caller gives."""
-
-    rounds: int
-    threshold: float
-    checker: Checker | None
-    budget: int
-    flagged_too: bool
-    batch_size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepairSettings:
-    """How to repair.
-
-    Attributes:
-        rounds: Times that a row is changed and judged again, at most.
-        threshold: Probability above which a place is repaired.
-        checker: Says of a text whether it is right; None leaves it to the judge.
-        budget: Calls of the checker for each row, at most.
-        flagged_too: With a checker, repair rows too that it takes and the judge flags. Only for
-            rows like the model's data: what is new to the model looks wrong to its judge.
-        batch_size: Rows in one pass; no row's result depends on it.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
-
-    rounds: int = 4
-    threshold: float = 0.5
-    checker: Checker | None = None
-    budget: int = 60
-    flagged_too: bool = False
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        checks.whole("rounds", self.rounds, 1)
-        checks.whole("budget", self.budget, 1)
-        checks.whole("batch_size", self.batch_size, 1)
-        checks.share(threshold=self.threshold)
 
 
 @dataclass
@@ -134,24 +89,6 @@ class _Progress:
         """Nats: how likely the row is, and the edits that lead to it."""
         edits = Levenshtein.distance(self.given.tokens, row.tokens)
         return -sum(judgement.surprise) - EDIT_NATS * edits
-
-
-def check_judge(model: Any, settings: RepairSettings) -> None:
-    """Check that something says which rows are right.
-
-    Raises:
-        ConfigError: There is neither a judge nor a checker.
-    """
-    if settings.checker is None and not _judges_tokens(model):
-        raise ConfigError(
-            "this model has no trained judge, so nothing says which tokens are wrong. Give a "
-            "checker, or take a model that has a judge."
-        )
-
-
-def _judges_tokens(model: Any) -> bool:
-    """Whether it has a judge, or a gate that reads the likelihood of a pretrained model."""
-    return bool(model.config.judge or model.config.gate_from_likelihood)
 
 
 def most_passes(settings: RepairSettings) -> int:
@@ -289,7 +226,7 @@ class _Run:
         What a small model's own probability says is enough to rank places, not to blank them; and
         one place alone is filled by its best edit, unless its blanks may stay empty.
         """
-        if not _judges_tokens(self.model):
+        if not judges_tokens(self.model):
             return
         least = 2 if self.model.special.nothing is None else 1
         sites = {

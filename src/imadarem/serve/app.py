@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from imadarem import __version__
 from imadarem.errors import ImadaremError
-from imadarem.serve import schemas
+from imadarem.serve import answers
 from imadarem.serve.api_errors import (
     STATUS_HINTS,
     ApiError,
@@ -99,7 +99,7 @@ def create_app(
 def _error_responses(token: str | None) -> dict[int | str, dict[str, Any]]:
     """The errors that any route may answer with, for the OpenAPI description."""
     return {
-        status: {"model": schemas.ErrorAnswer, "description": f"{code}. {hint}"}
+        status: {"model": answers.ErrorAnswer, "description": f"{code}. {hint}"}
         for status, (code, hint) in STATUS_HINTS.items()
         if status != 401 or token is not None
     }
@@ -132,26 +132,26 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _add_api_routes(app: FastAPI, endpoints: Endpoints) -> None:
-    app.post("/v1/sample", response_model=schemas.SampleAnswer)(endpoints.sample)
-    app.post("/v1/infill", response_model=schemas.InfillAnswer)(endpoints.infill)
+    app.post("/v1/sample", response_model=answers.SampleAnswer)(endpoints.sample)
+    app.post("/v1/infill", response_model=answers.InfillAnswer)(endpoints.infill)
     app.post(
         "/v1/trace",
-        response_model=schemas.TraceAnswer,
-        responses={200: {"content": {"text/event-stream": {"itemSchema": schemas.EVENT}}}},
+        response_model=answers.TraceAnswer,
+        responses={200: {"content": {"text/event-stream": {"itemSchema": answers.EVENT}}}},
     )(endpoints.trace)
-    app.post("/v1/solve", response_model=schemas.SolveAnswer)(endpoints.solve)
-    app.post("/v1/judge", response_model=schemas.JudgeAnswer)(endpoints.judge)
-    app.post("/v1/repair", response_model=schemas.RepairAnswer)(endpoints.repair)
+    app.post("/v1/solve", response_model=answers.SolveAnswer)(endpoints.solve)
+    app.post("/v1/judge", response_model=answers.JudgeAnswer)(endpoints.judge)
+    app.post("/v1/repair", response_model=answers.RepairAnswer)(endpoints.repair)
     app.post(
         "/v1/draw",
         response_class=Response,
         responses={200: {"content": {"image/svg+xml": {"schema": {"type": "string"}}}}},
     )(endpoints.draw)
-    app.get("/v1/models", response_model=schemas.ModelList)(endpoints.models)
+    app.get("/v1/models", response_model=answers.ModelList)(endpoints.models)
 
 
 def _add_state_routes(app: FastAPI, catalogue: Catalogue, worker: Worker, metrics: Metrics) -> None:
-    @app.get("/healthz", response_model=schemas.Health)
+    @app.get("/healthz", response_model=answers.Health)
     async def healthz() -> Response:
         """Whether requests are accepted."""
         if not worker.alive:

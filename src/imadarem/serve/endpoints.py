@@ -14,7 +14,7 @@ from torch import Tensor
 from imadarem.canvas import Canvas
 from imadarem.data.sudoku.grid import Grid, broken_cells, parse_grid, size_of
 from imadarem.errors import DataError
-from imadarem.repair.rows import RepairSettings, check_judge
+from imadarem.repair.settings import RepairSettings, check_judge
 from imadarem.repair.sites import protection_flags
 from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.settings import SamplingSettings

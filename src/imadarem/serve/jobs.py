@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.repair.rows import RepairSettings, most_passes
+from imadarem.repair.rows import most_passes
+from imadarem.repair.settings import RepairSettings
 from imadarem.repair.sites import place_count
 from imadarem.sampling.batching import Refined
 from imadarem.sampling.settings import SamplingSettings
