@@ -1,6 +1,7 @@
 """Repair of molecules with known errors: what is restored, and what is left alone.
 
     python benchmarks/repair.py --model smiles --rows 1000
+    python benchmarks/repair.py --file broken.smi
 
 Held-out molecules of MOSES' test split with 1, 2 or 3 local edits (a token replaced, inserted,
 doubled, deleted, or two swapped; an edit that changes nothing does not count), repaired by the
@@ -8,7 +9,9 @@ model's judge alone and with RDKit as a checker. Exact: the original molecule ca
 token. Beside them clean rows, of which none should change, and every change of one token, the
 most likely first, until RDKit takes one (``search``), by the same model without its judge.
 An edit often leaves a molecule, which no checker finds: ``of rejected`` is the share of exact
-ones among the rows that RDKit does not read. Prints a table; ``--json FILE`` keeps the rows.
+ones among the rows that RDKit does not read. With ``--file`` the rows are those of a file whose
+truth nobody knows, such as another generator's: how many are valid afterwards, by how many edits.
+Prints a table; ``--json FILE`` keeps the rows.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import is_molecule
 from imadarem.data.moses import fetch_moses, load_split
+from imadarem.errors import DataError
 from imadarem.training.judging import local_edits
 
 
@@ -49,9 +54,13 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=60, help="calls of RDKit for each row")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--file", type=Path, help="broken rows, one per line")
     options = parser.parse_args()
 
     model = ImplicitRefinementModel.from_pretrained(options.model)
+    if options.file is not None:
+        show_file(model, options.file.read_text().split()[: options.rows], options.budget)
+        return
     molecules = load_split(fetch_moses(), "test")
     rng = np.random.default_rng(options.seed)
     chosen = [molecules[i] for i in rng.permutation(len(molecules))[: options.rows]]
@@ -66,6 +75,35 @@ def main() -> None:
             print(shown(line), flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n")
+
+
+def show_file(model: ImplicitRefinementModel, texts: list[str], budget: int) -> None:
+    """Rows without a known truth, by the judge alone and with RDKit."""
+    rows = []
+    for text in texts:
+        try:
+            tokens = model.tokenizer.encode(text)
+        except DataError:
+            continue
+        if len(tokens) <= model.config.max_seq_len:
+            rows.append(text)
+    before = sum(map(is_molecule, rows)) / len(rows)
+    print(f"{len(texts)} rows, {len(rows)} of which the model reads, {100 * before:.1f} % valid")
+    print("| method | valid | changed | gave up | median edits | checks | CPU ms |")
+    print("|---|---|---|---|---|---|---|")
+    for name, checker in (("judge", None), ("judge and RDKit", is_molecule)):
+        start = time.process_time()
+        repairs = model.repair(rows, checker=checker, budget=budget)
+        ms = 1000 * (time.process_time() - start) / len(rows)
+        valid = 100 * sum(is_molecule(r.text or "") for r in repairs) / len(rows)
+        changed = [len(r.edits) for r in repairs if r.changed]
+        gave_up = 100 * sum(r.reason == "gave_up" for r in repairs) / len(rows)
+        checks = sum(r.checks for r in repairs) / len(rows)
+        print(
+            f"| {name} | {valid:.1f} % | {100 * len(changed) / len(rows):.1f} % | {gave_up:.1f} % "
+            f"| {median(changed or [0]):g} | {checks:.1f} | {ms:.0f} |",
+            flush=True,
+        )
 
 
 def edited(
