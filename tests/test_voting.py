@@ -139,6 +139,9 @@ def test_a_solver_that_errs_in_some_forms_is_outvoted():
     assert alone.answers.tolist() == [[4, 8, 4, 4]]
     assert voted.answers.tolist() == [[4, 4, 4, 4]]
     assert voted.votes.tolist() == [4] and voted.asked.tolist() == [5]
+    # The second attempt is the runner-up, and without one the same answer.
+    assert voted.second.tolist() == [[4, 8, 4, 4]]
+    assert alone.second.tolist() == alone.answers.tolist()
 
 
 def test_a_small_group_is_asked_in_all_its_forms_and_no_more():

@@ -297,14 +297,15 @@ def _paraphrase(means: Means) -> Strategy | Unavailable:
             "nothing here knows other words for a text: give paraphrase=, a function of a text "
             "that returns a list of paraphrases",
         )
-    if not (hasattr(means.tokenizer, "encode") and hasattr(means.tokenizer, "decode")):
+    tokenizer = means.tokenizer
+    if tokenizer is None or not (hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode")):
         return Unavailable("it reads and writes text; give a tokenizer with encode and decode")
     if not callable(means.paraphrase):
         raise ConfigError(
             f"paraphrase={means.paraphrase!r:.60} must be a function of a text that returns a "
             "list of paraphrases."
         )
-    return TextParaphrase(means.paraphrase, means.tokenizer, means.special)
+    return TextParaphrase(means.paraphrase, tokenizer, means.special)
 
 
 def _wrong_question(change: str) -> Unavailable:
