@@ -304,8 +304,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             max_steps_override: Instead of ``max_steps_infer``.
             task_type: Whose bandit, verifier and symmetry count.
             halting: Instead of the settings' rules and the task's verifier.
-            votes: Symmetric forms in which each question is asked, at most; the answer is the one
-                that most agree on; 1 asks once.
+            votes: Symmetric forms in which each question is asked; the most frequent answer wins.
             vote_by: ``count`` or ``confidence``.
             temperature: Instead of the settings'; 0 takes the likeliest token.
             seed: Of the draws, for temperatures above 0.
