@@ -14,6 +14,7 @@ import pytest
 import torch
 from fakes import gap_model, grid_model
 
+from imadarem.design.scored_table import Scored
 from imadarem.repair.sites import Row
 from imadarem.tokenizers import SpecialIds
 
@@ -207,3 +208,12 @@ def test_a_repair_with_a_fault_is_counted():
     assert not any(keeps(row, r, everywhere) for r in ([5, 9, 6], [6, 5], [5], [5, 8, 7]))
     # The last token alone is suspect.
     assert keeps(row, [5, 6, 9], {(2, False)}) and not keeps(row, [5, 6, 7, 9], {(2, False)})
+
+
+# Ten of 0.5, then a 1: the mean of the ten best rises to 0.5, then 0.55. It ends at 12 of 20.
+def test_the_area_under_the_ten_best_goes_on_after_the_end_of_a_search():
+    pmo = import_module("pmo")
+    scores = [0.5] * 10 + [1.0, 0.0]
+    rows = [Scored(f"C{k}", score, k, 0, "") for k, score in enumerate(scores, start=1)]
+    early = sum(0.05 * k for k in range(1, 11))
+    assert pmo.area(rows, 20) == pytest.approx((early + 10 * 0.55) / 20)

@@ -184,7 +184,7 @@ def test_every_molecule_has_what_was_given_whatever_the_model_writes(models, nam
 def test_right_blanks_give_the_molecule_back(models, name):
     # p-Tolyl and a fill whose tokens are known: the methyl group of toluene.
     fill = {"safe": ["C"], "selfies": ["[C]"], "smiles": ["C"]}[name]
-    notation = NOTATIONS[name](models[name].tokenizer)
+    notation = NOTATIONS[name](models[name].tokenizer, 90)
     for seed in range(5):
         prompt = notation.around(read_fragment("*c1ccccc1"), 1, np.random.default_rng(seed))
         tokens = [fill[0] if token is None else token for token in prompt.tokens]
@@ -194,7 +194,7 @@ def test_right_blanks_give_the_molecule_back(models, name):
 @pytest.mark.parametrize("name", KINDS_OF)
 def test_a_right_linker_joins_the_two(models, name):
     fill = {"safe": "C", "selfies": "[C]", "smiles": "C"}[name]
-    notation = NOTATIONS[name](models[name].tokenizer)
+    notation = NOTATIONS[name](models[name].tokenizer, 90)
     one, other = read_fragment("*c1ccccc1"), read_fragment("*N1CCOCC1")
     for seed in range(5):
         prompt = notation.between(one, other, 1, np.random.default_rng(seed))

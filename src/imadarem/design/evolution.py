@@ -43,7 +43,7 @@ SECONDS_BETWEEN_SAVES = 30.0
 FREE = ("budget", "until", "workers")
 MISSING = {"where": "", "alerts": "", "prescreen": 1, "weights": [], "pareto": False}
 #: Share of the children that are parts of two parents, bonded to each other.
-CROSSINGS = 0.25
+CROSSINGS = 0.5
 #: Scores without which nothing is guessed.
 FEWEST_KNOWN = 10
 Child = tuple[str | None, str]
