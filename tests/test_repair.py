@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from fakes import MOLECULES, shaken, tiny_model
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.judgement import Judgement
+from imadarem.repair.candidates import at_site
 from imadarem.repair.records import edits_between
 from imadarem.repair.sites import (
     Row,
@@ -144,6 +147,24 @@ def test_the_places_beside_a_flagged_one_are_suspect_too() -> None:
     # The gap at the end: the last token, and no token behind it.
     gap = judged([A, B, C], [0.1, 0.1, 0.2], [0.0, 0.0, 0.0, 0.8])
     assert suspect_sites(row, gap, 0.5) == [Site(0.8, 3, True), Site(0.2, 2, False)]
+
+
+# A token that is wrong with 0.5: ln 0.5 = -0.69. The token C stands there with 0.6, ln 0.6 = -0.51,
+# nothing with 0.3, ln 0.3 = -1.20, and the token A itself with 0.1.
+@pytest.mark.parametrize(("nothing", "deletion"), [(3, -1.90), (None, -1.20)])
+def test_a_deletion_is_as_likely_as_nothing_or_else_as_the_best_token(
+    nothing: int | None, deletion: float
+) -> None:
+    log_probs = torch.full((8,), -torch.inf, dtype=torch.float64)
+    log_probs[[A, C]] = torch.tensor([0.1, 0.6], dtype=torch.float64).log()
+    if nothing is not None:
+        log_probs[nothing] = math.log(0.3)
+    found = at_site(Row([A, B], [False] * 2), Site(0.5, 0, False), log_probs, nothing)
+    scores = {tuple(candidate.row.tokens): candidate.score for candidate in found}
+    assert scores == {
+        (C, B): pytest.approx(-1.20, abs=0.01),
+        (B,): pytest.approx(deletion, abs=0.01),
+    }
 
 
 # ---------------------------------------------------------------- rows

@@ -13,7 +13,7 @@ from imadarem.canvas import Canvas
 from imadarem.repair.sites import Row, Site
 from imadarem.sampling.draw import forbid
 
-__all__ = ["Candidate", "place_log_probs", "single_edits"]
+__all__ = ["Candidate", "at_site", "place_log_probs", "single_edits"]
 
 #: Tokens tried at a place, the most likely ones.
 TOKENS = 32
@@ -38,14 +38,15 @@ def place_log_probs(
     """``(V,)`` log-probabilities, float64, of the tokens that may stand at each place of a row.
 
     Read in one pass over one canvas a place, in which it is the one blank: with a joint head
-    given the tokens left of it.
+    given the tokens left of it. Where a token stands, the blank may stay empty: the
+    log-probability of *nothing*, where the tokenizer has it, is that of a deletion.
     """
     found: dict[int, Tensor] = {}
     # Rows of similar length share a batch.
     order = sorted(range(len(places)), key=lambda number: len(places[number][0]))
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        prompts = [_one_blank(*places[number], model.special.mask) for number in numbers]
+        prompts = [_one_blank(*places[number], model) for number in numbers]
         canvas = Canvas.with_holes(prompts, model.special).to(next(model.parameters()).device)
         # The joint head reads the tokens left of a position alone: what stands in the blank is
         # of no account, and the mask id has no embedding that it was trained on.
@@ -80,25 +81,35 @@ def single_edits(
     log_probs = place_log_probs(model, [(row.tokens, site) for _, row, site in fits], batch_size)
     found: list[list[Candidate]] = [[] for _ in asked]
     for (number, row, site), here in zip(fits, log_probs, strict=True):
-        found[number] += _at_site(row, site, here)
+        found[number] += at_site(row, site, here, model.special.nothing)
     return [sorted(candidates, key=lambda c: (-c.score, c.row.tokens)) for candidates in found]
 
 
-def _one_blank(tokens: list[int], site: Site, mask: int) -> list[int]:
-    behind = site.position if site.is_gap else site.position + 1
-    return [*tokens[: site.position], mask, *tokens[behind:]]
+def _one_blank(tokens: list[int], site: Site, model: Any) -> list[int]:
+    special = model.special
+    blank, behind = special.mask, site.position
+    if not site.is_gap:
+        behind += 1
+        # A hole that may stay empty has a mark behind it.
+        if special.nothing is not None and len(tokens) < model.config.max_seq_len:
+            blank = special.nothing
+    return [*tokens[: site.position], blank, *tokens[behind:]]
 
 
-def _at_site(row: Row, site: Site, log_probs: Tensor) -> list[Candidate]:
+def at_site(row: Row, site: Site, log_probs: Tensor, nothing: int | None) -> list[Candidate]:
     """The likely tokens in the blank of a site; for a token's place, nothing in it as well."""
     place = math.log(max(site.probability, 1e-12))
     values, tokens = (each.tolist() for each in log_probs.topk(min(TOKENS, len(log_probs))))
     found = [
         Candidate(row.changed(site.position, site.is_gap, [token]), place + value)
         for token, value in zip(tokens, values, strict=True)
-        if value > -math.inf and (site.is_gap or token != row.tokens[site.position])
+        if value > -math.inf
+        and token != nothing
+        and (site.is_gap or token != row.tokens[site.position])
     ]
     if not site.is_gap and len(row.tokens) > 1:
-        # As likely as the token that is best there: which of the two it is, nothing tells.
-        found.append(Candidate(row.changed(site.position, False, []), place + values[0]))
+        # Without an estimate as likely as the token that is best there.
+        empty = -math.inf if nothing is None else float(log_probs[nothing])
+        deletion = values[0] if empty == -math.inf else empty
+        found.append(Candidate(row.changed(site.position, False, []), place + deletion))
     return found

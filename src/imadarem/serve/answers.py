@@ -72,7 +72,7 @@ class InfillAnswer(BaseModel):
 class Alternative(BaseModel):
     """A token that may stand at a place."""
 
-    token: str
+    token: str = Field(description="Empty where nothing may stand there.")
     probability: float = Field(description="Given all other tokens of the row.")
 
 

@@ -105,7 +105,10 @@ def _judged(model: ServedModel, judgement: Judgement, alternatives: int) -> dict
     replacements: list[list[dict[str, Any]]] = [[] for _ in row.tokens]
     insertions: list[list[dict[str, Any]]] = [[] for _ in range(len(row.tokens) + 1)]
     for site, probabilities, tokens in zip(fits, values.tolist(), ids.tolist(), strict=True):
-        pairs = zip(spelled_tokens(model.network.tokenizer, tokens), probabilities, strict=True)
+        spelled = spelled_tokens(model.network.tokenizer, tokens)
+        nothing = model.network.special.nothing
+        listed = ["" if n == nothing else token for n, token in zip(tokens, spelled, strict=True)]
+        pairs = zip(listed, probabilities, strict=True)
         (insertions if site.is_gap else replacements)[site.position] += [
             {"token": token, "probability": p} for token, p in pairs if p > 0
         ]

@@ -193,7 +193,7 @@ export class RepairView {
         h("b", {}, percent(wrong[position])), "; probability in its place ",
         h("b", {}, percent(Math.exp(-surprise[position])))];
     const others = listed.flatMap(({ token, probability }) => [
-      " ", h("span", { class: "number" }, h("code", {}, token), ` ${percent(probability)}`)]);
+      " ", h("span", { class: "number" }, h("code", {}, token || "∅"), ` ${percent(probability)}`)]);
     this.about.replaceChildren(...said, ". Likely here: ", ...others);
   }
 
