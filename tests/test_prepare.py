@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import MOLECULES
 
@@ -65,6 +66,23 @@ def test_lines_of_text_need_no_chemistry(tmp_path: Path) -> None:
     # Three different lines, one of them held out; the doubled one stays on one side.
     decoded = [[data.tokenizer.decode(row) for row in part] for part in (data.train, data.valid)]
     assert len(set(decoded[1])) == 1 and not set(decoded[0]) & set(decoded[1])
+
+
+def test_text_for_a_known_tokenizer_is_encoded_line_by_line_into_a_mapped_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imadarem.data.streamed.TOGETHER", 2)  # several blocks
+    words = ["to be", "or not", "", "to be", "that is", "x"]
+    path = table(tmp_path, words, "lines.txt")
+    tokenizer = CharTokenizer.from_corpus(["to be or not that is"])
+    data = prepare(path, tokenizer=tokenizer, valid_fraction=0.5)
+    assert isinstance(data.train.tokens, np.memmap)
+    train, valid = (list(map(tokenizer.decode, part)) for part in (data.train, data.valid))
+    # Four different lines, half of them held out; one has a letter that nobody knows.
+    assert sorted(train + valid) == ["or not", "that is", "to be", "to be"]
+    assert not set(train) & set(valid) and [r.text for r in data.rejected] == ["x"]
+    fewer = prepare(path, tokenizer=tokenizer, valid_fraction=0.5, rows=1)
+    assert len(fewer.train) == 1 and list(map(len, fewer.valid)) == list(map(len, data.valid))
 
 
 def test_a_known_tokenizer_is_kept_and_reports_what_it_cannot_say(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from imadarem.data.molecule_files import FEATURES, RejectedLine, feature_counts,
 from imadarem.data.molecules import split as split_molecules
 from imadarem.data.notation import ToNotation
 from imadarem.data.standardize import standardize_all
+from imadarem.data.streamed import stream_lines
 from imadarem.data.text import iter_lines
 from imadarem.data.wheels import cache_directory
 from imadarem.errors import BusyError, ConfigError, DataError
@@ -228,6 +229,18 @@ def prepare(
         return cached
     named = isinstance(tokenizer, str) and not Path(tokenizer).is_dir()
     notation = tokenizer if named else getattr(tokenizer, "notation", "text")
+    learns = named or (extend and isinstance(tokenizer, CorpusTokenizer))
+    if (
+        not learns
+        and source not in ("moses", "moses-sample")
+        and notation not in MOLECULE_NOTATIONS
+    ):
+        built = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        if getattr(built, "notation", "text") not in MOLECULE_NOTATIONS:
+            with Workers(processes, progress) as workers:
+                split = {"rows": rows, "valid_fraction": valid_fraction, "seed": seed}
+                parts = stream_lines(source, built, _Encoder(built), workers, **split)
+            return PreparedData(built, *parts, {})
     texts = read_texts(
         source,
         column=column,
