@@ -154,20 +154,18 @@ def _judged(
         return ((answers == labels) | (inputs != mask)).all(dim=1).tolist()
 
     def written(answers: Tensor) -> list[str]:
-        blanks = [row[given == mask] for row, given in zip(answers, inputs, strict=True)]
-        return [task.tokenizer.decode([i for i in row.tolist() if i != pad]) for row in blanks]
+        texts = []
+        for row, given in zip(answers.tolist(), inputs.tolist(), strict=True):
+            # From the first blank to the last one, with what is given between: a grid's lines.
+            blanks = [place for place, index in enumerate(given) if index == mask]
+            part = row[blanks[0] : blanks[-1] + 1]
+            texts.append(task.tokenizer.decode([index for index in part if index != pad]))
+        return texts
 
     first = found["output_ids"].cpu()
     second = found["second_output_ids"].cpu() if "second_output_ids" in found else None
     nothing: list[Any] = [None] * len(inputs)
-    mark = getattr(task.tokenizer, "mask_token", "<mask>")
-    shown = [
-        "".join(
-            mark if blank else task.tokenizer.decode([i for i in ids if i != pad])
-            for blank, ids in _runs(row.tolist(), mask)
-        )
-        for row in inputs
-    ]
+    shown = [_shown(task, row.tolist()) for row in inputs]
     columns = zip(
         shown,
         written(first),
@@ -193,6 +191,18 @@ def _judged(
         )
         for question, answer, other, is_right, other_right, steps, passes, reason in columns
     ]
+
+
+def _shown(task: Task, row: list[int]) -> str:
+    """A question with the mask at each blank, or ``?`` where it is a drawing of several lines."""
+    mask, pad = task.tokenizer.mask_token_id, task.tokenizer.pad_token_id
+    parts = [
+        None if blank else task.tokenizer.decode([i for i in ids if i != pad])
+        for blank, ids in _runs(row, mask)
+    ]
+    drawing = any("\n" in part for part in parts if part)
+    mark = "?" if drawing else getattr(task.tokenizer, "mask_token", "<mask>")
+    return "".join(mark if part is None else part for part in parts)
 
 
 def _runs(ids: list[int], mask: int | None) -> list[tuple[bool, list[int]]]:
