@@ -6,6 +6,7 @@ import pytest
 from backbone_parts import LETTERS, plain_model, tokenizer
 
 from imadarem.loading import open_model
+from imadarem.serve.catalogue import load_catalogue
 
 ROWS = [LETTERS[start:] + LETTERS[: start // 2] for start in range(20)]
 
@@ -23,6 +24,13 @@ def test_a_folder_of_transformers_is_a_model_of_the_command_line(folder, said):
     assert code == 0 and '"text": "ACD' in printed
     code, printed, _ = said("sample", "--model", folder, "-n", 2, "--length", 7, "--json")
     assert code == 0 and printed.count('"kind": "sample"') == 2
+
+
+def test_a_folder_of_transformers_can_be_served(folder):
+    (served,) = load_catalogue([f"bert={folder}"], "cpu")
+    entry = served.description
+    assert (entry["id"], entry["kind"], entry["mask"]) == ("bert", "text", "[MASK]")
+    assert entry["vocabulary"] == list(LETTERS) and entry["max_length"] == 64
 
 
 @pytest.mark.slow
