@@ -12,9 +12,7 @@ where the same residue is at the same position. The CDRs, by sequence motifs, ar
 - *argmax*: every framework residue is blanked once, in ``--passes`` canvases that each blank every
   so-manieth of them, and replaced by the most likely one;
 - *refill T*: every framework residue that the model doubts by more than T (``model.judge``, one
-  pass) is blanked, and all are filled together, the most certain first, in the other passes;
-- *repair*: ``model.repair``, which keeps a change only where it makes the chain likelier by several
-  nats, and returns the chain as it was where doubt remains.
+  pass) is blanked, and all are filled together, the most certain first, in the other passes.
 
 Prints a table; passes are counted for each chain.
 """
@@ -33,7 +31,6 @@ from imadarem import ImplicitRefinementModel
 
 #: A mutation: position in the parental chain, and the residue there; "" where it is deleted.
 Mutations = set[tuple[int, str]]
-THRESHOLDS = (0.1, 0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="antiberty")
-    parser.add_argument("--passes", type=int, default=8, help="of argmax, for each chain")
+    parser.add_argument("--passes", type=int, default=4, help="for each chain")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.1, 0.3, 0.5])
     parser.add_argument("--chains", type=int, help="only so many")
     options = parser.parse_args(arguments)
 
@@ -86,11 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("experts", [experts[name] for name in names], 0)
     show("Hu-mAb", [humab[name] for name in names], 0)
     show("argmax", argmax(model, chains, protected, options.passes), options.passes)
-    for threshold in THRESHOLDS:
+    for threshold in options.thresholds:
         show(f"refill {threshold:g}", *refill(model, chains, protected, threshold, options.passes))
-    repairs = model.repair(chains, protected=protected, batch_size=16)
-    passes = sum(repair.row_passes for repair in repairs) / len(repairs)
-    show("repair", [repair.text or "" for repair in repairs], passes)
 
 
 def read_fasta(path: Path) -> dict[str, str]:
