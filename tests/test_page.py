@@ -273,6 +273,19 @@ def test_an_error_says_what_is_wrong_and_leaves_the_run_that_was_there(studio):
     assert studio.is_hidden("#error")
 
 
+def test_the_address_of_a_run_is_a_link_to_it(studio, server):
+    studio.select_option("#policy", "margin")
+    sampled(studio, steps=4, seed=3)
+    tokens, address = row(studio, 4), studio.url
+    studio.goto("about:blank")
+    studio.goto(address)
+    studio.wait_for_selector("#run:enabled")
+    assert studio.input_value("#policy") == "margin"
+    studio.click("#run")
+    finished(studio)
+    assert (row(studio, 4), studio.input_value("#prompt")) == (tokens, ETHER)
+
+
 def test_a_server_that_is_gone_is_told_and_can_be_tried_again(browser, server):
     with page_of(browser) as page:
         page.route("**/v1/models", lambda route: route.abort())

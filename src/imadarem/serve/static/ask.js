@@ -27,6 +27,9 @@ const BIGGEST_SEED = 2 ** 31;
 
 const $ = (id) => document.getElementById(id);
 
+/** Fields that a link holds, in the order in which they are filled. */
+const FIELDS = ["model", "prompt", "policy", "other", "steps", "temperature", "length", "seed"];
+
 /** The fields of the page, filled from what the server says of its models. */
 export class Ask {
   constructor({ onModel }) {
@@ -75,6 +78,25 @@ export class Ask {
   canvas() {
     const text = $("prompt").value.trim();
     return text ? { text } : whole({ length: number("length") });
+  }
+
+  /** What the fields say, for a link to them. */
+  link() {
+    const filled = FIELDS.map((id) => [id, $(id).value]).filter(([, value]) => value !== "");
+    return new URLSearchParams([["view", "refine"], ...filled]);
+  }
+
+  /** Fill the fields from a link; what no field takes is left out. */
+  restore(link) {
+    for (const id of FIELDS) {
+      if (!link.has(id)) continue;
+      const [field, value] = [$(id), link.get(id)];
+      if (field.tagName === "SELECT" && ![...field.options].some((each) => each.value === value)) continue;
+      field.value = value;
+      if (id === "model") this.#modelChosen();
+    }
+    this.#lengthCounts();
+    this.#explain();
   }
 
   #modelChosen() {

@@ -5,6 +5,7 @@ import { Ask } from "./ask.js";
 import { h } from "./dom.js";
 import { helpDialog, listen } from "./keys.js";
 import { RepairView } from "./repair.js";
+import { codeButtons } from "./requests.js";
 import { themeButton } from "./theme.js";
 import { Viewer } from "./viewer.js";
 
@@ -215,7 +216,9 @@ async function load() {
 /** Open on the view of the link; else on a repair, where a model can do one. */
 function open(repairs, link) {
   document.querySelector("#views [value=repair]").disabled = !repairs;
-  show(repairs && link.get("view") !== "refine" ? "repair" : "refine", link);
+  const refines = link.get("view") === "refine";
+  if (refines) ask.restore(link);
+  show(repairs && !refines ? "repair" : "refine", link);
 }
 
 function show(view, link = new URLSearchParams()) {
@@ -234,14 +237,18 @@ function decorate() {
   const heats = ["h0", "h1", "unjudged", "h4", "unjudged", "h2", "h7", "unjudged", "h1", "h0"];
   document.querySelector(".blanks").append(...heats.map((heat) => h("i", { class: heat })));
   $("repair").append(repair.element);
+  $("ask").append(codeButtons(() => ["/v1/trace", {
+    ...ask.settings(), ...ask.canvas(), policy: ask.policies[0], stream: false,
+  }]));
   $("views").addEventListener("change", ({ target }) => {
     show(target.value);
     history.replaceState(null, "", `#view=${target.value}`);
   });
   $("ask").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (running) running.abort();
-    else run(ask.canvas());
+    if (running) return running.abort();
+    history.replaceState(null, "", `#${ask.link()}`);
+    run(ask.canvas());
   });
   $("unlock").addEventListener("submit", (event) => {
     event.preventDefault();
