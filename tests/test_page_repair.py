@@ -110,6 +110,15 @@ def test_a_link_opens_its_sequence_and_the_other_view_is_a_press_away(window, se
     assert window.is_hidden("#sequence")
 
 
+def test_prompts_are_in_the_notation_of_the_model(window, server):
+    window.goto("about:blank")
+    window.goto(f"{server.url}/#view=refine&model=smiles")
+    window.wait_for_selector("#run:enabled")
+    assert "in SMILES" in window.inner_text("label[for=prompt]")
+    window.click("#examples button:text-is('an amide with holes')")
+    window.wait_for_selector("#status:has-text('Done: CC(=O)N')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(browser, server, scheme):
     with page_of(browser, viewport=PHONE, color_scheme=scheme, has_touch=True) as page:

@@ -12,6 +12,15 @@ const PROMPTS = {
       ["a ring to decorate", "[C][=C][C][=C]<mask><mask><mask>[C][=C][Ring1][=Branch1]<mask><mask><mask>"],
     ],
   },
+  smiles: {
+    label: "Prompt, in SMILES; empty for a canvas of blanks",
+    placeholder: "CC(=O)N<mask><mask><mask>",
+    examples: [
+      ["blanks", ""],
+      ["an amide with holes", "CC(=O)N<mask><mask><mask><mask><mask><mask><mask>"],
+      ["a ring to decorate", "O=C(<mask><mask><mask>)c1ccc(<mask><mask>)cc1"],
+    ],
+  },
   sudoku: {
     label: "Puzzle, row by row, with . for a blank",
     placeholder: "53..7....6..195...",
@@ -101,7 +110,9 @@ export class Ask {
 
   #modelChosen() {
     const { model } = this;
-    const { label, placeholder, examples } = PROMPTS[model.kind];
+    const selfies = model.vocabulary?.every((token) => token.startsWith("["));
+    const kind = model.kind === "molecules" && !selfies ? "smiles" : model.kind;
+    const { label, placeholder, examples } = PROMPTS[kind];
     const names = model.policies.map(({ name }) => h("option", { value: name, selected: name === model.default_policy }, name));
     $("policy").replaceChildren(...names);
     $("other").replaceChildren(h("option", { value: "" }, "nothing"), ...names.map((name) => h("option", { value: name.value }, name.value)));
