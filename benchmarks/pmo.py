@@ -1,6 +1,6 @@
 """Goal-directed search on the 23 oracles of PMO (arXiv:2206.12411), all offline.
 
-    python -m venv pmo && pmo/bin/pip install molscore==1.9.5
+    python -m venv pmo && pmo/bin/pip install molscore==1.9.5 'pandas<3'
     python benchmarks/pmo.py --python pmo/bin/python                    all, 10,000 calls each
     python benchmarks/pmo.py --python pmo/bin/python QED JNK3 --calls 1000 --seeds 3
 
@@ -9,6 +9,7 @@ For each oracle: the area under the curve of the mean score of the ten best mole
 from samples of the model. ``molscore`` brings other versions of packages, so its oracles run in an
 environment of their own (pmo_oracle.py). Published sums over 23: InVirtuoGen 18.99 and f-RAG 16.93
 (starts prescreened on a data set), GenMol 18.36, REINVENT 14.2, graph GA 13.8.
+DRD2, GSK3B and JNK3 are old scikit-learn models, for which molscore makes an environment by mamba.
 """
 
 from __future__ import annotations
