@@ -187,9 +187,7 @@ def test_fragments_and_searches_take_the_same_filters(said, folder):
 @pytest.mark.parametrize(
     "line",
     [
-        "sample -n 6 --length 12",
         "sample -n 6 --where heavy_atoms<25 --score qed --top 3 --diverse",
-        "infill --scaffold *c1ccccc1 -n 3 --max-blanks 6",
         "infill --linker *F *c1ccccc1 -n 2 --where MW<900 --alerts PAINS",
         "infill [C][C]<mask><mask>[O] -n 2",
         "analogues Cc1ccc(C(=O)Nc2ccc(F)cc2)cc1 -n 2 --protect C(=O)N --similar 0.1..0.9",

@@ -96,7 +96,7 @@ def analogues(
     similar, accept, ranking = change.window(), filtering.accept(), ranked.ranking()
     output.check_molecules()
     if output.python:
-        made = call(
+        program = call(
             "analogues",
             Code("model"),
             molecule,
@@ -106,7 +106,7 @@ def analogues(
             accept=accepting(filtering),
             **settings_of(sampling),
         )
-        print_program(sampling, made, "(row.smiles for row in made.rows)", ranked, output.out)
+        print_program(sampling, program, "(row.smiles for row in made.rows)", ranked, output.out)
         return 0
     given = _given(molecule, change.column)
     model = load_model(sampling.model, sampling.device)

@@ -186,7 +186,7 @@ def _difference(parent: str, child: str) -> tuple[tuple[int, ...], str, str]:
     from rdkit import Chem
     from rdkit.Chem import rdFMCS
 
-    molecules = [parse(parent), parse(child)]
+    molecules: list[Any] = [parse(parent), parse(child)]
     common = rdFMCS.FindMCS(
         molecules, ringMatchesRingOnly=True, completeRingsOnly=True, timeout=COMPARING
     )

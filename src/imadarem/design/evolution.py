@@ -292,7 +292,7 @@ class _Search:
 def _scaffold(smiles: str) -> str:
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    return str(MurckoScaffold.MurckoScaffoldSmiles(smiles=smiles))  # type: ignore[no-untyped-call]
+    return str(MurckoScaffold.MurckoScaffoldSmiles(smiles=smiles))
 
 
 def _scores(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from imadarem.data.molecules import parse, parse_error
 from imadarem.errors import DataError
@@ -76,10 +76,10 @@ def without_salts(text: str) -> tuple[str, list[str]]:
 def _is_salt(text: str) -> bool:
     from rdkit.Chem.SaltRemover import SaltRemover
 
-    found = parse(text)
+    found, remover = parse(text), cast(Any, SaltRemover())
     return found is not None and any(
         found.GetNumAtoms() == salt.GetNumAtoms() and found.HasSubstructMatch(salt)
-        for salt in SaltRemover().salts  # type: ignore[no-untyped-call]
+        for salt in remover.salts
     )
 
 
@@ -190,9 +190,9 @@ def _cut_out(molecule: Any, own: set[int]) -> Fragment:
         dummy.SetIsotope(number)
         changed.ReplaceAtom(index, dummy)
     for bond in molecule.GetBonds():
-        ends = (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
-        if not own.intersection(ends):
-            changed.RemoveBond(*ends)
+        one, other = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if not own & {one, other}:
+            changed.RemoveBond(one, other)
     kept = sorted(own | near)
     for index in sorted(set(range(molecule.GetNumAtoms())) - set(kept), reverse=True):
         changed.RemoveAtom(index)

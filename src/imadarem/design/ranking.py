@@ -30,7 +30,7 @@ def pick_diverse(smiles: Sequence[str], count: int) -> list[int]:
         return list(range(len(smiles)))
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     prints = [generator.GetFingerprint(parse(text)) for text in smiles]
-    picker = MaxMinPicker()  # type: ignore[no-untyped-call]
+    picker = MaxMinPicker()
     return list(picker.LazyBitVectorPick(prints, len(prints), count, firstPicks=[0], seed=0))
 
 

@@ -81,8 +81,8 @@ class Score:
         except Exception:  # a user's function raises what it likes
             yield from map(self._or_error, smiles)
             return
-        for text, value in zip(smiles, values, strict=True):
-            yield Score(self.name, lambda _, value=value: value)._or_error(text)
+        given = Score(self.name, dict(zip(smiles, values, strict=True)).__getitem__)
+        yield from map(given._or_error, smiles)
 
 
 def score_named(name: str) -> Score:
