@@ -167,11 +167,12 @@ def evaluate(
         show_texts(str(file), read_lines(file), texts, how={}, **shown)
         return
     if file is None:
-        samples, how, molecular = _sampled(str(model), drawn, seed)
+        samples, how, molecular = _sampled(str(model), drawn, seed, comparison, texts)
         if not molecular:
             show_texts(str(model), [text or "" for text in samples], texts, how=how, **shown)
             return
     else:
+        _refuse_text_flags(texts)
         samples, how = _read(file, column, standardize), {}
     ours, real = _compared(samples, seed, comparison)
     name = str(file or model)
@@ -228,12 +229,16 @@ def _check(
 
 
 def _sampled(
-    name: str, flags: DrawnFlags, seed: int
+    name: str, flags: DrawnFlags, seed: int, comparison: ComparisonFlags, texts: TextFlags
 ) -> tuple[list[str | None], dict[str, Any], bool]:
     """Samples of a model, figures of how they were drawn, and whether they are molecules."""
     from imadarem.cli.models import load_model
 
     network = load_model(name, flags.device)
+    if is_molecular(network.tokenizer):
+        _refuse_text_flags(texts)
+    elif comparison.fcd:
+        raise ConfigError(f"--fcd is of molecules, and the model {name} writes texts.")
     count = 1000 if flags.count is None else flags.count
     with progress_bar("sampling", count) as advance:
         start = time.perf_counter()
@@ -249,6 +254,11 @@ def _sampled(
         "device": next(network.parameters()).device.type,
     }
     return list(drawn.texts), how, is_molecular(network.tokenizer)
+
+
+def _refuse_text_flags(texts: TextFlags) -> None:
+    for flag in (name for name, value in vars(texts).items() if value):
+        raise ConfigError(f"--{flag.replace('_', '-')} is of texts, and these are molecules.")
 
 
 def _last_mean_gate(trajectory: Trajectory) -> float | None:
