@@ -154,6 +154,17 @@ def test_votes_ask_in_several_forms_and_count_all_their_passes(said, solver):
     assert result["forward_passes"] >= 4 * 1
 
 
+def test_a_puzzle_without_a_right_answer_gets_further_candidates(said, beginner):
+    line = ("solve", PUZZLE, "--model", beginner, "--json", "--steps", 2)
+    _, out, _ = said(*line)
+    alone = records(out)[-2]
+    _, out, _ = said(*line, "--width", 5)
+    assert alone["forward_passes"] == 2
+    assert records(out)[-2]["forward_passes"] == 10
+    code, _, err = said(*line, "--width", 5, "--votes", 2)
+    assert (code, "several forms (votes)" in err) == (2, True)
+
+
 def test_a_full_grid_needs_no_model(said, beginner):
     code, out, _ = said("solve", SOLUTION, "--model", beginner)
     assert code == 0

@@ -30,6 +30,7 @@ from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.orchestrator.unroll import Plan, Question, StepOutput, start, unroll
 from imadarem.sampling.halting import Halting
+from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.trajectory import Trajectory
 
 # ---------------------------------------------------------------- truncated backpropagation
@@ -285,6 +286,38 @@ def test_edits_that_cannot_be_made_are_refused() -> None:
 # ---------------------------------------------------------------- inference changes nothing
 
 
+def test_questions_without_a_sure_answer_get_further_candidates() -> None:
+    def third(inputs: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+        return answers.sum(dim=1) % 3 == 0
+
+    over = orchestrator(model(3)).eval()
+    over.register("third", verify=third)
+    ids = episodes(12, seed=5).inputs
+    how = {"task_type": "third", "max_steps_override": 2, "temperature": 1.0}
+    once = over.inference(ids, **how)
+    wide = over.inference(ids, **how, width=30)
+    sure = [reason in ("verified", "confidence") for reason in once["stopping_reason"]]
+    assert not all(sure)
+    assert wide["candidates"] == [1 if known else 30 for known in sure]
+    passes = zip(once["forward_passes"], wide["forward_passes"], sure, strict=True)
+    assert all(a == b if known else b >= a + 29 for a, b, known in passes)
+    verified = [reason == "verified" for reason in wide["stopping_reason"]]
+    assert sum(verified) > sum(sure)
+    assert third(ids, wide["output_ids"]).tolist() == verified
+    parts = over.inference(ids, **how, width=30, batch_size=7)
+    assert parts["output_ids"].tolist() == wide["output_ids"].tolist()
+
+
+def test_noise_in_the_states_belongs_to_the_row_and_changes_it() -> None:
+    seeds = row_seeds(5, 3)
+    noise = RowNoise(seeds, step=2).of_states((7, 11))
+    assert noise.shape == (5, 7, 11)
+    assert torch.equal(RowNoise(seeds[3:4], step=2).of_states((7, 11))[0], noise[3])
+    many = RowNoise(row_seeds(500, 0), step=1).of_states((8, 10))
+    # Four standard errors of 40,000 standard normal numbers.
+    assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.0142
+
+
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("votes", [1, 3])
 def test_inference_leaves_training_as_it_was(mode: bool, votes: int) -> None:
@@ -323,7 +356,7 @@ def test_training_with_inference_in_between_is_the_same_training() -> None:
 
 PER_ROW = [
     "steps_taken", "stopping_reason", "final_canvas_scores", "halt_confidence",
-    "forward_passes", "edits", "texts", "votes",
+    "forward_passes", "candidates", "edits", "texts", "votes",
 ]  # fmt: skip
 NEVER = Halting()
 
@@ -338,7 +371,7 @@ def test_the_result_has_one_entry_per_row_of_every_kind() -> None:
     result = runner().inference(episodes(3).inputs, task_type="copy")
     others = ["output_ids", "traces", "edit_strategy_performance", "memory_stats"]
     assert sorted(result) == sorted(PER_ROW + others)
-    kinds = (int, str, float, float, int, list, str, int)
+    kinds = (int, str, float, float, int, int, list, str, int)
     for name, kind in zip(PER_ROW, kinds, strict=True):
         assert [type(entry) for entry in result[name]] == [kind] * 3, name
     assert result["traces"] is None and result["memory_stats"] == {}
@@ -543,6 +576,7 @@ def test_ids_that_cannot_be_used_are_refused(ids: Any, message: str) -> None:
     [
         ({"max_steps_override": 0}, ConfigError, "steps=0"),
         ({"votes": 0}, ConfigError, "votes=0"),
+        ({"width": 2, "votes": 2}, ConfigError, "width=2 puts noise into the carry"),
         ({"votes": 2, "vote_by": "cuont"}, ConfigError, 'did you mean "count"'),
         ({"batch_size": 0}, ConfigError, "batch_size=0"),
         ({"temperature": -1.0}, ConfigError, "temperature=-1.0"),

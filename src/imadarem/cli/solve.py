@@ -68,6 +68,7 @@ def solve(
     imadarem solve 1...4..2..3..4..
     imadarem solve puzzles.csv --limit 1000 --json
     imadarem solve puzzle.txt --model runs/sudoku/model --votes 8
+    imadarem solve puzzles.txt --steps 64 --width 16 --quiet
     cat puzzles.txt | imadarem solve - --quiet
     imadarem solve --task modular --model runs/modular/model "4+5=<mask>"
     imadarem solve --task my_tasks.py:sorting --model runs/sorting/model --limit 200
@@ -257,7 +258,8 @@ class _Runner:
 
         tokenizer = model.tokenizer
         self.special, self.first = model.special, tokenizer.encode("1")[0]
-        self.steps, self.votes, self.traced = flags.steps, flags.votes, traced
+        self.steps, self.votes, self.width = flags.steps, flags.votes, flags.width
+        self.traced = traced
         verify = SudokuVerifier(self.first, self.special.mask, self.special.pad)
         self.verify = verify if flags.check else None
         # What the verifier does not take is wrong, however sure the network is: only its
@@ -283,6 +285,7 @@ class _Runner:
             inputs,
             task_type=TASK,
             max_steps_override=self.steps,
+            width=self.width,
             votes=self.votes,
             return_traces=self.traced,
         )

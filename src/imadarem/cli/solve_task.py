@@ -101,7 +101,11 @@ def solve_task(
             part = slice(first, first + solver.batch_size)
             given = inputs[part]
             found = runner.inference(
-                given, task_type=task.name, max_steps_override=solver.steps, votes=solver.votes
+                given,
+                task_type=task.name,
+                max_steps_override=solver.steps,
+                width=solver.width,
+                votes=solver.votes,
             )
             wanted = None if labels is None else labels[part]
             rows += _judged(task, given, wanted, found, solver.check)

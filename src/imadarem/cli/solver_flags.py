@@ -23,9 +23,11 @@ class SolverFlags:
         model: A folder written by `imadarem train --task sudoku`, or "sudoku", the model in
             the package.
         steps: Maximum number of refinement steps.
+        width: Candidates of a puzzle whose first answer is wrong, or not sure with
+            `--no-check`; they differ by noise in the model's states.
         votes: Number of symmetric forms in which each puzzle is solved; the most frequent
             answer is taken.
-        seed: Seed of the choice of symmetric forms.
+        seed: Seed of the noise and of the choice of symmetric forms.
         check: Check each puzzle beforehand and the answer after every step, and do not stop
             at a wrong answer before the last step. With `--no-check` the halting head of
             the network decides when to stop, and the answer is not checked.
@@ -35,6 +37,7 @@ class SolverFlags:
 
     model: str = "sudoku"
     steps: Steps = 16
+    width: Votes = 1
     votes: Votes = 1
     seed: Seed = 0
     check: bool = True

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imadarem import checks
 from imadarem.data.tasks import Episodes, Task
+from imadarem.errors import ConfigError
 from imadarem.orchestrator.augment import Augmenter, KnownTasks
 from imadarem.orchestrator.bandit import DiscountedBandit
 from imadarem.orchestrator.batch import canvases_given, questions, read_batch, recall, remember
@@ -289,6 +290,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         max_steps_override: int | None = None,
         task_type: str = "text",
         halting: Halting | None = None,
+        width: int = 1,
         votes: int = 1,
         vote_by: str = "count",
         temperature: float | None = None,
@@ -304,6 +306,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
             max_steps_override: Instead of ``max_steps_infer``.
             task_type: Whose bandit, verifier and symmetry count.
             halting: Instead of the settings' rules and the task's verifier.
+            width: Candidates of a question that neither the verifier nor the halting head is sure
+                of, by noise in the carry; the one that is verified, else the surest, is the answer.
             votes: Symmetric forms in which each question is asked; the most frequent answer wins.
             vote_by: ``count`` or ``confidence``.
             temperature: Instead of the settings'; 0 takes the likeliest token.
@@ -313,10 +317,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
         Returns:
             Lists with one entry per row: ``steps_taken``, ``stopping_reason``,
             ``final_canvas_scores`` (mean token probability), ``halt_confidence`` (None without
-            a halting head), ``forward_passes``, ``edits`` (per step), ``texts`` (where the
-            tokenizer decodes). ``output_ids`` ``(B, L)``, padded, and with ``votes`` above 1
-            ``second_output_ids``, the runner-up's (ARC counts two). Also ``votes``, ``traces``
-            (a :class:`~imadarem.sampling.trajectory.Trajectory`, or None),
+            a halting head), ``forward_passes``, ``candidates``, ``edits`` (per step), ``texts``
+            (where the tokenizer decodes). ``output_ids`` ``(B, L)``, padded, and with ``votes``
+            above 1 ``second_output_ids``, the runner-up's (ARC counts two). Also ``votes``,
+            ``traces`` (a :class:`~imadarem.sampling.trajectory.Trajectory`, or None),
             ``edit_strategy_performance`` and ``memory_stats``.
 
         Raises:
@@ -324,7 +328,13 @@ class UnifiedRefinerOrchestrator(nn.Module):
             ConfigError: A setting is out of range.
         """
         ids = canvases_given(input_ids, attention_mask, self.model.special, self.model.config)
-        checks.at_least(1, votes=votes, batch_size=batch_size)
+        checks.at_least(1, width=width, votes=votes, batch_size=batch_size)
+        if width > 1 and (votes > 1 or not self.model.config.carry):
+            raise ConfigError(
+                f"width={width} puts noise into the carry from step to step; this call "
+                f"{'asks several forms (votes)' if votes > 1 else 'has a model without a carry'}. "
+                "Use width=1, or votes= for tasks with a symmetry."
+            )
         checks.one_of("vote_by", vote_by, RULES)
         settings = SamplingSettings(
             policy=ChosenEdit(partial(self.select_edit_strategy, task_type=task_type)),
@@ -345,7 +355,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
                 augmenter = self.augmenter(task_type)
                 found = runner.vote(ids, augmenter, votes, vote_by, return_traces)
             else:
-                found = runner.run(ids, return_traces)
+                found = runner.run(ids, return_traces, width)
         finally:
             self.model.train(training)
             self.bandit.frozen = frozen

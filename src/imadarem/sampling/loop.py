@@ -235,7 +235,11 @@ class _Rows:
             # A network that is shown the question again has its beliefs about what it wrote.
             about = step.refined if settings.reinject else view.open
             beliefs = self.inputs.beliefs(view.log_probs_alone, about, keep=settings.reinject)
-        inputs = PassInputs(beliefs, view.output.carry, self.inputs.memory)
+        carry = view.output.carry
+        if carry is not None and settings.state_noise:
+            noise = RowNoise(self.seeds, step.step).of_states(carry.shape[1:])
+            carry = carry + settings.state_noise * noise.to(carry)
+        inputs = PassInputs(beliefs, carry, self.inputs.memory)
         return _Rows(
             self.numbers[going],
             self.seeds[going],

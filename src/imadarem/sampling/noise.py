@@ -9,6 +9,8 @@ BigCrush; it runs vectorised in wrapping 64-bit integers, on a CPU in NumPy (its
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -25,6 +27,8 @@ Array = npt.NDArray[Any]
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 MIX_A = -4658895280553007687  # 0xBF58476D1CE4E5B9
 MIX_B = -7723592293110705685  # 0x94D049BB133111EB
+#: Turns a row's seed into that of the noise in its states.
+STATES = 0x5354415445
 
 
 class Stream(enum.IntEnum):
@@ -63,6 +67,12 @@ class RowNoise:
     def gumbel(self, stream: Stream, length: int) -> Tensor:
         """``(B, length)`` standard Gumbel noise in float64 (fp32 would lose its tail)."""
         return -torch.log(-torch.log(self.uniform(stream, length)))
+
+    def of_states(self, shape: Sequence[int]) -> Tensor:
+        """``(B, *shape)`` standard normal noise in float64; no stream shares its numbers."""
+        apart = replace(self, seeds=self.seeds ^ STATES)
+        uniform = apart.uniform(Stream.TOKEN, math.prod(shape))
+        return torch.special.ndtri(uniform).view(-1, *shape)
 
 
 def row_seeds(count: int, seed: int, first: int = 0) -> Tensor:

@@ -85,6 +85,8 @@ class SamplingSettings:
         min_length: Tokens of a row that ends, at least.
         max_length: The same, at most; None leaves it to the canvas.
         suppress_tokens: Ids that are never written.
+        state_noise: Standard deviation of noise added to the carry between steps, by which the
+            candidates of a row differ (PTRM, arXiv:2605.19943); 0 adds none.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -103,13 +105,14 @@ class SamplingSettings:
     min_length: int = 1
     max_length: int | None = None
     suppress_tokens: tuple[int, ...] = ()
+    state_noise: float = 0.0
 
     def __post_init__(self) -> None:
         checks.whole("min_length", self.min_length, 1)
         if self.max_length is not None:
             checks.whole("max_length", self.max_length, self.min_length)
         checks.whole("steps", self.steps, 1)
-        checks.finite(temperature=self.temperature)
+        checks.finite(temperature=self.temperature, state_noise=self.state_noise)
         checks.share(stop_threshold=self.stop_threshold)
         check_shape(self.schedule, self.steps)
 
