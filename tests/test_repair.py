@@ -86,6 +86,14 @@ def test_gaps_that_do_not_fit_are_left_out_the_least_likely_first() -> None:
     assert prompt_of(row, gaps, SPECIAL, longest=9)[0] == [3, 3, A, B, 3, 3, C]
 
 
+# One position is left for a mark, so one blank may stay empty: that of the likelier site.
+def test_blanks_without_room_for_a_mark_must_be_filled() -> None:
+    sites = [Site(0.6, 0, False), Site(0.9, 2, False), Site(0.8, 1, True)]
+    row = Row([A, B, C], [False] * 3)
+    assert prompt_of(row, sites, SPECIAL, longest=4)[0] == [1, B, 3]
+    assert prompt_of(row, sites, SPECIAL, longest=3)[0] == [1, B, 1]
+
+
 def test_protected_tokens_are_no_places_and_nothing_is_inserted_between_two_of_them() -> None:
     row = Row([A, B, C], [True, True, False])
     judgement = judged([A, B, C], [0.9, 0.9, 0.9], [0.9] * 4)

@@ -130,8 +130,9 @@ def prompt_of(
     """The row with its sites blanked, as :meth:`Canvas.with_holes` takes it, and what is protected.
 
     A flagged token becomes a blank that may stay empty, a gap becomes :data:`GAP_BLANKS` of them.
-    Without the token *nothing* a flagged token becomes one blank and gaps are left alone. Gaps
-    are left out, the least likely first, where the canvas would be longer than ``longest``.
+    Without the token *nothing* a flagged token becomes one blank and gaps are left alone. Where
+    the canvas would be longer than ``longest``, gaps are left out, the least likely first, then
+    the blanks of the least likely tokens must be filled.
 
     Returns:
         Token ids, and one flag for each token that stays: whether it is protected.
@@ -139,17 +140,22 @@ def prompt_of(
     gaps = {site.position for site in sites if site.is_gap and special.nothing is not None}
     tokens = {site.position for site in sites if not site.is_gap}
     # A hole whose blanks may stay empty has a mark behind it.
-    room = longest - len(row.tokens) - len(tokens)
+    room = max(longest - len(row.tokens), 0)
+    ranked = sorted((site for site in sites if not site.is_gap), reverse=True)
+    optional = {site.position for site in ranked[: room if special.nothing is not None else 0]}
+    room -= len(optional)
     for site in sorted(site for site in sites if site.is_gap):
         if len(gaps) * (GAP_BLANKS + 1) <= room:
             break
         gaps.discard(site.position)
-    blank = special.mask if special.nothing is None else special.nothing
+    empty = special.mask if special.nothing is None else special.nothing
     ids: list[int] = []
     for position in range(len(row.tokens) + 1):
-        ids += [blank] * (GAP_BLANKS if position in gaps else 0)
-        if position < len(row.tokens):
-            ids.append(blank if position in tokens else row.tokens[position])
+        ids += [empty] * (GAP_BLANKS if position in gaps else 0)
+        if position in optional:
+            ids.append(empty)
+        elif position < len(row.tokens):
+            ids.append(special.mask if position in tokens else row.tokens[position])
     kept = [flag for position, flag in enumerate(row.protected) if position not in tokens]
     return ids, kept
 
