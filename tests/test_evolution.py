@@ -183,7 +183,7 @@ def test_a_score_that_fails_is_recorded_and_the_search_continues(model, tmp_path
     assert {(row.score, row.failure) for row in made.failures} == {
         (-np.inf, "ValueError: docking stopped")
     }
-    assert {row.score for row in made.scored.values() if not row.failure} >= {10.0}
+    assert all(np.isfinite(row.score) for row in made.scored.values() if not row.failure)
     # They survive the file, and a resumed run does not call the score for them again.
     assert list(Evolution.load(file).scored.values()) == list(made.scored.values())
     more = Counted()

@@ -10,7 +10,7 @@ from cyclopts import App, Argument, CycloptsError
 from imadarem.cli.app import app, run
 from imadarem.cli.numbers import _Bounds
 
-REQUIRED = {("optimize",): ("--score", "qed"), ("data", "inspect"): ("x.smi",)}
+REQUIRED = {("analogues",): ("CCO",), ("data", "inspect"): ("x.smi",)}
 
 
 def commands(group: App, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:

@@ -175,7 +175,9 @@ class _Search:
         values = zip(*found, strict=True)
         for (form, parent), terms in zip(wanted.items(), values, strict=True):
             self._record(form, parent, terms)
-            if self.out is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+            # A resumed run repeats its last generation, but not the start.
+            late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+            if late and self.out is not None and self.state.generation:
                 self.state.save(self.out)
                 saved = time.monotonic()
         if self.out is not None:
