@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, nearest
-from imadarem.training.grokfast import GrokFastEma
+
+if TYPE_CHECKING:
+    from imadarem.training.grokfast import GrokFastEma
 
 __all__ = ["OrchestrationConfig", "StepWeighting", "without_retired"]
 
@@ -173,6 +175,8 @@ class OrchestrationConfig:
         """A new filter of gradients, where the settings ask for one."""
         if not self.grok_fast:
             return None
+        from imadarem.training.grokfast import GrokFastEma
+
         return GrokFastEma(self.grok_fast_alpha, self.grok_fast_lamb)
 
     @property
