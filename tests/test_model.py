@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +227,20 @@ def test_infilling_keeps_every_given_token(seed: int, holes: list[bool]) -> None
         if token != 1:
             assert row.ids[position] == token
     assert 1 not in row.ids
+
+
+def test_prompts_have_a_temperature_of_their_own() -> None:
+    model, prompt = tiny_model(length_mode="drawn", joint_size=6), "[C]<mask><mask><mask>[O]"
+    plain = model.infill([prompt] * 5, seed=1).texts
+    model.config.infill_temperature = 0.1
+    cold = model.infill([prompt] * 5, seed=1).texts
+    assert cold == model.infill([prompt] * 5, seed=1, temperature=0.1).texts
+    given = model.config.sampling_temperature
+    assert model.infill([prompt] * 5, seed=1, temperature=given).texts == plain
+    drafts = model.sample(5, length=6, seed=1).texts
+    assert drafts == model.sample(5, length=6, seed=1, temperature=given).texts
+    with pytest.raises(ConfigError, match="infill_temperature"):
+        replace(model.config, infill_temperature=-1.0)
 
 
 def test_infilling_reads_the_tokenizers_notation() -> None:

@@ -90,6 +90,7 @@ class ImplicitRefinementConfig:
         max_refinement_steps: ``K``, the hard cap on refinement steps.
         sampling_temperature: Divides the logits before a token is drawn; ``0`` takes the
             most likely token.
+        infill_temperature: The same for the holes of prompts; None: ``sampling_temperature``.
         min_refine_uncertainty: Entropy above which the entropy mode refines a token, as a
             share of the largest possible entropy ``ln V``: between 0 and 1.
         mask_schedule: How many blanks a sampling step fills: ``"linear"``: as many in each;
@@ -148,6 +149,7 @@ class ImplicitRefinementConfig:
     refine_fraction: float = 0.5
     max_refinement_steps: int = 6
     sampling_temperature: float = 1.2
+    infill_temperature: float | None = None
     min_refine_uncertainty: float = 0.1
     mask_schedule: str = "linear"
     stop_threshold: float = 0.02
@@ -189,6 +191,8 @@ class ImplicitRefinementConfig:
             self._check_range(name, 0.0, 1.0)
         for name in ("sampling_temperature", "diversity_weight", "gate_weight"):
             self._check_range(name, 0.0, math.inf, closed=False)
+        if self.infill_temperature is not None:
+            self._check_range("infill_temperature", 0.0, math.inf, closed=False)
         for name in ("gate_temperature", "gate_bias_init", "gate_offset", "gate_progress_slope"):
             value, above_zero = getattr(self, name), name == "gate_temperature"
             if not _is_number(value) or (above_zero and value <= 0):

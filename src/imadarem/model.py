@@ -236,7 +236,7 @@ class ImplicitRefinementModel(
         rows = prompt_rows(masked, self.tokenizer, self.special, self.config.vocab_size)
         canvas = Canvas.with_holes(rows, self.special)
         check_length(canvas.ids.shape[1], self.config)
-        run = Run.of(self.config, options, length_given=True)
+        run = Run.of(self.config, options, length_given=True, filling=True)
         seeds = run.row_seeds(len(rows), checks.integer("first", first, 0, MOST_ROWS))
         return self._run(canvas, seeds, run)
 
@@ -378,10 +378,13 @@ class ImplicitRefinementModel(
         return config, header
 
     def sampling_settings(
-        self, length_given: bool | None = None, **sampling: Unpack[SamplingOptions]
+        self,
+        length_given: bool | None = None,
+        filling: bool = False,
+        **sampling: Unpack[SamplingOptions],
     ) -> SamplingSettings:
         """See :meth:`~imadarem.sampling.settings.SamplingSettings.from_config`."""
-        return SamplingSettings.from_config(self.config, length_given, **sampling)
+        return SamplingSettings.from_config(self.config, length_given, filling, **sampling)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a text with blanks; see :func:`imadarem.tokenizers.prompts.encode_prompt`."""

@@ -43,6 +43,7 @@ MAY_CHANGE = frozenset(
         "refine_fraction",
         "max_refinement_steps",
         "sampling_temperature",
+        "infill_temperature",
         "min_refine_uncertainty",
         "mask_schedule",
         "stop_threshold",

@@ -114,11 +114,17 @@ class Run:
 
     @classmethod
     def of(
-        cls, config: ImplicitRefinementConfig, options: RunOptions, *, length_given: bool
+        cls,
+        config: ImplicitRefinementConfig,
+        options: RunOptions,
+        *,
+        length_given: bool,
+        filling: bool = False,
     ) -> Self:
         """The options of a call, and the model's own settings where it leaves them open.
 
-        ``length_given``: see :meth:`~imadarem.sampling.settings.SamplingSettings.from_config`.
+        ``length_given`` and ``filling``: see
+        :meth:`~imadarem.sampling.settings.SamplingSettings.from_config`.
 
         Raises:
             ConfigError: An option is unknown or out of range.
@@ -126,7 +132,8 @@ class Run:
         names = {field.name for field in fields(cls)}
         own: dict[str, Any] = {name: x for name, x in options.items() if name in names}
         sampling: Any = {name: x for name, x in options.items() if name not in names}
-        return cls(settings=SamplingSettings.from_config(config, length_given, **sampling), **own)
+        settings = SamplingSettings.from_config(config, length_given, filling, **sampling)
+        return cls(settings=settings, **own)
 
     def row_seeds(self, count: int, first: int = 0) -> Tensor:
         """``(count,)`` int64, of the rows ``first``, ``first + 1``, …"""

@@ -32,7 +32,8 @@ class SamplingOptions(TypedDict, total=False):
     Attributes:
         steps: Hard cap on refinement steps; default ``max_refinement_steps``.
         temperature: Divides the logits before a token is drawn; 0 takes the most likely token.
-            Default ``sampling_temperature``.
+            Default ``sampling_temperature``; in prompts ``infill_temperature`` where the model
+            has one.
         policy: A name in :data:`~imadarem.sampling.policies.POLICIES` or an object; default
             the gate, or the entropy rule where ``use_refine_gate`` is False.
         schedule: ``linear``, ``cosine``, a function or shares of your own: see
@@ -121,6 +122,7 @@ class SamplingSettings:
         cls,
         config: ImplicitRefinementConfig,
         length_given: bool | None = None,
+        filling: bool = False,
         **options: Unpack[SamplingOptions],
     ) -> SamplingSettings:
         """The model's own settings, with the options given here in their place.
@@ -131,6 +133,7 @@ class SamplingSettings:
                 samples: their length is drawn from those of the training data where the config
                 has them. Both unless ``forbid_end=False`` lets the model write an end. None
                 leaves the end to the model.
+            filling: The rows are prompts with holes.
             options: Of the call.
 
         Raises:
@@ -149,7 +152,10 @@ class SamplingSettings:
         if not callable(policy):
             raise ConfigError(f"policy={policy!r} is neither a name nor a policy.")
         truncation = Truncation(top_k=options.get("top_k"), top_p=options.get("top_p"))
-        temperature = chosen("temperature", "sampling_temperature")
+        fills = filling and config.infill_temperature is not None
+        temperature = chosen(
+            "temperature", "infill_temperature" if fills else "sampling_temperature"
+        )
         if temperature == 0 and not truncation.keeps_all:
             warnings.warn(
                 "temperature 0 takes the most likely token, so top_k and top_p have no effect.",

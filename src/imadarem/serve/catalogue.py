@@ -146,6 +146,7 @@ class ServedModel:
         self,
         *,
         length_given: bool = True,
+        filling: bool = False,
         policy: str | None = None,
         steps: int | None = None,
         **options: Any,
@@ -166,6 +167,7 @@ class ServedModel:
         edit = EDITS[chosen]() if chosen in EDITS else None
         settings = self.network.sampling_settings(
             length_given,
+            filling,
             steps=self.steps if steps is None else steps,
             policy=chosen if edit is None else edit,
             **options,

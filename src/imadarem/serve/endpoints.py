@@ -70,7 +70,7 @@ class Endpoints:
                 f"{len(body.prompts)} prompts with {body.count} samples each are more than the "
                 f"{MAX_SAMPLES} samples that a request may ask for. Split it."
             )
-        settings = _settings(model, body)
+        settings = _settings(model, body, filling=True)
         canvas = await asyncio.to_thread(prompt_canvas, model, body.prompts, body.count)
         seeds = row_seeds(len(canvas), seed)
         job = Job(model=model, canvas=canvas, seeds=seeds, settings=settings)
@@ -89,7 +89,7 @@ class Endpoints:
         model, seed = self._catalogue.find(body.model), _seed(body.seed)
         seeds = row_seeds(1, seed)
         free = body.text is None and body.tokens is None and body.length is None
-        settings = _settings(model, body, length_given=not free)
+        settings = _settings(model, body, length_given=not free, filling=not free)
         canvas = await asyncio.to_thread(_traced_canvas, model, body, seeds, settings)
         job = Job(model=model, canvas=canvas, seeds=seeds, settings=settings, traced=True)
         head = {
@@ -183,14 +183,18 @@ def _seed(given: int | None) -> int:
 
 
 def _settings(
-    model: ServedModel, body: schemas.Sampling, *, length_given: bool = True
+    model: ServedModel,
+    body: schemas.Sampling,
+    *,
+    length_given: bool = True,
+    filling: bool = False,
 ) -> SamplingSettings:
     if body.temperature == 0 and (body.top_k is not None or body.top_p is not None):
         raise DataError(
             "temperature 0 takes the most likely token, so top_k and top_p have no effect. "
             "Leave them out, or raise the temperature."
         )
-    return model.settings(length_given=length_given, **body.settings())
+    return model.settings(length_given=length_given, filling=filling, **body.settings())
 
 
 def _traced_canvas(
