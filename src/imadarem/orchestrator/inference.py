@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import ConfigError
 from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator.augment import Augmenter
 from imadarem.orchestrator.batch import canvas_of
@@ -25,7 +27,7 @@ from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.sampling.width import candidate_seeds
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["ChosenEdit", "Inference"]
+__all__ = ["ChosenEdit", "Inference", "check_width"]
 
 #: Reasons after which no other candidate is asked for.
 SURE = (StoppingReason.VERIFIED, StoppingReason.CONFIDENCE)
@@ -52,6 +54,20 @@ class ChosenEdit:
         begun = torch.ones(1) if view.step > 1 else None
         name = self.choose(view.step, begun)
         return edit_from_name(name)(view)._replace(edit=name)
+
+
+def check_width(width: int, votes: int, model: ImplicitRefinementConfig) -> None:
+    """Refuse candidates by noise in the carry where there is no carry, or several forms.
+
+    Raises:
+        ConfigError: ``width`` is above 1, and so is ``votes``, or the model has no carry.
+    """
+    if width > 1 and (votes > 1 or not model.carry):
+        raise ConfigError(
+            f"width={width} puts noise into the carry from step to step; this call "
+            f"{'asks several forms (votes)' if votes > 1 else 'has a model without a carry'}. "
+            "Use width=1, or votes= for tasks with a symmetry."
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from imadarem import checks
 from imadarem.data.tasks import Episodes, Task
-from imadarem.errors import ConfigError
 from imadarem.orchestrator.augment import Augmenter, KnownTasks
 from imadarem.orchestrator.bandit import DiscountedBandit
 from imadarem.orchestrator.batch import canvases_given, questions, read_batch, recall, remember
@@ -20,7 +19,7 @@ from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.checkpoints import checkpoint, load_checkpoint, save_checkpoint
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
-from imadarem.orchestrator.inference import ChosenEdit, Inference
+from imadarem.orchestrator.inference import ChosenEdit, Inference, check_width
 from imadarem.orchestrator.memory import Memory, MemoryBank
 from imadarem.orchestrator.objective import UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
@@ -126,10 +125,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
     ) -> None:
         """Make a task's symmetry and verifier known, for its augmentation and its halting.
 
-        Args:
-            task: A task, or the name of one (its ``task_type``) with ``parts``.
-            paraphrase: A function of a text that returns paraphrases of it.
-            parts: ``symmetry`` and ``verify``.
+        ``task`` is one, or the name of one (its ``task_type``) with ``symmetry=`` and ``verify=``;
+        ``paraphrase`` is a function of a text that returns paraphrases of it.
         """
         self.tasks.register(task, paraphrase=paraphrase, **parts)
 
@@ -329,12 +326,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         """
         ids = canvases_given(input_ids, attention_mask, self.model.special, self.model.config)
         checks.at_least(1, width=width, votes=votes, batch_size=batch_size)
-        if width > 1 and (votes > 1 or not self.model.config.carry):
-            raise ConfigError(
-                f"width={width} puts noise into the carry from step to step; this call "
-                f"{'asks several forms (votes)' if votes > 1 else 'has a model without a carry'}. "
-                "Use width=1, or votes= for tasks with a symmetry."
-            )
+        check_width(width, votes, self.model.config)
         checks.one_of("vote_by", vote_by, RULES)
         settings = SamplingSettings(
             policy=ChosenEdit(partial(self.select_edit_strategy, task_type=task_type)),
@@ -373,12 +365,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
         """One over the teacher's weights, for evaluation: same tasks, memory and experience."""
         model = self.model.averaged()
         other = UnifiedRefinerOrchestrator(model, self.tokenizer, self.memory_bank, self.config)
-        frozen = self.bandit.frozen
+        # Its own bandit is frozen; the experience is shared, and goes on to learn in training.
         other.eval()
         other.tasks.known = self.tasks.known
         other.bandit, other.record = self.bandit, self.record
-        # The experience is shared, and it goes on to learn in training.
-        self.bandit.frozen = frozen
         return other
 
     # Statistics and checkpoints
