@@ -238,7 +238,11 @@ def prepare(
         built = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
         if getattr(built, "notation", "text") not in MOLECULE_NOTATIONS:
             with Workers(processes, progress) as workers:
-                split = {"rows": rows, "valid_fraction": valid_fraction, "seed": seed}
+                split: dict[str, Any] = {
+                    "rows": rows,
+                    "valid_fraction": valid_fraction,
+                    "seed": seed,
+                }
                 parts = stream_lines(source, built, _Encoder(built), workers, **split)
             return PreparedData(built, *parts, {})
     texts = read_texts(

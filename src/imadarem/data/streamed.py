@@ -59,15 +59,16 @@ def stream_lines(
         while chunk := list(islice(lines, TOGETHER)):
             for text, ids in zip(chunk, workers.map("encode", encode, chunk), strict=True):
                 side = valid if next(sides) else train
-                if not ids or isinstance(ids, str):
-                    rejected.append(RejectedLine(0, text, ids or "it has no token"))
+                if isinstance(ids, str) or not ids:
+                    reason = ids if isinstance(ids, str) else "it has no token"
+                    rejected.append(RejectedLine(0, text, reason))
                 elif side is valid or rows is None or len(train.ends) < rows:
                     side.append(ids)
         if not (len(train.ends) and len(valid.ends)):
-            reason = f" The first reason: {rejected[0].reason}" if rejected else ""
+            why = f" The first reason: {rejected[0].reason}" if rejected else ""
             raise DataError(
                 f"{source} leaves {len(train.ends)} texts to train on and {len(valid.ends)} to "
-                f"validate on. At least 1 of each is needed; a few hundred make sense.{reason}"
+                f"validate on. At least 1 of each is needed; a few hundred make sense.{why}"
             )
         # A mapping outlives its file.
         return train.corpus(), valid.corpus(), rejected
