@@ -202,8 +202,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
         if norm is not None:
             if self.config.adaptive_edit_selection:
                 rewards = mean_over_processes(unrolled.gains)
-                pulls = zip(unrolled.steps, unrolled.edits, rewards, strict=True)
-                for step, edit, reward in pulls:
+                for step, edit, reward in zip(unrolled.steps, unrolled.edits, rewards, strict=True):
                     self.bandit.update(task_type, step, edit, reward)
             if carried is not None:
                 self.carried = carried.after(unrolled, self.config)
