@@ -35,7 +35,8 @@ class EmaTeacher(nn.Module):
         pairs = zip(self.network.parameters(), parameters, strict=True)
         moving = [(ours.data, theirs.detach()) for ours, theirs in pairs if ours is not theirs]
         if moving:
-            torch._foreach_lerp_(*map(list, zip(*moving, strict=True)), weight)
+            averaged, student = [ours for ours, _ in moving], [theirs for _, theirs in moving]
+            torch._foreach_lerp_(averaged, student, weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The averaged network's output, without a graph."""
