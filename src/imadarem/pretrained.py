@@ -19,6 +19,7 @@ HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_downloa
 SHIPPED = {
     "default": Path(__file__).parent / "shipped" / "molecules",
     "smiles": Path(__file__).parent / "shipped" / "smiles",
+    "smiles-fill": Path(__file__).parent / "shipped" / "smiles-fill",
     "sudoku": Path(__file__).parent / "shipped" / "sudoku",
 }
 #: Pretrained masked language models that go by a name.
