@@ -55,7 +55,8 @@ def test_the_gate_is_reported_step_by_step(said, molecules):
     assert record["pooled"]["judged"] == sum(judged) > 0
 
 
-def test_a_judge_is_reported_by_kind_of_row(said):
+def test_a_judge_is_reported_by_kind_of_row(said, monkeypatch):
+    monkeypatch.setattr("imadarem.cli.held_out.JUDGED_BATCHES", 2)
     line = ("evaluate", "--model", "smiles", "--calibration", "--rows", 40, "--steps", 2)
     code, out, _ = said(*line, "--json")
     (record,) = records(out)

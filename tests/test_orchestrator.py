@@ -445,6 +445,7 @@ def test_a_row_without_a_blank_takes_no_step() -> None:
         "final_canvas_scores": None,
         "halt_confidence": None,
         "forward_passes": 0,
+        "candidates": 1,
         "edits": [],
         "texts": "b" * LENGTH,
         "votes": 2,
