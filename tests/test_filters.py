@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import pandas
 import pytest
 from cli_parts import SIXTY, records, saved_model
 
@@ -134,7 +135,6 @@ def test_what_is_written_can_be_read_again(tmp_path, ending):
 
 
 def test_a_list_and_a_table_of_pandas_are_read():
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"name": ["x", "y", "z"], "SMILES": ["CCO", "C1CC", "CCN"]})
     rows, rejected = read_rows(frame)
     assert rows == [{"smiles": "CCO", "name": "x"}, {"smiles": "CCN", "name": "z"}]
