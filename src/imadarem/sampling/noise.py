@@ -75,11 +75,14 @@ class RowNoise:
         return torch.special.ndtri(uniform).view(-1, *shape)
 
 
-def row_seeds(count: int, seed: int, first: int = 0) -> Tensor:
-    """``(count,)`` different row seeds for the rows ``first``, ``first + 1``, … of one run seed."""
+def row_seeds(count: int, seed: int | Tensor, first: int = 0) -> Tensor:
+    """``(count,)`` different row seeds for the rows ``first``, ``first + 1``, … of one run seed.
+
+    Of ``(N,)`` run seeds: ``(N, count)``, each row as of one alone.
+    """
     # Key the run seed first: seeds 0 and 1 must not share rows shifted by one.
-    base = _mix(torch.tensor(_wrap(seed), dtype=torch.int64) + GOLDEN)
-    return _mix(base + torch.arange(first + 1, first + count + 1) * GOLDEN)
+    run = seed[:, None] if isinstance(seed, Tensor) else torch.tensor(_wrap(seed))
+    return _mix(_mix(run + GOLDEN) + torch.arange(first + 1, first + count + 1) * GOLDEN)
 
 
 def mix_rows(ids: Tensor) -> Tensor:

@@ -115,11 +115,9 @@ def candidate_seeds(seeds: Tensor, width: int, first: int = 0) -> Tensor:
         width: ``W``.
         first: Number of the first candidate.
     """
-    found = []
-    for seed in seeds:
-        further = row_seeds(first + width - 1, int(seed))
-        found.append(torch.cat([seed[None], further])[first:])
-    return torch.cat(found)
+    if first:
+        return row_seeds(width, seeds, first - 1).flatten()
+    return torch.cat([seeds[:, None], row_seeds(width - 1, seeds)], dim=1).flatten()
 
 
 def choose(
@@ -144,7 +142,7 @@ def choose(
         return weights.argmax(dim=1)
     # The odds p / (1 - p) are the exponential of the logit.
     cumulative = weights.softmax(dim=1).cumsum(dim=1)
-    keyed = torch.tensor([int(row_seeds(1, int(seed) ^ CHOICE)) for seed in seeds])
+    keyed = row_seeds(1, seeds ^ CHOICE)[:, 0]
     uniform = RowNoise(keyed, step=0).uniform(Stream.COIN, 1)
     chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).squeeze(1)
     return chosen.clamp(max=weights.shape[1] - 1)
