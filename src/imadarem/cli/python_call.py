@@ -24,7 +24,7 @@ HOMES = {
     "Ranking": "imadarem.design.ranking",
     "Score": "imadarem.design.scores",
     "analogues": "imadarem",
-    "canonical": "imadarem.data.molecules",
+    "is_molecule": "imadarem.data.molecules",
     "complete": "imadarem.design.completion",
     "evolve": "imadarem.design.evolution",
     "sample_molecules": "imadarem.design.completion",
@@ -59,7 +59,7 @@ def settings_of(sampling: SamplingFlags) -> dict[str, Any]:
 def redrawing_code(model: Any, keep_invalid: bool) -> dict[str, Any]:
     """What :func:`~imadarem.cli.results.redrawing` says, as arguments."""
     found = redrawing(model, keep_invalid)
-    return {**found, "verifier": Code("canonical")} if found else {}
+    return {**found, "verifier": Code("is_molecule")} if found else {}
 
 
 def accepting(filtering: FilterFlags) -> Code | None:

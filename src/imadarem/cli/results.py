@@ -365,8 +365,12 @@ def redrawing(model: ImplicitRefinementModel, keep_invalid: bool) -> dict[str, A
     """
     if keep_invalid and not is_molecular(model.tokenizer):
         raise ConfigError("--keep-invalid is for molecules; this model writes texts.")
-    parse = None if keep_invalid else parser(model.tokenizer)
-    return {} if parse is None else {"verifier": parse, "redraws": REDRAWS}
+    if keep_invalid or parser(model.tokenizer) is None:
+        return {}
+    from imadarem.data.molecules import is_molecule
+
+    # The canonical forms are found once, of the rows that are kept.
+    return {"verifier": is_molecule, "redraws": REDRAWS}
 
 
 def parser(tokenizer: Any) -> Callable[[str], str | None] | None:
