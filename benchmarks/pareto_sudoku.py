@@ -30,8 +30,6 @@ from imadarem.sampling.policies import (
 )
 from imadarem.sampling.settings import SamplingSettings
 
-__all__ = ["CONTENDERS", "Contender", "Solved", "drops", "puzzles", "solve_all"]
-
 
 @dataclass(frozen=True)
 class Contender:

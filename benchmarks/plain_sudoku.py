@@ -41,8 +41,6 @@ from imadarem.sampling.policies import Confidence
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
 
-__all__ = ["VARIANTS", "Plain", "decode", "load_plain", "parameters", "train_plain", "variant"]
-
 VARIANTS = ("same", "shallow", "deep")
 #: Refinement steps whose blocks ``deep`` has, one after the other, with weights of their own.
 DEEP_STEPS = 4

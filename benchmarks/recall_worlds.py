@@ -14,8 +14,6 @@ from imadarem.data.tasks import Episodes
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import CharTokenizer
 
-__all__ = ["RecallWorlds"]
-
 KEYS = string.ascii_lowercase
 VALUES = string.ascii_uppercase
 #: Digits of a world's name; worlds go from 000 to 999.

@@ -10,8 +10,6 @@ from imadarem.errors import ConfigError
 from imadarem.growth import alike
 from imadarem.nn import EmaTeacher
 
-__all__ = ["averaged", "init_teacher", "update_teacher"]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 

@@ -9,8 +9,6 @@ from typing import Any, Self
 from imadarem import checks
 from imadarem.errors import ConfigError
 
-__all__ = ["BackboneSpec"]
-
 #: Endings of the names of classes that can be backbones.
 KINDS = ("ForMaskedLM", "ForCausalLM", "LMHeadModel")
 #: Largest whole number in the settings of a backbone that is read from a folder.

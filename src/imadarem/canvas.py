@@ -23,8 +23,6 @@ from torch import Tensor
 from imadarem.errors import DataError
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["Canvas", "State"]
-
 
 class State(enum.IntEnum):
     """Who may write at a position."""

@@ -20,16 +20,6 @@ from torch import Tensor, nn
 from imadarem.errors import CheckpointError
 from imadarem.files import load_json, save_json, write_atomically
 
-__all__ = [
-    "digest",
-    "distinct_state",
-    "load_state",
-    "load_tensors",
-    "save_state",
-    "save_tensors",
-    "with_shared_names",
-]
-
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Write named tensors as safetensors, atomically."""

@@ -9,8 +9,6 @@ from typing import Any
 
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["above_zero", "at_least", "finite", "integer", "known_keys", "one_of", "share", "whole"]
-
 
 def whole(name: str, value: Any, least: int) -> None:
     """Refuse what is no whole number from ``least`` on.

@@ -15,8 +15,6 @@ from imadarem import checks
 from imadarem.backbone_spec import BackboneSpec
 from imadarem.errors import ConfigError
 
-__all__ = ["MODEL_TYPE", "ImplicitRefinementConfig"]
-
 MODEL_TYPE = "imadarem"
 #: Keys that Hugging Face tools write into ``config.json`` and that carry no setting of ours.
 FOREIGN_KEYS = frozenset(

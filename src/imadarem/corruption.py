@@ -16,19 +16,6 @@ from torch import Tensor
 from imadarem.config import MASK_SCHEDULES
 from imadarem.errors import ConfigError, nearest
 
-__all__ = [
-    "Holes",
-    "MaskSchedule",
-    "Shape",
-    "check_shape",
-    "choose_masked",
-    "last_of",
-    "masked_counts",
-    "stratified_rates",
-    "with_surplus",
-]
-
-
 Shape = str | Callable[[float], float] | Sequence[float]
 """A name, ``rate(t / K)``, or the share of the blanks that each step fills."""
 

@@ -23,20 +23,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = [
-    "BusyError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "ImadaremError",
-    "MissingExtraError",
-    "MissingLibraryError",
-    "NonFiniteError",
-    "TokenizerError",
-    "TrainingError",
-    "nearest",
-]
-
 
 class ImadaremError(Exception):
     """Base of all errors that a user can cause and correct."""

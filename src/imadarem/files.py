@@ -18,8 +18,6 @@ from safetensors import SafetensorError
 from imadarem.errors import CheckpointError
 from imadarem.locks import TEMPORARY
 
-__all__ = ["load_json", "save_json", "write_atomically", "write_bytes", "write_text"]
-
 #: Bytes of the largest JSON document that is read.
 MAX_JSON_BYTES = 64 << 20
 

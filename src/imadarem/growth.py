@@ -13,15 +13,6 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, TokenizerError
 from imadarem.nn.ema import frozen_shared
 
-__all__ = [
-    "alike",
-    "enlarged",
-    "grown_weights",
-    "with_config",
-    "with_judge",
-    "with_vocabulary",
-]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 #: Nats below the mean token at which one that is new to a model starts.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from imadarem.model import ImplicitRefinementModel
 from imadarem.pretrained import is_masked_lm
 
-__all__ = ["open_model"]
-
 
 def open_model(name: str) -> ImplicitRefinementModel:
     """The named model; a folder that transformers wrote is opened as a masked language model.

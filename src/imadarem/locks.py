@@ -14,8 +14,6 @@ from pathlib import Path
 
 from imadarem.errors import BusyError, CheckpointError
 
-__all__ = ["TEMPORARY", "exclusive"]
-
 #: How the names of files end that are not yet complete; they begin with a dot.
 TEMPORARY = ".tmp"
 

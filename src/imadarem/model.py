@@ -40,8 +40,6 @@ from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, model
 from imadarem.tokenizers.prompts import prompt_rows
 from imadarem.training.objective import LossTerms, Objective
 
-__all__ = ["ImplicitRefinementModel"]
-
 #: Rows of a run have numbers below this one.
 MOST_ROWS = 10**12
 

@@ -25,18 +25,6 @@ from imadarem.errors import CheckpointError, ConfigError
 from imadarem.files import load_json, write_text
 from imadarem.pretrained import CARD, default_card
 
-__all__ = [
-    "CONFIG",
-    "NETWORK_PREFIX",
-    "TEACHER_PREFIX",
-    "WEIGHTS",
-    "check_finite",
-    "check_weights",
-    "read_config",
-    "read_header",
-    "write_folder",
-]
-
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: In front of the names of the network's weights, and of the same weights of an EMA teacher.
 NETWORK_PREFIX, TEACHER_PREFIX = "network.", "teacher.network."

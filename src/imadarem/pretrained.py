@@ -10,8 +10,6 @@ from imadarem.config import MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError
 from imadarem.files import load_json
 
-__all__ = ["CARD", "HUB_KEYS", "SHIPPED", "default_card", "find_folder", "is_masked_lm"]
-
 CARD = "README.md"
 #: Arguments of from_pretrained that are the hub's.
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")

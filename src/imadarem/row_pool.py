@@ -18,8 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Loader", "announce_model", "leading", "process_count", "serve_rows", "share_rows"]
-
 T = TypeVar("T")
 #: Opens a model by its name, on a device.
 Loader = Callable[[str, str | None], Any]

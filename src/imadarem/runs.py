@@ -15,8 +15,6 @@ from imadarem.row_pool import share_rows
 from imadarem.sampling.batching import Refined, Run, Samples, refine_run
 from imadarem.sampling.width import refine_candidates
 
-__all__ = ["refine_rows", "refine_shared"]
-
 
 def refine_shared(model: Any, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
     """:func:`refine_rows`, by all processes that share rows; without records of the steps."""

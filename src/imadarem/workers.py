@@ -11,8 +11,6 @@ from typing import TypeVar
 
 from imadarem.errors import ConfigError
 
-__all__ = ["Progress", "Workers"]
-
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``, in the calling process."""
 

@@ -18,8 +18,6 @@ import torch
 from imadarem.backbones.masked_lm import import_transformers
 from imadarem.data.wheels import Wheel
 
-__all__ = ["WHEEL", "amino_acid_tokenizer", "load_antiberty"]
-
 WHEEL = Wheel(
     requirement="antiberty==0.1.3",
     name="antiberty-0.1.3-py3-none-any.whl",

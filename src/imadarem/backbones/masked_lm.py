@@ -20,8 +20,6 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from imadarem.nn.transformer import BackboneOutput
 
-__all__ = ["MaskedLMBackbone", "build_backbone", "longest_row"]
-
 #: Positions that go through the model are a multiple of it, as for the project's own network:
 #: see :mod:`imadarem.sampling.batching`.
 GROUP = 16

@@ -21,8 +21,6 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError, TokenizerError
 from imadarem.tokenizers.contract import fixed_vocabulary_ids
 
-__all__ = ["HEADS", "from_masked_lm"]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 #: Head → the settings of a refiner that has it.

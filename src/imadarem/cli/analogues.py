@@ -28,8 +28,6 @@ from imadarem.errors import ConfigError
 if TYPE_CHECKING:
     from imadarem.design.analogues import Analogues
 
-__all__ = ["analogues"]
-
 
 @Parameter(name="*", group=Group("Analogues", sort_key=1))
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,6 @@ from imadarem.cli.trace import trace
 from imadarem.cli.train import train
 from imadarem.errors import ImadaremError, TrainingError
 
-__all__ = ["main", "run"]
-
 #: Commands whose rows all processes of torchrun compute together.
 SHARED = ("sample", "infill", "repair", "evaluate")
 FINE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130

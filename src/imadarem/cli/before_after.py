@@ -16,8 +16,6 @@ from imadarem.cli.models import is_molecular
 if TYPE_CHECKING:
     from imadarem.data.prepare import PreparedData
 
-__all__ = ["COMPARED", "compare_before_after", "samples_to_compare"]
-
 #: Samples of each model by default.
 COMPARED = 500
 #: Training rows above which nothing is compared unless requested: the run is no fine-tuning.

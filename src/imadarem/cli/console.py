@@ -23,20 +23,6 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-__all__ = [
-    "complain",
-    "err",
-    "grid",
-    "heading",
-    "help_console",
-    "json_line",
-    "note",
-    "out",
-    "progress_bar",
-    "speaks",
-    "stages",
-]
-
 #: Columns of output that goes to a file or a pipe: enough never to wrap or cut anything.
 UNWRAPPED = 10_000
 #: Between two lines of progress that is not shown as a bar.

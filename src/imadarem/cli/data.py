@@ -12,8 +12,6 @@ from imadarem.cli.models import Switch
 from imadarem.cli.numbers import Processes
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["antiberty", "moses"]
-
 TOKENS = ("selfies", "smiles", "safe", "none")
 
 

@@ -17,8 +17,6 @@ from imadarem.viz.text import coloured_text
 if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
 
-__all__ = ["demo"]
-
 SAMPLES, PASSES, SEED = 16, 6, 0
 #: Tokens of the molecule whose making is shown.
 TRACED = 16

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from imadarem.sampling.trajectory import Trajectory
     from imadarem.workers import Progress
 
-__all__ = ["FIGURES", "SHARES", "cell", "evaluate"]
-
 #: Samples that are scored sooner than worker processes have started.
 FEW = 500
 #: Field of a report → what a table calls it; shares are shown in per cent.

@@ -16,8 +16,6 @@ from imadarem.cli.models import Switch
 from imadarem.cli.results import share
 from imadarem.errors import ConfigError, MissingExtraError
 
-__all__ = ["TEXTS", "TextFlags", "show_texts"]
-
 TITLES = {
     "words": "words per text",
     "distinct_1": "distinct words",

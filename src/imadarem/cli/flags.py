@@ -16,18 +16,6 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.training.settings import TrainingConfig
 
-__all__ = [
-    "DECIDED_BY_DATA",
-    "FROM_THE_DATA",
-    "NO_FLAG",
-    "TYPES",
-    "DataFlags",
-    "ModelFlags",
-    "OrchestrationFlags",
-    "TrainingFlags",
-    "given",
-]
-
 #: Settings of the model that the data or the task and the tokenizer decide.
 DECIDED_BY_DATA = (
     "vocab_size",

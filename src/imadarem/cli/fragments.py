@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from imadarem.design.completion import Completions, FragmentTask
     from imadarem.design.ranking import Ranking
 
-__all__ = ["FRAGMENTS", "FragmentFlags", "fill_fragments"]
-
 Repeated = Parameter(negative="")
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
     from imadarem.training.judge_report import JudgeReport
 
-__all__ = ["HELD_OUT", "HeldOutFlags", "evaluate_held_out"]
-
 ROWS, CANVASES = 500, 8
 #: Batches of 250 rows that a judge is measured on.
 JUDGED_BATCHES = 20

@@ -20,8 +20,6 @@ from imadarem.cli.python_call import (
 from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
 from imadarem.errors import ConfigError
 
-__all__ = ["infill"]
-
 
 def infill(
     *prompts: str,

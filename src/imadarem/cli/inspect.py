@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from imadarem.data.inspection import CanvasFit, Notated
     from imadarem.data.molecule_files import MoleculeFile
 
-__all__ = ["inspect"]
-
 #: Rejected lines and refused molecules that are listed; --json has all.
 LISTED = 20
 #: Molecules below which worker processes take longer to start than they save.

@@ -15,16 +15,6 @@ from imadarem.errors import ConfigError
 if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
 
-__all__ = [
-    "SAMPLING",
-    "SamplingFlags",
-    "Switch",
-    "device_named",
-    "is_molecular",
-    "load_model",
-    "load_model_here",
-]
-
 TopK = Annotated[int, whole(1, 2**31 - 1)]
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 

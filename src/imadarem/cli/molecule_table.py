@@ -17,17 +17,6 @@ from imadarem.cli.results import LISTED, OutputFlags, write_file
 if TYPE_CHECKING:
     from imadarem.design.ranking import Ranking
 
-__all__ = [
-    "FILTERS",
-    "RANKING",
-    "FilterFlags",
-    "RankingFlags",
-    "deliver_molecules",
-    "molecule_row",
-    "molecule_table",
-    "reasons",
-]
-
 #: Columns of a row that a terminal shows, their heads and their formats.
 SHOWN = {
     "smiles": ("molecule", ""),

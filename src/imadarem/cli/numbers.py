@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-__all__ = ["Count", "Positive", "Processes", "Seed", "Steps", "Temperature", "real", "whole"]
-
 
 @dataclass(frozen=True)
 class _Bounds:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from imadarem.design.scores import Score
     from imadarem.model import ImplicitRefinementModel
 
-__all__ = ["optimize"]
-
 Weight = Annotated[float, real(1e-6, 1e6)]
 Seconds = Annotated[float, real(0.001, 1e6)]
 #: NaN is not a score that a run could reach.

@@ -11,8 +11,6 @@ from imadarem.cli.models import SamplingFlags
 from imadarem.cli.molecule_table import FilterFlags, RankingFlags
 from imadarem.cli.results import redrawing
 
-__all__ = ["Code", "accepting", "call", "print_program", "redrawing_code", "settings_of"]
-
 #: What the printed names are imported from.
 HOMES = {
     "CommandScore": "imadarem.design.score_command",

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ANY_TASK", "JOINT_SIZE", "ON_ROWS", "RECIPES", "Recipe", "recipe_of"]
-
 #: Hidden units of a new molecule model's joint head.
 JOINT_SIZE = 256
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
     from imadarem.repair import Repair
 
-__all__ = ["repair"]
-
 Threshold = Annotated[float, real(0, 1)]
 #: Rows listed in a table; more belong in a file.
 LISTED = 50

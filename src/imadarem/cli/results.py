@@ -22,21 +22,6 @@ if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
     from imadarem.sampling.batching import Samples
 
-__all__ = [
-    "OUTPUT",
-    "Outcome",
-    "OutputFlags",
-    "SampleRow",
-    "deliver",
-    "file_format",
-    "judge",
-    "judge_by",
-    "parser",
-    "redrawing",
-    "share",
-    "write_file",
-]
-
 #: Samples listed in a table; more belong in a file.
 LISTED = 50
 #: How often a row that is no molecule is drawn again.

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from imadarem.design.ranking import Ranking
     from imadarem.model import ImplicitRefinementModel
 
-__all__ = ["sample"]
-
 #: Most samples that are held in memory; a file may hold more.
 MOST_IN_MEMORY = 1_000_000
 ManyRows = Annotated[int, whole(1, 10**12, name=("--count", "-n"))]

@@ -16,8 +16,6 @@ from imadarem.errors import CheckpointError, ConfigError, DataError
 from imadarem.files import load_json, save_json
 from imadarem.locks import exclusive
 
-__all__ = ["SampleFile", "count_rows", "sample_file"]
-
 
 class SampleFile:
     """An open file of samples, at its end.

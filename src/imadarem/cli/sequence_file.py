@@ -10,8 +10,6 @@ from pathlib import Path
 
 from imadarem.errors import ConfigError, DataError, nearest
 
-__all__ = ["SequenceFile"]
-
 SMILES, FASTA = (".smi", ".smiles"), (".fa", ".faa", ".fasta")
 TABLES = {".csv": ",", ".tsv": "\t"}
 #: Names of the column that is read where none is given, the first that there is.

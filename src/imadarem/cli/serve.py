@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from imadarem.serve.catalogue import Catalogue
     from imadarem.serve.limits import Limits
 
-__all__ = ["serve"]
-
 Token = Annotated[str | None, Parameter(env_var="IMADAREM_TOKEN")]
 Hosts = Annotated[
     tuple[str, ...], Parameter(negative="", consume_multiple=False, show_default=False)

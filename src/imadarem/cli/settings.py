@@ -23,8 +23,6 @@ from imadarem.training.settings import (
     refuse_parts_trained_by_unrolling,
 )
 
-__all__ = ["RunSettings", "parse_settings", "read_settings", "settings_from_run"]
-
 #: Data sets, notations and models that go by a name, even beside a file of that name.
 NAMED = ("moses", "moses-sample", "selfies", "smiles", "safe", "char", "default")
 #: Settings of the model that a task decides; and this command fills no memory.

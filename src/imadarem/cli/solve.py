@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
     from imadarem.sampling.trajectory import RowStep
 
-__all__ = ["STDIN", "solve"]
-
 FINE, FAILED, WRONG_USE = 0, 1, 2
 #: What a lone hyphen stands for.
 STDIN = "/dev/stdin"

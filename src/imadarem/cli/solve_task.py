@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from imadarem.data.tasks import Task
     from imadarem.model import ImplicitRefinementModel
 
-__all__ = ["solve_task"]
-
 #: Held-out questions that are asked where no --limit is given.
 ASKED = 100
 

@@ -13,19 +13,6 @@ from imadarem.cli.console import json_line
 from imadarem.cli.results import share
 from imadarem.data.sudoku.grid import Grid, broken_cells, clash, geometry, size_of
 
-__all__ = [
-    "Answer",
-    "GridStep",
-    "Question",
-    "as_line",
-    "drawn",
-    "print_json",
-    "story",
-    "summary",
-    "summary_line",
-    "totals",
-]
-
 #: Stands before a cell that the step changed, and before one that breaks a rule.
 CHANGED, BROKEN = "*", "!"
 #: What a model wrote that is no digit.

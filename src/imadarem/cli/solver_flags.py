@@ -9,8 +9,6 @@ from cyclopts import Group, Parameter
 
 from imadarem.cli.numbers import Positive, Seed, Steps, whole
 
-__all__ = ["SolverFlags"]
-
 Votes = Annotated[int, whole(1, 10_000)]
 
 

@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     from imadarem.tokenizers import Tokenizer
     from imadarem.workers import Progress
 
-__all__ = [
-    "initial_model",
-    "loaded_task",
-    "new_model",
-    "prepared_data",
-    "same_model",
-    "saved_model",
-    "several_processes",
-    "task_model",
-]
-
 #: Settings of a model that a run may change when it starts from another model: they are of
 #: sampling or of training. All others belong to its weights, or are fitted to them.
 MAY_CHANGE = frozenset(

@@ -17,8 +17,6 @@ from imadarem.errors import ConfigError
 if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
 
-__all__ = ["STREAMED", "stream"]
-
 #: Samples above which they are streamed; up to it they are shown and judged as a whole.
 STREAMED = 10_000
 #: Samples drawn between two writes to the disk: what a kill can cost.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
     from imadarem.sampling.trajectory import RowTrajectory, Trajectory
 
-__all__ = ["trace"]
-
 
 def trace(
     *prompts: str,

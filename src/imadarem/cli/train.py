@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from imadarem.training.contract import TrainingObjective, TrainingResult
     from imadarem.training.trainer import Trainer
 
-__all__ = ["train"]
-
 SETTINGS = "settings.toml"
 #: Seconds in which a second signal is taken for an echo of the first: torchrun passes Ctrl-C
 #: on to processes that already had it from the terminal.

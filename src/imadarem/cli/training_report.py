@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from imadarem.model import ImplicitRefinementModel
     from imadarem.training.contract import TrainingObjective, TrainingResult
 
-__all__ = ["print_line", "report_data", "report_end", "report_task"]
-
 INTERRUPTED = 130
 REASONS_SHOWN = 3
 #: Tokens that are named of those that a model is to learn anew.

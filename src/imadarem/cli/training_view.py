@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from imadarem.training import contract
     from imadarem.training.validation import Validation
 
-__all__ = ["TrainingView", "accuracies"]
-
 SAMPLES_SHOWN = 3
 
 

@@ -26,8 +26,6 @@ from imadarem.data.tasks import Episodes, Task, Transform
 from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers import CharTokenizer
 
-__all__ = ["ArcLayout", "ArcSymmetry", "arc_task", "arc_tokenizer"]
-
 DIGITS = "0123456789"
 OUTSIDE, ROW_END, ASK, NEXT = ".", "\n", ">", "/"
 

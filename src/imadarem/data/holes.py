@@ -13,8 +13,6 @@ from imadarem.data.tasks import Episodes
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["Holes"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Holes:

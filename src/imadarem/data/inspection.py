@@ -12,8 +12,6 @@ from imadarem.pretrained import SHIPPED
 from imadarem.tokenizers import MOLECULE_NOTATIONS, load_tokenizer, tokenizer_class
 from imadarem.workers import Workers
 
-__all__ = ["CanvasFit", "Notated", "canvas_fits", "inspect_notations"]
-
 #: Molecules that are written as SAFE to measure it: each takes milliseconds.
 MOST_SAFE = 1_000
 

@@ -28,17 +28,6 @@ from imadarem.data.molecules import parse, parse_error, rdkit_reason
 from imadarem.data.text import is_utf8, iter_lines, open_binary
 from imadarem.errors import DataError, MissingExtraError
 
-__all__ = [
-    "FEATURES",
-    "MoleculeFile",
-    "RejectedLine",
-    "Row",
-    "feature_counts",
-    "iter_rows",
-    "iter_smiles",
-    "read_smiles",
-]
-
 TEXTS = (".smi", ".smiles", ".ism", ".can", ".cxsmiles", ".txt", ".csv", ".tsv")
 MOLFILES = (".sdf", ".sd", ".mol")
 PARQUET = (".parquet", ".pq")

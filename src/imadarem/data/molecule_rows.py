@@ -16,8 +16,6 @@ from imadarem.data.molecules import parse, parse_error
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 from imadarem.files import write_bytes, write_text
 
-__all__ = ["FORMATS", "PICTURED", "is_file", "read_rows", "write_rows"]
-
 FORMATS = (".smi", ".csv", ".tsv", ".sdf", ".sdf.gz", ".parquet", ".png", ".svg")
 """Endings of the files that :func:`write_rows` writes."""
 

@@ -13,16 +13,6 @@ from pathlib import Path
 from imadarem.data.molecules import canonical, parse
 from imadarem.errors import DataError, nearest
 
-__all__ = [
-    "Layout",
-    "agreeing_text",
-    "file_suffix",
-    "molecule_text",
-    "named_columns",
-    "table_rows",
-    "unknown_column",
-]
-
 Line = tuple[int, str]
 
 COLUMN_NAMES = (

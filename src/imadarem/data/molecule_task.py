@@ -22,8 +22,6 @@ from imadarem.tokenizers import (
 )
 from imadarem.workers import Workers
 
-__all__ = ["flat_form", "molecule_task"]
-
 
 def flat_form(smiles: str) -> str:
     """What stereoisomers, isotopes, salts and charge states of a molecule have in common.

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 
-__all__ = ["Split", "canonical", "is_molecule", "parse", "parse_error", "rdkit_reason", "split"]
-
 #: Reactants, agents and products; dative bonds, written -> and <-, are taken out before.
 _REACTION = re.compile(r"[^>]*>[^>]*>[^>]*")
 

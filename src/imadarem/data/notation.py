@@ -9,8 +9,6 @@ from imadarem.data.molecules import canonical
 from imadarem.errors import DataError
 from imadarem.tokenizers import CorpusTokenizer
 
-__all__ = ["ToNotation"]
-
 #: Charges, isotopes, hydrogens and stereo marks in a SMILES.
 MARKS = re.compile(r"[][@/\\]")
 

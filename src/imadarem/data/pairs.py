@@ -13,8 +13,6 @@ from imadarem.data.tasks import Episodes, Task, Verifier
 from imadarem.errors import DataError
 from imadarem.tokenizers import CharTokenizer, Tokenizer, special_ids
 
-__all__ = ["pairs_task"]
-
 
 def pairs_task(
     name: str,

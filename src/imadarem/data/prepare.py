@@ -38,8 +38,6 @@ from imadarem.tokenizers import (
 )
 from imadarem.workers import Progress, Workers
 
-__all__ = ["PreparedData", "Texts", "encode_texts", "prepare", "read_texts"]
-
 #: Rows held out of a named data set for validation.
 HELD_OUT = 2_000
 

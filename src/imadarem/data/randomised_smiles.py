@@ -15,8 +15,6 @@ from imadarem.data.molecules import canonical, parse
 from imadarem.errors import DataError
 from imadarem.tokenizers import CorpusTokenizer, SafeTokenizer, to_safe
 
-__all__ = ["randomised_smiles", "respell", "respelt"]
-
 TRIES = 8
 """Orders drawn before a molecule counts as one without another spelling that fits."""
 

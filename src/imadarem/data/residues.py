@@ -14,16 +14,6 @@ from imadarem.data.tasks import Episodes, Task, Transform
 from imadarem.errors import ConfigError, nearest
 from imadarem.tokenizers import CharTokenizer
 
-__all__ = [
-    "BLANK",
-    "OPERATIONS",
-    "OperandSwap",
-    "as_episodes",
-    "keeps_given",
-    "modular_task",
-    "residue_characters",
-]
-
 BLANK = 1  # CharTokenizer.mask_token_id
 
 

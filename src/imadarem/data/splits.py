@@ -7,8 +7,6 @@ from hashlib import blake2b
 
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["held_out", "stable_hash"]
-
 
 def stable_hash(key: str | bytes, seed: int = 0) -> int:
     """A whole number below 2**63 that depends on nothing but the key and the seed."""

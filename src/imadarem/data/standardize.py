@@ -11,8 +11,6 @@ from imadarem.data.molecules import parse
 from imadarem.errors import DataError
 from imadarem.workers import Workers
 
-__all__ = ["Standardized", "standardize", "standardize_all"]
-
 
 @dataclass(frozen=True, slots=True)
 class Standardized:

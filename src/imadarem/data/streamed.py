@@ -19,8 +19,6 @@ from imadarem.errors import DataError
 from imadarem.tokenizers import Tokenizer
 from imadarem.workers import Workers
 
-__all__ = ["stream_lines"]
-
 #: Lines that are held and encoded together.
 TOGETHER = 65_536
 

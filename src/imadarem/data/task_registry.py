@@ -20,8 +20,6 @@ from imadarem.data.tasks import Task
 from imadarem.data.text_task import text_task
 from imadarem.errors import ConfigError, DataError, nearest
 
-__all__ = ["TASKS", "load_task", "task_settings"]
-
 
 def _sudoku() -> Callable[..., Task]:
     from imadarem.data.sudoku import sudoku_task

@@ -13,8 +13,6 @@ from torch import Tensor
 from imadarem.errors import DataError
 from imadarem.tokenizers import Tokenizer
 
-__all__ = ["Episodes", "Symmetry", "Task", "Transform", "Verifier"]
-
 Verifier = Callable[[Tensor, Tensor], Tensor]
 """``verify(inputs, answers)``, both ``(B, L)`` → ``(B,)`` bool, knowing no label."""
 

@@ -16,8 +16,6 @@ from typing import BinaryIO, cast
 
 from imadarem.errors import DataError
 
-__all__ = ["MAX_LINE_CHARACTERS", "is_utf8", "iter_lines", "open_binary", "read_lines"]
-
 MAX_LINE_CHARACTERS = 1_000_000
 """A longer line means that the file has no line breaks, or is not text."""
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from imadarem.tokenizers import CorpusTokenizer, SpecialIds, Tokenizer
 
-__all__ = ["FORMATS", "NO_COUNTERPART", "format_tables", "token_texts"]
-
 NO_COUNTERPART = -1
 """Entry of a table for a token that should change and cannot."""
 

@@ -22,8 +22,6 @@ from imadarem.tokenizers import (
     special_ids,
 )
 
-__all__ = ["UNITS", "text_task"]
-
 UNITS = ("paragraph", "line")
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from imadarem.errors import DataError
 
-__all__ = ["Wheel", "cache_directory"]
-
 
 def cache_directory() -> Path:
     """``$IMADAREM_CACHE``, or ``~/.cache/imadarem``; not created here."""

@@ -17,8 +17,6 @@ from imadarem.design.scores import similarity_to
 from imadarem.design.verification import rejection_reason
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["Analogue", "Analogues", "analogues"]
-
 #: Seconds that the largest common substructure of two molecules may take.
 COMPARING = 1
 

@@ -21,8 +21,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("rdkit", "mol") from error
 
-__all__ = ["CATALOGUES", "PROPERTIES", "Condition", "Filters", "property_columns"]
-
 CATALOGUES = ("PAINS", "BRENK", "NIH", "CHEMBL")
 """RDKit's catalogues of structural alerts; ZINC's are properties rather than alerts."""
 

@@ -9,8 +9,6 @@ from typing import Any, cast
 from imadarem.data.molecules import parse, parse_error
 from imadarem.errors import DataError
 
-__all__ = ["Fragment", "matched_part", "read_fragment", "read_fragments", "without_salts"]
-
 LONGEST = 1000
 """Characters of a fragment; a longer text is no fragment of a drug-like molecule."""
 

@@ -10,8 +10,6 @@ from imadarem.design.fragment import Fragment, read_fragments, without_salts
 from imadarem.design.verification import rejection_reason
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["KINDS", "FragmentTask"]
-
 KINDS = ("linker", "core", "ring", "motif", "scaffold", "superstructure")
 #: Kinds whose fragments have one attachment point each.
 JOINED = ("linker", "core")

@@ -17,8 +17,6 @@ from imadarem.errors import DataError
 from imadarem.tokenizers import SmilesTokenizer
 from imadarem.tokenizers.safe import join, pieces
 
-__all__ = ["Mutation"]
-
 ATOM, RING = re.compile(r"[A-Za-z\[*]"), re.compile(r"[%\d]")
 #: Share of the children that lose a branch, a linker or, the rest, a run of tokens.
 BRANCH_SHARE, LINKER_SHARE = 0.4, 0.15

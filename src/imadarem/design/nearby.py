@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["visible_parts"]
-
 BOND = re.compile(r"[-=#$:/\\~]")
 RING = re.compile(r"%\d\d|\d")
 

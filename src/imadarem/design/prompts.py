@@ -22,16 +22,6 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers import CorpusTokenizer, SmilesTokenizer
 from imadarem.tokenizers.safe import FIRST_LINK, Piece, fragment_bonds, join, pieces
 
-__all__ = [
-    "Notation",
-    "Prompt",
-    "SafeNotation",
-    "SmilesNotation",
-    "known_token",
-    "spelt_towards",
-    "split_blanks",
-]
-
 Ends = tuple[int, ...]
 Fill = Sequence[Sequence[str]]
 """The tokens that stand in each run of blanks of a prompt."""

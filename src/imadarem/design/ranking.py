@@ -11,8 +11,6 @@ from imadarem.data.molecules import parse
 from imadarem.design.scores import Score
 from imadarem.errors import ConfigError, TrainingError
 
-__all__ = ["POOL", "Ranking", "pick_diverse"]
-
 #: Of molecules with a score, the most different ones are picked among so many times as many.
 POOL = 5
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from imadarem.data.molecules import parse
 
-__all__ = ["count_ring_systems", "known_ring_systems", "new_ring_systems", "ring_systems"]
-
 
 def ring_systems(molecule: Any) -> list[str]:
     """SMILES of each ring system of an RDKit molecule, without stereo and substituents.

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from imadarem.errors import ConfigError
 
-__all__ = ["CommandScore"]
-
 
 @dataclass(frozen=True)
 class CommandScore:

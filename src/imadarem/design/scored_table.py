@@ -16,8 +16,6 @@ from imadarem.design.pareto import pareto_order
 from imadarem.errors import CheckpointError
 from imadarem.files import write_text
 
-__all__ = ["Evolution", "Generation", "Scored"]
-
 #: Molecules up to which the fronts of a Pareto search are computed.
 FRONTS = 1000
 COLUMNS = ("smiles", "score", "call", "generation", "parent", "failure")

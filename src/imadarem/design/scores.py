@@ -15,8 +15,6 @@ from typing import Any
 from imadarem.data.molecules import parse
 from imadarem.errors import ConfigError, DataError, MissingExtraError, TrainingError, nearest
 
-__all__ = ["BUILT_IN", "Score", "score_named", "similarity_to"]
-
 BUILT_IN = ("qed", "sa", "logp", "weight", "similarity:SMILES")
 
 

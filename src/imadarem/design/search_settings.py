@@ -11,8 +11,6 @@ from imadarem.design.fragment_task import FragmentTask
 from imadarem.design.scores import similarity_to
 from imadarem.errors import ConfigError
 
-__all__ = ["Constraint", "EvolutionSettings"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionSettings:

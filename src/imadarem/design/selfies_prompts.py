@@ -22,8 +22,6 @@ from imadarem.errors import DataError
 from imadarem.tokenizers import SelfiesTokenizer
 from imadarem.tokenizers.safe import join, pieces
 
-__all__ = ["SelfiesNotation"]
-
 CLOSING = -1
 MARK = 90
 """Isotope of the chlorine that stands for an attachment point: it takes one single bond."""

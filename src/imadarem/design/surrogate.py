@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from imadarem.evaluation.chemistry import fingerprint
 from imadarem.evaluation.tanimoto import similarities
 
-__all__ = ["Surrogate"]
-
 #: Variance of the noise, beside scores of variance 1.
 NOISE = 0.01
 #: Known molecules that a guess uses, at most: the best ones.

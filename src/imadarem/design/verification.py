@@ -8,8 +8,6 @@ from typing import Any
 from imadarem.data.molecules import parse
 from imadarem.design.fragment import Fragment
 
-__all__ = ["LOST", "TOO_LONG", "UNFIT", "atoms_of", "rejection_reason"]
-
 #: What is filled in has no bond to the fragment, such as a ring symbol of SELFIES alone.
 UNFIT = "blanks do not fit the fragment"
 #: None of the random spellings of the fragments that were tried fits, with its blanks.

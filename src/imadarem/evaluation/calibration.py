@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["ReliabilityBin", "area_under_roc", "expected_calibration_error", "reliability"]
-
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:

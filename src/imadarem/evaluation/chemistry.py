@@ -29,8 +29,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("rdkit", "mol") from error
 
-__all__ = ["Features", "describe", "fingerprint", "passes_filters"]
-
 NARROW, WIDE = 1024, 2048
 """Bits of MOSES' Morgan fingerprint, and of the one under GenMol's diversity."""
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from imadarem.evaluation.held_out import HeldOut
 
-__all__ = ["CorpusLikelihood", "LikelihoodBound", "OrderedLikelihood", "corpus_figures", "surprise"]
-
 #: Half the width of a 95 % interval of a normal distribution, in standard errors.
 NORMAL_95 = 1.959963984540054
 

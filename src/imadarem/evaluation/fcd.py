@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from imadarem.errors import MissingExtraError
 
-__all__ = ["Activations", "activation_statistics", "frechet_distance"]
-
 BATCH = 256
 
 

@@ -33,8 +33,6 @@ from imadarem.sampling.noise import row_seeds
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["GateFigures", "GateReport", "draw_reliability", "gate_report"]
-
 #: Steps in a picture; more lines could not be distinguished.
 LINES = 6
 

@@ -14,8 +14,6 @@ from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import DataError
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["BatchOptions", "HeldOut", "TokenRows", "device_of"]
-
 #: Token ids of each row.
 TokenRows = Sequence[Sequence[int]] | TokenCorpus
 

@@ -14,8 +14,6 @@ from imadarem.errors import DataError
 from imadarem.evaluation.held_out import HeldOut, device_of
 from imadarem.sampling.draw import forbid
 
-__all__ = ["Judgement", "encoded_rows", "judge_rows", "row_verdicts"]
-
 
 @dataclass(frozen=True)
 class Judgement:

@@ -36,8 +36,6 @@ from imadarem.sampling.draw import forbid
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["likelihood_bound", "row_bounds"]
-
 
 def likelihood_bound(
     network: nn.Module,

@@ -18,8 +18,6 @@ from imadarem.evaluation.fcd import Activations, activation_statistics
 from imadarem.evaluation.tanimoto import Bits
 from imadarem.workers import Progress, Workers
 
-__all__ = ["PROPERTIES", "MoleculeSet", "Reference", "listed"]
-
 PROPERTIES = ("logp", "sa", "qed", "weight")
 
 

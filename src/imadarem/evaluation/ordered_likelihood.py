@@ -18,8 +18,6 @@ from imadarem.nn import RefinementOutput
 from imadarem.sampling.draw import forbid, normalized_entropy
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["ORDERS", "ordered_likelihood", "ordered_log_likelihood"]
-
 
 def ordered_likelihood(
     network: nn.Module,

@@ -19,8 +19,6 @@ from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
 from imadarem.evaluation.judgement import judge_rows
 from imadarem.sampling.draw import forbid
 
-__all__ = ["pseudo_likelihood", "token_surprises"]
-
 
 def pseudo_likelihood(
     model: Any,

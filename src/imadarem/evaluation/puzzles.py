@@ -10,8 +10,6 @@ from torch import Tensor
 from imadarem.data.tasks import Verifier
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["PuzzleReport", "evaluate_puzzles", "wilson_interval"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PuzzleReport:

@@ -12,8 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bits", "mean_powers", "nearest_similarity", "similarities"]
-
 Bits = NDArray[np.uint8]
 """(N, bits / 8) packed fingerprints."""
 

@@ -13,8 +13,6 @@ import torch
 
 from imadarem.errors import ConfigError, DataError
 
-__all__ = ["TextReport", "causal_perplexity", "evaluate_texts", "mauve_score", "self_bleu"]
-
 #: Words before a word among which it counts as repeated.
 WINDOW = 16
 #: Texts that self-BLEU is measured on: its cost is quadratic.

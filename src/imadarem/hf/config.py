@@ -9,8 +9,6 @@ from transformers import PreTrainedConfig
 
 from imadarem.config import FOREIGN_KEYS, MODEL_TYPE, ImplicitRefinementConfig
 
-__all__ = ["ImadaremConfig"]
-
 OUR_KEYS = tuple(field.name for field in dataclasses.fields(ImplicitRefinementConfig))
 #: Settings that transformers puts into any configuration; the underscored ones come on top.
 THEIR_KEYS = (

@@ -14,8 +14,6 @@ from imadarem.sampling.batching import Samples
 from imadarem.sampling.loop import Step
 from imadarem.sampling.settings import SamplingOptions
 
-__all__ = ["CanvasGeneration"]
-
 #: Options of sampling that ``generate`` hands on; two have names of their own in transformers.
 OPTIONS = tuple(sorted(SamplingOptions.__annotations__.keys() - {"steps", "temperature"}))
 

@@ -22,8 +22,6 @@ from imadarem.nn.conversion import converted
 from imadarem.pretrained import HUB_KEYS
 from imadarem.tokenizers import load_tokenizer, special_ids
 
-__all__ = ["ImadaremForMaskedLM"]
-
 #: Label that the loss leaves out, as everywhere in transformers.
 IGNORED = -100
 

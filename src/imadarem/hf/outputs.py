@@ -8,8 +8,6 @@ from torch import Tensor
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import ModelOutput
 
-__all__ = ["ImadaremGenerateOutput", "ImadaremMaskedLMOutput"]
-
 
 @dataclass
 class ImadaremMaskedLMOutput(MaskedLMOutput):

@@ -12,8 +12,6 @@ from torch.autograd.function import once_differentiable
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn.relations import RelationPooling
 
-__all__ = ["Block", "NeighbourConvolution", "SelfAttention", "rotate_pairs"]
-
 
 class SelfAttention(nn.Module):
     """Multi-head attention of every position to every attended position.

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from imadarem.model_folder import NETWORK_PREFIX, TEACHER_PREFIX
 
-__all__ = ["converted"]
-
 HEADS = ("gate.", "halt.", "joint.")
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EmaTeacher", "frozen_shared"]
-
 
 class EmaTeacher(nn.Module):
     """An exponential moving average of a network's weights: ``θ' ← d·θ' + (1 - d)·θ``.

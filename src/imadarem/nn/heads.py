@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from imadarem.nn.recurrence import gated_recurrence
 
-__all__ = ["HaltingHead", "JointHead", "JointLogits", "RefineGate"]
-
 #: Bias of the halting head at initialisation: a canvas is wrong until training says otherwise.
 HALT_BIAS = -5.0
 

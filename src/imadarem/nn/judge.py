@@ -13,8 +13,6 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn.block import Block
 from imadarem.nn.heads import HaltingHead
 
-__all__ = ["JudgeHead", "JudgeLogits", "Platt"]
-
 #: Bias at initialisation: nearly every token of the data is right.
 RARE = -4.0
 #: Log-probabilities are cut here: a token that may not stand somewhere has none.

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["GatedCrossAttention", "MemoryEmbedding", "Retrieved"]
-
 
 class Retrieved(Protocol):
     """What a memory answers for a batch: k hits of L' tokens for every canvas."""

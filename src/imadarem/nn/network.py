@@ -13,8 +13,6 @@ from imadarem.nn.judge import JudgeHead, JudgeLogits
 from imadarem.nn.memory import Retrieved
 from imadarem.nn.transformer import BackboneOutput, RefinementTransformer
 
-__all__ = ["InPlaceOutput", "RefinementNetwork", "RefinementOutput"]
-
 #: Bounds of the probability of a token in its place: its logarithm, and its distance from 1.
 LEAST_LOG_PROB, SMALLEST = -15.0, 1e-6
 

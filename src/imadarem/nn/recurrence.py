@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["gated_recurrence"]
-
 
 def gated_recurrence(
     inputs: Tensor, weight: Tensor, bias: Tensor, hidden: Tensor | None = None

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from imadarem.errors import DataError
 
-__all__ = ["Layouts", "RelationPooling"]
-
 
 class RelationPooling(nn.Module):
     """Every position reads the mean of each of its groups; zero at initialisation.

@@ -17,16 +17,6 @@ from imadarem.nn.block import Block
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
 from imadarem.nn.relations import Layouts
 
-__all__ = [
-    "AdaptivePositionalEmbedding",
-    "BackboneOutput",
-    "RefinementTransformer",
-    "TimeEmbedding",
-    "TokenEmbedding",
-    "canvas_time",
-    "rotary_turns",
-]
-
 #: Longest wavelength of the sinusoids, in tokens over 2π (arXiv:1706.03762).
 MAX_WAVELENGTH = 10_000.0
 #: The same for the rotary angles; canvases are short, so the slow end starts sooner.

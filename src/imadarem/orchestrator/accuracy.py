@@ -15,8 +15,6 @@ from imadarem.errors import ConfigError
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.sampling.halting import Halting
 
-__all__ = ["Halted", "StepRecord", "record_steps"]
-
 
 @dataclass(frozen=True)
 class Halted:

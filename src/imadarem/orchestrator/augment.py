@@ -28,8 +28,6 @@ from imadarem.orchestrator.strategies import INTENSITY, STRATEGIES, Means, Unava
 from imadarem.sampling.halting import Halting
 from imadarem.tokenizers import SpecialIds, Tokenizer
 
-__all__ = ["IDENTITY", "Augmented", "AugmentedBatch", "Augmenter", "KnownTasks", "TaskParts"]
-
 IDENTITY = "identity"
 """The ``strategy`` of element 0, and of an episode that no available strategy changes."""
 

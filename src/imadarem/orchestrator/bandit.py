@@ -16,8 +16,6 @@ from typing import Any
 
 from imadarem.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["DiscountedBandit"]
-
 #: What is believed of an arm before its first pull, and again once its pulls are forgotten:
 #: the context's mean reward, as sure as one pull makes it.
 PRIOR_PULLS = 1.0

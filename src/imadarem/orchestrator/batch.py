@@ -22,18 +22,6 @@ from imadarem.tokenizers import SpecialIds
 from imadarem.training.objective import Objective
 from imadarem.training.processes import gathered
 
-__all__ = [
-    "Batch",
-    "canvas_of",
-    "canvases_given",
-    "check_ids",
-    "corrupted",
-    "questions",
-    "read_batch",
-    "recall",
-    "remember",
-]
-
 KEYS = ("input_ids", "labels", "attention_mask", "task_ids")
 #: Label that counts for nothing, by the convention of Hugging Face.
 IGNORED = -100

@@ -17,8 +17,6 @@ from imadarem.orchestrator.unroll import Question, UnrollState, start
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.processes import mean_over_processes
 
-__all__ = ["Carried"]
-
 #: Probability of the halting head above which a row makes room for a new one.
 HALTED = 0.5
 

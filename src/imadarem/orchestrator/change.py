@@ -11,8 +11,6 @@ from torch import Tensor
 from imadarem.data.tasks import Transform
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["Change", "Strategy", "content_length", "redraw_holes", "unchanged"]
-
 
 class Change(NamedTuple):
     """What a strategy made of an episode.

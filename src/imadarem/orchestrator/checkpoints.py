@@ -21,8 +21,6 @@ from imadarem.training.run_folder import latest_checkpoint
 from imadarem.training.run_folder import save_checkpoint as write_checkpoint
 from imadarem.training.update import GuardedUpdate, TrainingRecord
 
-__all__ = ["checkpoint", "load_checkpoint", "read_extra", "save_checkpoint"]
-
 #: Settings that no training step depends on; a resume may change them.
 OF_INFERENCE = frozenset(
     {"max_steps_infer", "halt_confidence", "quality_threshold", "patience", "temperature"}

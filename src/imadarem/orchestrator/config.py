@@ -15,8 +15,6 @@ from imadarem.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from imadarem.training.grokfast import GrokFastEma
 
-__all__ = ["OrchestrationConfig", "StepWeighting", "without_retired"]
-
 StepWeighting = Callable[[int, int], float]
 """``weight(step, steps)`` with ``step`` from 1; at least 0, normalised over the steps."""
 

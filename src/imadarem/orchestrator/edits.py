@@ -37,16 +37,6 @@ from torch import Tensor
 from imadarem.errors import ConfigError, nearest
 from imadarem.sampling.policies import Decision, GateInPlace, PassView, Policy
 
-__all__ = [
-    "EDITS",
-    "Append",
-    "Replace",
-    "available_edits",
-    "edit_from_name",
-    "edit_mask",
-    "unavailable_edits",
-]
-
 #: Probability above which a written token counts as flagged; the gate's rule everywhere.
 FLAGGED = 0.5
 

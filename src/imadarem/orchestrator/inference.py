@@ -27,8 +27,6 @@ from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.sampling.width import candidate_seeds
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["ChosenEdit", "Inference", "check_width"]
-
 #: Reasons after which no other candidate is asked for.
 SURE = (StoppingReason.VERIFIED, StoppingReason.CONFIDENCE)
 #: Noise in the states of further candidates. Measured on the sudoku model, 16 steps: one of 8

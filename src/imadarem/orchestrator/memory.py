@@ -13,8 +13,6 @@ from imadarem import checks
 from imadarem.errors import ConfigError, DataError
 from imadarem.orchestrator.memory_index import ContentAddress, ExactIndex
 
-__all__ = ["Memory", "MemoryBank", "Recall"]
-
 FORMAT = "imadarem.memory/1"
 #: What must be equal for saved contents to be found again.
 ADDRESSING = ("size", "vocab_size", "key_size", "position_weight", "pad_token_id", "seed")

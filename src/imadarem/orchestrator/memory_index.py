@@ -7,8 +7,6 @@ from torch import Tensor
 
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 
-__all__ = ["ContentAddress", "ExactIndex"]
-
 #: Keys lie on the grid of multiples of 1/2048. A product of two then is a multiple of 2^-22
 #: and a similarity stays below 2, so float32 adds them up without any rounding: similarities
 #: are the same in every batch, and ties are true ties.

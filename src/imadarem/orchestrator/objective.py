@@ -25,8 +25,6 @@ from imadarem.orchestrator.unroll import (
     unroll,
 )
 
-__all__ = ["ChooseName", "UnrollObjective", "Unrolled"]
-
 ChooseName = Callable[[int, Tensor | None], str]
 """``choose(step, scores (B,)) -> name`` of the edit of a step."""
 

@@ -29,8 +29,6 @@ from imadarem.sampling.settings import SamplingSettings
 from imadarem.training.processes import mean_over_processes, step_generator
 from imadarem.training.update import GuardedUpdate, TrainingRecord
 
-__all__ = ["UnifiedRefinerOrchestrator"]
-
 AnyBatch = Tensor | Episodes | Mapping[str, Tensor]
 
 

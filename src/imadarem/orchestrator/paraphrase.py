@@ -12,8 +12,6 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.orchestrator.change import Change, content_length, redraw_holes, unchanged
 from imadarem.tokenizers import SpecialIds, Tokenizer
 
-__all__ = ["Paraphrase", "TextParaphrase"]
-
 Paraphrase = Callable[[str], list[str]]
 """A text → paraphrases of it."""
 

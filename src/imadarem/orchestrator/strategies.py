@@ -49,8 +49,6 @@ from imadarem.tokenizers import (
     Tokenizer,
 )
 
-__all__ = ["INTENSITY", "STRATEGIES", "Means", "Unavailable"]
-
 INTENSITY: Mapping[str, float] = {
     "token_noise": 0.05,
     "masking": 0.1,

@@ -22,8 +22,6 @@ from imadarem.training.processes import rank, world_size
 from imadarem.training.settings import TrainingConfig
 from imadarem.training.update import TrainingRecord
 
-__all__ = ["TaskAccuracy", "UnrolledTraining", "by_length"]
-
 #: Training settings that a resume may change: a longer run, other records of it.
 MAY_CHANGE = frozenset(
     {

@@ -31,21 +31,6 @@ from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.sampling.draw import forbid
 
-__all__ = [
-    "ChooseEdit",
-    "Plan",
-    "Question",
-    "StepLoss",
-    "StepOutput",
-    "UnrollState",
-    "exact_match",
-    "score_step",
-    "start",
-    "take_step",
-    "token_accuracy",
-    "unroll",
-]
-
 
 @dataclass(frozen=True)
 class Question:

@@ -24,8 +24,6 @@ from imadarem import checks
 from imadarem.errors import DataError
 from imadarem.orchestrator.augment import Augmenter
 
-__all__ = ["RULES", "Run", "Vote", "Voted", "rank", "solve_with_voting"]
-
 RULES = ("count", "confidence")
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -13,8 +13,6 @@ from imadarem.canvas import Canvas
 from imadarem.repair.sites import Row, Site
 from imadarem.sampling.draw import forbid
 
-__all__ = ["Candidate", "at_site", "place_log_probs", "single_edits"]
-
 #: Tokens tried at a place, the most likely ones.
 TOKENS = 32
 

@@ -13,8 +13,6 @@ from imadarem.repair.sites import Row, Site, prompt_of
 from imadarem.sampling.batching import Widths, refine_all
 from imadarem.sampling.loop import Step
 
-__all__ = ["fill"]
-
 
 @torch.no_grad()
 def fill(

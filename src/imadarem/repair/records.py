@@ -10,17 +10,6 @@ from rapidfuzz.distance import Levenshtein
 
 from imadarem.evaluation.judgement import Judgement
 
-__all__ = [
-    "CHECKED",
-    "CLEAN",
-    "GAVE_UP",
-    "REPAIRED",
-    "Edit",
-    "Repair",
-    "edits_between",
-    "spelled_tokens",
-]
-
 #: Why a row stopped: nothing looks wrong in it; it was changed and nothing looks wrong any more;
 #: it was changed and the checker takes it; it is returned as it was given.
 CLEAN, REPAIRED, CHECKED, GAVE_UP = "clean", "repaired", "checked", "gave_up"

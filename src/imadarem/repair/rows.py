@@ -33,8 +33,6 @@ from imadarem.repair.sites import (
 from imadarem.row_pool import share_rows
 from imadarem.sampling.noise import row_seeds
 
-__all__ = ["most_passes", "repair_rows"]
-
 #: Places of a row whose single edits are tried in a round: by the judge alone those that are
 #: flagged and their neighbours, with a checker the likeliest.
 PLACES, CHECKED_PLACES = 16, 8

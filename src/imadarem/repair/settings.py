@@ -9,8 +9,6 @@ from typing import Any, TypedDict
 from imadarem import checks
 from imadarem.errors import ConfigError
 
-__all__ = ["Checker", "RepairOptions", "RepairSettings", "check_judge", "judges_tokens"]
-
 #: Says of a text whether it is right.
 Checker = Callable[[str], bool]
 

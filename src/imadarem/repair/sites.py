@@ -10,18 +10,6 @@ from imadarem.errors import DataError
 from imadarem.evaluation.judgement import Judgement
 from imadarem.tokenizers import SpecialIds
 
-__all__ = [
-    "Row",
-    "Site",
-    "every_site",
-    "flagged_sites",
-    "likely_sites",
-    "place_count",
-    "prompt_of",
-    "protection_flags",
-    "suspect_sites",
-]
-
 #: Blanks that a gap is given, each of which may stay empty.
 GAP_BLANKS = 2
 

@@ -28,19 +28,6 @@ from imadarem.sampling.settings import SamplingOptions, SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.tokenizers import Tokenizer
 
-__all__ = [
-    "CHUNK_TOKENS",
-    "GROUP",
-    "Refined",
-    "Run",
-    "RunOptions",
-    "Samples",
-    "Widths",
-    "batches",
-    "refine_all",
-    "refine_run",
-]
-
 #: The widest vector that attention sums at a time, in floats.
 GROUP = 16
 #: Widths are multiples of it: as many as the narrower vectors of other processors hold, or more.

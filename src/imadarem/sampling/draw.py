@@ -13,15 +13,6 @@ from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
 from imadarem.sampling.noise import RowNoise, Stream
 
-__all__ = [
-    "Truncation",
-    "allowed_logits",
-    "draw_tokens",
-    "forbid",
-    "inverse_cdf",
-    "normalized_entropy",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncation:

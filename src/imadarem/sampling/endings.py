@@ -13,8 +13,6 @@ from imadarem.sampling.draw import forbid
 from imadarem.sampling.noise import RowNoise, Stream
 from imadarem.sampling.settings import SamplingSettings
 
-__all__ = ["Endings"]
-
 
 @dataclass(frozen=True)
 class Endings:

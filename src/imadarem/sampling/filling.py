@@ -14,18 +14,6 @@ from imadarem.corruption import MaskSchedule
 from imadarem.sampling.noise import Stream
 from imadarem.sampling.passes import Decision, PassView, Policy
 
-__all__ = [
-    "Ancestral",
-    "Blocks",
-    "BySchedule",
-    "Confidence",
-    "LeftToRight",
-    "Margin",
-    "from_the_left",
-    "highest",
-    "noisy_confidence",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BySchedule:

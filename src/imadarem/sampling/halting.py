@@ -13,8 +13,6 @@ from torch import Tensor
 
 from imadarem.errors import ConfigError
 
-__all__ = ["Halting", "StoppingReason", "Track"]
-
 
 class StoppingReason(enum.IntEnum):
     """Why a row took no further step."""

@@ -24,8 +24,6 @@ from imadarem.nn.recurrence import gated_recurrence
 from imadarem.sampling.draw import Truncation, allowed_logits, inverse_cdf
 from imadarem.sampling.noise import RowNoise, Stream
 
-__all__ = ["JointDraws", "NumpyStepper", "StepWeights", "TorchStepper"]
-
 #: Batches are filled up to a multiple of it. Measured on Intel and AMD processors, with one thread
 #: and two: products with a matrix laid out by columns round a row alike in 4, 8, 12, … rows.
 TILE = 4

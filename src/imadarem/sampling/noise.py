@@ -20,8 +20,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["RowNoise", "Stream", "mix_rows", "row_seeds"]
-
 Array = npt.NDArray[Any]
 
 GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number

@@ -16,16 +16,6 @@ from imadarem.nn import RefinementOutput
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.noise import RowNoise
 
-__all__ = [
-    "Decision",
-    "PassInputs",
-    "PassView",
-    "Policy",
-    "forward_unique_rows",
-    "progress",
-    "reads_beliefs",
-]
-
 Network = Callable[..., RefinementOutput]
 
 

@@ -20,8 +20,6 @@ from imadarem.sampling.halting import Halting
 from imadarem.sampling.noise import RowNoise, Stream
 from imadarem.sampling.policies import Policy, policy_from_name
 
-__all__ = ["SamplingOptions", "SamplingSettings", "check_length", "lengths_of"]
-
 
 class SamplingOptions(TypedDict, total=False):
     """What a caller may choose for one call; None, or nothing, leaves it to the model.

@@ -14,8 +14,6 @@ from imadarem.sampling.loop import Step, StoppingReason
 from imadarem.viz.table import trajectory_table
 from imadarem.viz.text import trajectory_text
 
-__all__ = ["RowStep", "RowTrajectory", "Trajectory", "TrajectoryRecorder"]
-
 SCHEMA = "imadarem.trajectory/1"
 #: Fields of a record that have one value per position.
 PER_POSITION = ("refined", "remasked", "changed", "gate", "entropy", "confidence")

@@ -18,8 +18,6 @@ from imadarem.sampling.joint_draws import JointDraws, StepWeights
 from imadarem.sampling.passes import PassView
 from imadarem.sampling.settings import SamplingSettings
 
-__all__ = ["LoopView", "sigmoid"]
-
 
 class LoopView(PassView):
     """A :class:`PassView` of a pass; its costly fields are computed when they are read.

@@ -23,8 +23,6 @@ from imadarem.sampling.batching import Refined, Run, Samples, refine_run
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.trajectory import Trajectory
 
-__all__ = ["candidate_seeds", "choose", "refine_candidates"]
-
 #: Token ids of rows and which were written from nothing, ``(N,)`` → ``(N,)`` logits of being right.
 Verdicts = Callable[[list[list[int]], Tensor], Tensor]
 

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Work", "count_work"]
-
 #: Operations whose result the host must have before it can go on: on an accelerator each
 #: waits for all that was asked of it before.
 SYNCS = frozenset({"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select"})

@@ -9,19 +9,6 @@ from pydantic import BaseModel, Field, create_model
 
 from imadarem.sampling.trajectory import RowStep
 
-__all__ = [
-    "EVENT",
-    "ErrorAnswer",
-    "Health",
-    "InfillAnswer",
-    "JudgeAnswer",
-    "ModelList",
-    "RepairAnswer",
-    "SampleAnswer",
-    "SolveAnswer",
-    "TraceAnswer",
-]
-
 
 class ErrorBody(BaseModel):
     """The error."""

@@ -11,14 +11,6 @@ from starlette.responses import JSONResponse
 
 from imadarem.errors import ImadaremError, MissingExtraError, MissingLibraryError
 
-__all__ = [
-    "STATUS_HINTS",
-    "ApiError",
-    "from_http_exception",
-    "from_library_error",
-    "from_validation_error",
-]
-
 #: Every HTTP status that the server uses for errors: its code, and what the client can do.
 STATUS_HINTS = {
     400: ("bad_request", "Send a JSON object, such as the examples in /openapi.json."),

@@ -33,8 +33,6 @@ from imadarem.serve.metrics import CONTENT_TYPE, Metrics
 from imadarem.serve.request_guard import RequestGuard
 from imadarem.serve.worker import Worker
 
-__all__ = ["create_app"]
-
 STATIC = Path(__file__).parent / "static"
 NO_PAGE = (
     "<!doctype html><meta charset=utf-8><title>Imadarem</title><p>Imadarem is running. "

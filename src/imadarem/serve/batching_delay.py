@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-__all__ = ["BatchingDelay"]
-
 #: Longest waits as fractions of the duration of the last batch: for the first job after it,
 #: between two jobs, and in all.
 FIRST_WAIT, NEXT_WAIT, TOTAL_WAIT = 1 / 4, 1 / 8, 1 / 2

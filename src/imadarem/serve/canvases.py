@@ -18,8 +18,6 @@ from imadarem.serve.catalogue import SUDOKU, ServedModel
 from imadarem.tokenizers import MASK
 from imadarem.tokenizers.prompts import gap_tokens
 
-__all__ = ["blank_canvas", "prompt_canvas", "puzzle_canvas", "stack_canvases", "token_canvas"]
-
 #: How the records of a trajectory write a blank, an end, and a position after the end.
 BLANK, END, AFTER_END = "[MASK]", "[EOS]", ""
 

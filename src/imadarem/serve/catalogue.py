@@ -21,8 +21,6 @@ from imadarem.sampling.settings import SamplingSettings
 from imadarem.serve.api_errors import ApiError
 from imadarem.tokenizers import MOLECULE_NOTATIONS, CorpusTokenizer, mask_spelling
 
-__all__ = ["Catalogue", "LegalGrid", "ServedModel", "load_catalogue"]
-
 MOLECULES, SUDOKU, TEXT = "molecules", "sudoku", "text"
 #: Longest vocabulary that is sent and searched for similar tokens; some have 100,000 tokens.
 MAX_LISTED_TOKENS = 4_096

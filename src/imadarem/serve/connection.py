@@ -18,8 +18,6 @@ from imadarem.serve.api_errors import ApiError
 from imadarem.serve.limits import Limits
 from imadarem.serve.request_guard import WRONG_TOKEN
 
-__all__ = ["ConnectionTable", "HttpConnection"]
-
 log = logging.getLogger("imadarem.serve")
 
 #: Most bytes that are read from a connection before the others have their turn.

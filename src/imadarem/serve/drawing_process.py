@@ -14,8 +14,6 @@ from asyncio.subprocess import PIPE, Process
 
 from imadarem.serve.api_errors import ApiError
 
-__all__ = ["DrawingProcess"]
-
 #: Longest time to start the process, and to draw one molecule.
 START_SECONDS, DRAWING_SECONDS = 60.0, 10.0
 MAX_WAITING = 64

@@ -9,8 +9,6 @@ import sys
 from imadarem.errors import ImadaremError, MissingExtraError, MissingLibraryError
 from imadarem.viz.molecules import molecule_grid_svg
 
-__all__ = ["main"]
-
 
 def _draw(smiles: str) -> dict[str, str | int]:
     try:

@@ -28,8 +28,6 @@ from imadarem.serve.jobs import Job, JobEvent, Review, Row
 from imadarem.serve.limits import MAX_SAMPLES, MAX_SEED, MAX_SMILES_CHARS
 from imadarem.serve.reviews import CHECKERS, readable_rows
 
-__all__ = ["Endpoints"]
-
 #: Canvases of more samples are made on a thread; for few the change of threads takes longer.
 FEW_SAMPLES = 64
 

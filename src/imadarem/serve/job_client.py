@@ -18,8 +18,6 @@ from imadarem.serve.jobs import Job, JobEvent, QueuedJob
 from imadarem.serve.limits import Limits
 from imadarem.serve.worker import Worker
 
-__all__ = ["ClientDisconnected", "EventStream", "JobClient"]
-
 
 class ClientDisconnected(Exception):
     """The client disconnected before its answer was there."""

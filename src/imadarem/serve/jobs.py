@@ -18,8 +18,6 @@ from imadarem.sampling.batching import Refined
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.serve.catalogue import ServedModel
 
-__all__ = ["Job", "JobEvent", "QueuedJob", "Review", "Row"]
-
 
 @dataclass(frozen=True)
 class Row:

@@ -6,21 +6,6 @@ from dataclasses import dataclass
 
 from imadarem.errors import ConfigError
 
-__all__ = [
-    "MAX_ALTERNATIVES",
-    "MAX_CANVAS_TOKENS",
-    "MAX_CHECKS",
-    "MAX_LISTED_TOKENS",
-    "MAX_PROMPTS",
-    "MAX_ROUNDS",
-    "MAX_SAMPLES",
-    "MAX_SEED",
-    "MAX_SMILES_CHARS",
-    "MAX_STEPS",
-    "MAX_TEXT_CHARS",
-    "Limits",
-]
-
 #: Limits of the OpenAPI description, the same on every server.
 MAX_SAMPLES = 1_000
 MAX_PROMPTS = 100

@@ -17,8 +17,6 @@ from imadarem.serve.api_errors import ApiError
 from imadarem.serve.limits import Limits
 from imadarem.serve.metrics import Metrics
 
-__all__ = ["WRONG_TOKEN", "RequestGuard", "is_loopback"]
-
 #: Paths that need the token, where there is one. The studio page asks the user for it.
 PROTECTED_PATHS = ("/v1/", "/metrics")
 METHODS_WITH_BODY = ("POST", "PUT", "PATCH")

@@ -19,8 +19,6 @@ from imadarem.serve.catalogue import SUDOKU, ServedModel
 from imadarem.serve.jobs import Review
 from imadarem.serve.limits import MAX_LISTED_TOKENS, MAX_SMILES_CHARS
 
-__all__ = ["CHECKERS", "readable_rows", "review"]
-
 #: The checkers that a request may name; a request runs no other code.
 CHECKERS = {"none": None, "rdkit": is_molecule}
 

@@ -20,17 +20,6 @@ from imadarem.serve.limits import (
     MAX_TEXT_CHARS,
 )
 
-__all__ = [
-    "DrawRequest",
-    "InfillRequest",
-    "JudgeRequest",
-    "RepairRequest",
-    "SampleRequest",
-    "Sampling",
-    "SolveRequest",
-    "TraceRequest",
-]
-
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS)]
 Token = Annotated[str, Field(max_length=200)]

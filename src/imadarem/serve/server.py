@@ -22,8 +22,6 @@ from imadarem.serve.connection import ConnectionTable, HttpConnection
 from imadarem.serve.limits import Limits
 from imadarem.serve.request_guard import is_loopback
 
-__all__ = ["Server", "bind", "check_exposure", "host_names"]
-
 log = logging.getLogger("imadarem.serve")
 
 #: Connections that wait to be accepted, and how many of them the event loop accepts at once. If

@@ -25,8 +25,6 @@ from imadarem.serve.limits import Limits
 from imadarem.serve.metrics import Metrics
 from imadarem.serve.reviews import review
 
-__all__ = ["Worker"]
-
 log = logging.getLogger("imadarem.serve")
 
 #: Most rows of one job in a batch that other jobs wait for too.

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import TokenizerError
 
-__all__ = ["SpecialIds", "Tokenizer", "fixed_vocabulary_ids", "model_ids", "special_ids"]
-
 
 class Tokenizer(Protocol):
     """What the library uses of a tokenizer; every Hugging Face tokenizer has it."""

@@ -15,8 +15,6 @@ from imadarem.files import save_json
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["FORMAT", "SPECIALS", "CharTokenizer", "CorpusTokenizer", "shortened"]
-
 FORMAT = "imadarem.tokenizer/1"
 PAD, MASK, EOS = "<pad>", "<mask>", "</s>"
 SPECIALS = (PAD, MASK, EOS)

@@ -8,8 +8,6 @@ from typing import Any
 from imadarem.errors import DataError, MissingExtraError
 from imadarem.tokenizers.corpus import CorpusTokenizer, shortened
 
-__all__ = ["SMILES_PATTERN", "SelfiesTokenizer", "SmilesTokenizer"]
-
 # Schwaller et al., "Molecular Transformer", arXiv:1811.02633, section 3.
 SMILES_PATTERN = (
     r"\[[^\]]+\]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\(|\)|\.|=|#|-|\+|\\|/|:|~|@|\?|>>?|\*|\$"

@@ -9,8 +9,6 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers.contract import SpecialIds
 from imadarem.tokenizers.corpus import MASK, CorpusTokenizer
 
-__all__ = ["LONGEST_GAP", "encode_prompt", "gap_tokens", "mask_spelling", "prompt_rows"]
-
 #: Tokens at most in a hole of unknown length that names no bounds.
 LONGEST_GAP = 16
 GAP = re.compile(r"<gap(?::([^>]*))?>")

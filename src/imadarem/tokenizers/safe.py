@@ -25,17 +25,6 @@ from imadarem.errors import DataError, MissingExtraError
 from imadarem.tokenizers.corpus import CorpusTokenizer, shortened
 from imadarem.tokenizers.molecules import SMILES_PATTERN
 
-__all__ = [
-    "FIRST_LINK",
-    "LAST_LINK",
-    "Piece",
-    "SafeTokenizer",
-    "fragment_bonds",
-    "join",
-    "pieces",
-    "to_safe",
-]
-
 FIRST_LINK, LAST_LINK = 10, 99
 """The numbers of cut bonds; RDKit numbers rings from 1."""
 

@@ -20,8 +20,6 @@ from imadarem.tokenizers.corpus import (
 from imadarem.tokenizers.molecules import SelfiesTokenizer, SmilesTokenizer
 from imadarem.tokenizers.safe import SafeTokenizer
 
-__all__ = ["MOLECULE_NOTATIONS", "TOKENIZERS", "load_tokenizer", "tokenizer_class"]
-
 TOKENIZERS: dict[str, type[CorpusTokenizer]] = {
     "selfies": SelfiesTokenizer,
     "smiles": SmilesTokenizer,

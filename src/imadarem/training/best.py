@@ -11,8 +11,6 @@ from typing import Any
 
 from imadarem.errors import ConfigError, nearest
 
-__all__ = ["BestWeights"]
-
 #: Figures of which the lowest is the best; of all others the highest is.
 LOWER_IS_BETTER = ("loss", "gate_ece", "wrong_share")
 

@@ -13,15 +13,6 @@ import torch
 from imadarem.training.settings import TrainingConfig
 from imadarem.training.update import TrainingRecord
 
-__all__ = [
-    "Evaluated",
-    "Figures",
-    "Progress",
-    "StepFigures",
-    "TrainingObjective",
-    "TrainingResult",
-]
-
 
 class StepFigures(NamedTuple):
     """What an objective tells of one training step.

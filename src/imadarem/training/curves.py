@@ -9,8 +9,6 @@ from typing import Any
 from imadarem.errors import DataError, MissingExtraError
 from imadarem.files import write_atomically
 
-__all__ = ["draw_curve", "read_metrics"]
-
 
 def read_metrics(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     """The records of a run by kind, ``train`` and ``valid``, in the order of their steps.

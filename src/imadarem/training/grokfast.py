@@ -11,8 +11,6 @@ from torch import Tensor
 
 from imadarem.errors import CheckpointError, ConfigError, TrainingError
 
-__all__ = ["GrokFastEma"]
-
 
 class GrokFastEma:
     """Adds an exponential moving average of past gradients to each gradient.

@@ -13,8 +13,6 @@ from imadarem.evaluation.calibration import area_under_roc, expected_calibration
 from imadarem.nn.judge import JudgeLogits, Platt
 from imadarem.training.judging import CLEAN, DRAFTS, KINDS, REFILLED, JudgeData, JudgedRows
 
-__all__ = ["JudgeFigures", "JudgeReport", "fit_judge", "judge_report"]
-
 ROWS = 250
 Pair = tuple[Tensor, Tensor]
 

@@ -36,16 +36,6 @@ from imadarem.data.corpus import TokenCorpus, collate
 from imadarem.nn.judge import JudgeLogits
 from imadarem.tokenizers import SpecialIds
 
-__all__ = [
-    "KINDS",
-    "JudgeData",
-    "JudgedRows",
-    "alignment_labels",
-    "judge_loss",
-    "judged_rows",
-    "local_edits",
-]
-
 KINDS = ("clean", "edits", "plausible", "refilled", "drafts")
 #: Share of a batch that each kind has.
 SHARES = (0.4, 0.2, 0.12, 0.1, 0.18)

@@ -31,8 +31,6 @@ from imadarem.training.validation import (
     validate,
 )
 
-__all__ = ["MaskedTraining"]
-
 #: Shares of the rows of a model with a joint head, where the settings leave them open.
 BLANK_SHARE, SUFFIX_SHARE, WINDOW_SHARE = 0.25, 0.12, 0.45
 

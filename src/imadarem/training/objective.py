@@ -44,8 +44,6 @@ from imadarem.sampling.policies import Ancestral, Policy, policy_from_name
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 
-__all__ = ["ENTROPY_FLOOR", "LossTerms", "Objective", "TrainingCanvas"]
-
 #: Nats; below it the diversity term pushes the entropy of a blank up.
 ENTROPY_FLOOR = 0.5
 #: Weight of the independent logits' own loss beside that of a joint head.

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from imadarem.errors import ConfigError, MissingExtraError, nearest
 
-__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
-
 SCHEDULES = ("cosine", "wsd")
 #: Share of a "wsd" run (warm-up, stable, decay; arXiv:2404.06395) that decays to the floor.
 DECAY_SHARE = 0.2

@@ -10,16 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = [
-    "average_gradients",
-    "gathered",
-    "mean_over_processes",
-    "rank",
-    "share_first",
-    "step_generator",
-    "world_size",
-]
-
 
 def world_size() -> int:
     """Processes that train together; 1 without ``torch.distributed``."""

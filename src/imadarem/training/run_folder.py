@@ -19,8 +19,6 @@ from imadarem.files import save_json, write_text
 from imadarem.locks import TEMPORARY, exclusive
 from imadarem.training.processes import rank
 
-__all__ = ["RunLog", "hold", "latest_checkpoint", "remove_leftovers", "save_checkpoint"]
-
 #: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
 KEPT_CHECKPOINTS = 2
 PACKAGES = ("imadarem", "torch", "accelerate", "numpy", "safetensors")

@@ -8,8 +8,6 @@ from typing import Any
 from imadarem import checks
 from imadarem.errors import ConfigError
 
-__all__ = ["OF_ROWS_ALONE", "TrainingConfig", "refuse_parts_trained_by_unrolling"]
-
 PRECISIONS = ("no", "bf16", "fp16")
 #: Settings that are at least 1, and at least 0.
 COUNTS = (

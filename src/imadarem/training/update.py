@@ -17,8 +17,6 @@ from imadarem.errors import TrainingError
 from imadarem.training.grokfast import GrokFastEma
 from imadarem.training.processes import average_gradients, gathered
 
-__all__ = ["MAX_SKIPPED_IN_A_ROW", "GuardedUpdate", "TrainingRecord"]
-
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 #: Non-finite steps in a row after which training gives up.
 MAX_SKIPPED_IN_A_ROW = 20

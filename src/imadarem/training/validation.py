@@ -17,14 +17,6 @@ from imadarem.evaluation.calibration import area_under_roc, expected_calibration
 from imadarem.sampling.passes import progress
 from imadarem.training.objective import Objective
 
-__all__ = [
-    "GateCalibration",
-    "Validation",
-    "fit_gate_calibration",
-    "judge_own_tokens",
-    "validate",
-]
-
 
 @dataclass(frozen=True)
 class Validation:

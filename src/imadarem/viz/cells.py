@@ -12,19 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = [
-    "HEAT",
-    "HEAT_INK",
-    "INK",
-    "WHITE",
-    "Cell",
-    "Row",
-    "RowStep",
-    "cells",
-    "labels",
-    "summary",
-]
-
 #: Pale to dark, for 0, 0.1 … 1; ``serve/static/base.css`` has the same and a dark set.
 HEAT = (
     "#f4f0e6 #f2d7a4 #eebc71 #e4a057 #d88540 #c76d38 #b5542f #9a442e #80342b #652828 #4a1c24"

@@ -19,8 +19,6 @@ from imadarem.tokenizers import MOLECULE_NOTATIONS
 from imadarem.viz.cells import Row
 from imadarem.viz.molecules import molecule_grid_svg
 
-__all__ = ["drawings_of", "kind_of", "style_sheet", "trajectory_page"]
-
 STYLES = ("base.css", "view.css")
 ENTRY = "embedded.js"
 BOARDS = (16, 36, 81)

@@ -12,8 +12,6 @@ from typing import Any
 from imadarem.data.molecules import parse
 from imadarem.errors import ConfigError, DataError, MissingExtraError, MissingLibraryError
 
-__all__ = ["molecule_grid_png", "molecule_grid_svg"]
-
 #: Width and height of one molecule, in pixels.
 PANEL = (240, 200)
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from imadarem.viz.html import style_sheet
 
-__all__ = ["repairs_page"]
-
 PAGE = """<!doctype html>
 <html lang="en">
 <head>

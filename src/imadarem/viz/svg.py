@@ -18,8 +18,6 @@ from imadarem.viz.cells import (
     summary,
 )
 
-__all__ = ["trajectory_svg"]
-
 MUTED, RULE = "#6a675f", "#d9d4c8"
 # Sizes, in pixels.
 CELL_HEIGHT, CHARACTER, LABEL, BARS, GAP, HEADER = 24, 6.7, 34, 190, 26, 30

@@ -7,8 +7,6 @@ from html import escape
 
 from imadarem.viz.cells import HEAT, HEAT_INK, Cell, Row, cells, heat_level, labels, summary
 
-__all__ = ["trajectory_table"]
-
 # Rows of a trajectory that a notebook shows, and positions of each: an output is for reading.
 TABLE_ROWS = 4
 TABLE_POSITIONS = 120

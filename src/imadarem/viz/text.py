@@ -11,8 +11,6 @@ from imadarem.viz.cells import Row
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["coloured_text", "trajectory_text"]
-
 ARROW = "↑"
 
 

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from imadarem.data.sudoku.grid import geometry, size_of
 
-__all__ = ["HELD_OUT_ONE_IN", "canonical_key", "canonical_keys", "held_out"]
-
 HELD_OUT_ONE_IN = 10
 """One in so many classes of puzzles is never trained on, whatever the run and the seed."""
 

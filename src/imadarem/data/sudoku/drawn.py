@@ -19,18 +19,6 @@ from imadarem.data.sudoku.grid import geometry
 from imadarem.errors import ConfigError
 from imadarem.workers import Workers
 
-__all__ = [
-    "DEFAULT_GIVENS",
-    "Choice",
-    "Givens",
-    "PuzzleRows",
-    "Recipe",
-    "choices_of",
-    "generated",
-    "held_out_rows",
-    "revealed",
-]
-
 Choice = int | str
 Givens = Choice | Sequence[Choice]
 """A number of givens, ``"minimal"``, or several of these, of which each puzzle draws one."""

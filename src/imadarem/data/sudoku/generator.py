@@ -12,8 +12,6 @@ from imadarem.data.sudoku.solver import candidates, complete, has_solution
 from imadarem.errors import ConfigError
 from imadarem.workers import Progress, Workers
 
-__all__ = ["TRIES", "Puzzle", "dig", "generate", "generate_kind", "generate_many"]
-
 TRIES = 50
 """Solved grids that are dug before a number of givens is called out of reach."""
 

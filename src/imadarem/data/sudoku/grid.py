@@ -11,22 +11,6 @@ from functools import cache
 
 from imadarem.errors import ConfigError, DataError
 
-__all__ = [
-    "BLANKS",
-    "SIZES",
-    "Geometry",
-    "Grid",
-    "broken_cells",
-    "check_grid",
-    "clash",
-    "format_grid",
-    "geometry",
-    "parse_grid",
-    "place",
-    "relations",
-    "size_of",
-]
-
 Grid = tuple[int, ...]
 """``size²`` digits, row by row; 0 is a blank."""
 

@@ -8,8 +8,6 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.sudoku.grid import SIZES
 from imadarem.data.sudoku.task import sudoku_tokenizer
 
-__all__ = ["model_sizes"]
-
 
 def model_sizes(config: ImplicitRefinementConfig, tokenizer: Any) -> tuple[int, ...]:
     """The sizes that fit a model whose tokens are the digits 1 to 9; none for any other model."""

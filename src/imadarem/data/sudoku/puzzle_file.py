@@ -13,8 +13,6 @@ from imadarem.data.sudoku.solver import solve
 from imadarem.data.text import iter_lines
 from imadarem.errors import DataError
 
-__all__ = ["Entry", "parse_puzzles", "read_puzzles", "with_solution"]
-
 QUESTIONS = ("quizzes", "quiz", "puzzle", "puzzles", "question")
 ANSWERS = ("solutions", "solution", "answer")
 

@@ -21,8 +21,6 @@ from functools import cache
 from imadarem.data.sudoku.grid import Grid, check_grid, geometry, place, size_of
 from imadarem.errors import DataError
 
-__all__ = ["Candidates", "candidates", "complete", "has_solution", "opening", "solutions", "solve"]
-
 
 @dataclass(frozen=True, slots=True)
 class Family:

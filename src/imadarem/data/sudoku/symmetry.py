@@ -16,8 +16,6 @@ from torch import Tensor
 from imadarem.data.sudoku.grid import Geometry, geometry, size_of
 from imadarem.data.tasks import Transform
 
-__all__ = ["SudokuSymmetry", "draw_positions"]
-
 
 @dataclass(frozen=True)
 class SudokuSymmetry:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from imadarem.data.sudoku.grid import SIZES, relations
 
-__all__ = ["SudokuVerifier"]
-
 
 @dataclass(frozen=True)
 class SudokuVerifier:
