@@ -119,6 +119,7 @@ def measured(
         width=options.width,
         verifier=canonical if options.verify else None,
         temperature=options.temperature,
+        best_of=options.best_of,
     )
     texts = [canonical(text) for text in filled.texts]
     extra = sum(len(row.ids) - n for row, n in zip(filled.rows, lengths, strict=True))
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1, help="candidates of each row")
     parser.add_argument("--verify", action="store_true", help="RDKit chooses among them")
     parser.add_argument("--temperature", type=float)
+    parser.add_argument("--best-of", type=int, help="draws of a pass; default: the model's")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--no-fcd", action="store_true", help="leave the FCD out")
     parser.add_argument("--json", action="store_true", help="one JSON object a row")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from imadarem.errors import ConfigError
 from imadarem.nn.heads import JointHead, JointLogits
 from imadarem.nn.recurrence import gated_recurrence
 from imadarem.sampling.batching import Samples
+from imadarem.sampling.best_draws import of_blanks
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.joint_draws import JointDraws, NumpyStepper, TorchStepper
 from imadarem.sampling.noise import RowNoise, row_seeds
@@ -185,6 +187,50 @@ def test_temperature_0_takes_the_likeliest_token_given_the_left() -> None:
         output.joint, canvas, RowNoise(row_seeds(1, 9), 1), 0.0, may_end=False
     ).whole()
     assert drawn.tolist() == log_probs.argmax(-1).tolist()
+
+
+def test_the_likeliest_of_several_draws_is_used() -> None:
+    prompts = ["[C]<mask><mask>[O]<mask>", "<mask><mask>"] * 6
+    how = {"steps": 1, "temperature": 1.0, "policy": "left-to-right", "seed": 3}
+    one, several = (MODEL.infill(prompts, best_of=n, **how) for n in (1, 8))
+    apart = [MODEL.infill([p], best_of=8, **{**how, "seed": 3}).texts[0] for p in prompts[:2]]
+    assert several.texts[:1] == apart[:1]
+    assert ids_of(MODEL.infill(prompts, best_of=8, batch_size=5, **how)) == ids_of(several)
+    better = chain_log_probs(MODEL, prompts, several) - chain_log_probs(MODEL, prompts, one)
+    assert (better >= -1e-5).all() and better.mean() > 0.3
+    MODEL.config.infill_best_of = 8
+    try:
+        assert MODEL.infill(prompts, **how).texts == several.texts
+        drafts = {**how, "length": 5}
+        assert MODEL.sample(5, **drafts).texts == MODEL.sample(5, best_of=1, **drafts).texts
+    finally:
+        MODEL.config.infill_best_of = 1
+
+
+def chain_log_probs(model: ImplicitRefinementModel, prompts: list[str], filled: Samples) -> Tensor:
+    """``(N,)``, of the tokens in the blanks given the prompt and all tokens on their left."""
+    found = []
+    for prompt, row in zip(prompts, filled.rows, strict=True):
+        canvas = Canvas.with_holes([model.encode_prompt(prompt)], model.special)
+        log_probs = teacher_forced(model, canvas, row.ids[None])
+        each = log_probs.gather(-1, row.ids[None, :, None]).squeeze(-1)
+        found.append(each[canvas.open].sum())
+    return torch.stack(found)
+
+
+def test_what_is_drawn_behind_an_end_does_not_count() -> None:
+    special = replace(SPECIAL, eos=2)
+    canvas = Canvas.blank([3, 3], special)
+    drawn = torch.tensor([[4, 2, 5], [4, 5, 2]])
+    log_probs = torch.tensor([-1.0, -2.0, -4.0]).view(1, 3, 1).expand(2, 3, 8)
+    assert of_blanks(log_probs, drawn, canvas).tolist() == [-3.0, -7.0]
+
+
+def test_comparing_draws_needs_a_joint_head() -> None:
+    with pytest.raises(ConfigError, match="joint_size=0"):
+        tiny_model().sample(1, length=3, best_of=2)
+    with pytest.raises(ConfigError, match="infill_best_of=2"):
+        replace(tiny_model().config, infill_best_of=2)
 
 
 def test_no_blank_and_no_ending_out_of_place_is_drawn() -> None:

@@ -89,6 +89,8 @@ class ImplicitRefinementConfig:
         sampling_temperature: Divides the logits before a token is drawn; ``0`` takes the
             most likely token.
         infill_temperature: The same for the holes of prompts; None: ``sampling_temperature``.
+        infill_best_of: Joint draws of a prompt in each pass, of which the likeliest is used; above
+            1 only with ``joint_size``.
         min_refine_uncertainty: Entropy above which the entropy mode refines a token, as a
             share of the largest possible entropy ``ln V``: between 0 and 1.
         mask_schedule: How many blanks a sampling step fills: ``"linear"``: as many in each;
@@ -148,6 +150,7 @@ class ImplicitRefinementConfig:
     max_refinement_steps: int = 6
     sampling_temperature: float = 1.2
     infill_temperature: float | None = None
+    infill_best_of: int = 1
     min_refine_uncertainty: float = 0.1
     mask_schedule: str = "linear"
     stop_threshold: float = 0.02
@@ -170,6 +173,12 @@ class ImplicitRefinementConfig:
         checks.whole("inner_steps", self.inner_steps, 1)
         checks.whole("conv_kernel_size", self.conv_kernel_size, 0)
         checks.whole("joint_size", self.joint_size, 0)
+        checks.whole("infill_best_of", self.infill_best_of, 1)
+        if self.infill_best_of > 1 and not self.joint_size:
+            raise ConfigError(
+                f"infill_best_of={self.infill_best_of} compares draws of a joint head, and "
+                "there is none (joint_size=0). Set it to 1."
+            )
         if self.intermediate_size is not None:
             checks.whole("intermediate_size", self.intermediate_size, 1)
         if self.hidden_size % (2 * self.num_heads):

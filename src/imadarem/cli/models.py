@@ -38,6 +38,8 @@ class SamplingFlags:
             first); default: the model's setting.
         top_k: Sample from the k most likely tokens.
         top_p: Sample from the smallest set of tokens whose probabilities sum to at least p.
+        best_of: Joint draws of a row in each pass, of which the likeliest is used; default: 1, and
+            in prompts the model's setting.
         min_length: Tokens of a row at least: shorter rows are ruled out.
         max_length: Tokens of a row at most: longer rows are ruled out.
         suppress_tokens: Ids of tokens that are never written; repeat the flag.
@@ -55,6 +57,7 @@ class SamplingFlags:
     schedule: str | None = None
     top_k: TopK | None = None
     top_p: float | None = None
+    best_of: Positive | None = None
     min_length: Positive | None = None
     max_length: Positive | None = None
     suppress_tokens: tuple[int, ...] | None = None

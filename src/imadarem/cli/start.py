@@ -33,6 +33,7 @@ MAY_CHANGE = frozenset(
         "max_refinement_steps",
         "sampling_temperature",
         "infill_temperature",
+        "infill_best_of",
         "min_refine_uncertainty",
         "mask_schedule",
         "stop_threshold",

@@ -39,6 +39,8 @@ class SamplingOptions(TypedDict, total=False):
         top_k: Sample each token from the ``top_k`` most likely tokens.
         top_p: Sample each token from the smallest set of tokens that together have this
             probability, after the temperature; see :class:`~imadarem.sampling.draw.Truncation`.
+        best_of: Joint draws of a row in each pass, of which the likeliest is used; for models
+            with a joint head. Default 1; in prompts ``infill_best_of``.
         min_length: Tokens of a row, its given ones included, at least; shorter rows are ruled
             out, and the lengths of the others keep their proportions.
         max_length: The same, at most.
@@ -54,6 +56,7 @@ class SamplingOptions(TypedDict, total=False):
     schedule: Shape | None
     top_k: int | None
     top_p: float | None
+    best_of: int | None
     min_length: int | None
     max_length: int | None
     suppress_tokens: Sequence[int] | None
@@ -79,6 +82,7 @@ class SamplingSettings:
             :class:`~imadarem.corruption.MaskSchedule`.
         truncation: Cuts the tail of what is drawn from. Policies and records see the
             network's own probabilities, without it and before the temperature.
+        best_of: Joint draws of a row in each pass, of which the likeliest is used.
         gate_slope: Added to the gate's logits times the share of a row that is written; the
             fitted ``gate_progress_slope`` of the config.
         min_length: Tokens of a row that ends, at least.
@@ -100,6 +104,7 @@ class SamplingSettings:
     reinject: bool = False
     schedule: Shape = "linear"
     truncation: Truncation | None = None
+    best_of: int = 1
     gate_slope: float = 0.0
     min_length: int = 1
     max_length: int | None = None
@@ -111,6 +116,7 @@ class SamplingSettings:
         if self.max_length is not None:
             checks.whole("max_length", self.max_length, self.min_length)
         checks.whole("steps", self.steps, 1)
+        checks.whole("best_of", self.best_of, 1)
         checks.finite(temperature=self.temperature, state_noise=self.state_noise)
         checks.share(stop_threshold=self.stop_threshold)
         check_shape(self.schedule, self.steps)
@@ -167,6 +173,7 @@ class SamplingSettings:
             may_end=_may_end(config, length_given, options),
             schedule=chosen("schedule", "mask_schedule"),
             truncation=None if truncation.keeps_all else truncation,
+            best_of=_best_of(config, filling, options.get("best_of")),
             gate_slope=config.gate_progress_slope,
             min_length=options.get("min_length") or 1,
             max_length=options.get("max_length"),
@@ -180,6 +187,18 @@ class SamplingSettings:
             banned = sorted({*special.banned, *self.suppress_tokens} - {special.eos})
             special = replace(special, banned=tuple(banned))
         return replace(canvas, special=special, min_length=self.min_length)
+
+
+def _best_of(config: ImplicitRefinementConfig, filling: bool, given: int | None) -> int:
+    """Joint draws of a row in each pass."""
+    if given is None:
+        return config.infill_best_of if filling else 1
+    if given > 1 and not config.joint_size:
+        raise ConfigError(
+            f"best_of={given} compares draws of a joint head, and this model has none "
+            "(joint_size=0). Leave it out; width= compares whole rows."
+        )
+    return given
 
 
 def _may_end(

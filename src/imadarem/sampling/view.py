@@ -12,6 +12,7 @@ from torch import Tensor
 from imadarem.canvas import Canvas
 from imadarem.nn import RefinementOutput
 from imadarem.nn.heads import JointHead
+from imadarem.sampling.best_draws import BestDraws
 from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
 from imadarem.sampling.endings import Endings
 from imadarem.sampling.joint_draws import JointDraws, StepWeights
@@ -62,14 +63,17 @@ class LoopView(PassView):
         return self.settings.may_end and (self.settings.reinject or self.step == 1)
 
     @cached_property
-    def _joint(self) -> JointDraws | None:
+    def _joint(self) -> JointDraws | BestDraws | None:
         joint, how = self.output.joint, self.settings
         if joint is None:
             return None
         weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
-        return JointDraws(
-            joint, self.canvas, self.noise, how.temperature, self._may_end, how.truncation, weights
-        )
+        noise, truncation = self.noise, how.truncation
+        facts = joint, self.canvas, noise, how.temperature, self._may_end, truncation, weights
+        # At temperature 0 all draws are alike.
+        if how.best_of > 1 and how.temperature > 0:
+            return BestDraws(how.best_of, *facts)
+        return JointDraws(*facts)
 
     @cached_property
     def _drawn_alone(self) -> Tensor:

@@ -68,6 +68,9 @@ class Sampling(Request):
         le=1,
         description="Sample from the fewest tokens whose probabilities sum to this.",
     )
+    best_of: int | None = Field(
+        None, ge=1, le=16, description="Draws of a pass, of which the likeliest is used."
+    )
     min_length: int | None = Field(
         None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of a row at least."
     )

@@ -1,0 +1,87 @@
+"""The likeliest of several joint draws of each row, within one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from imadarem.canvas import Canvas
+from imadarem.nn.heads import JointLogits
+from imadarem.sampling.draw import Truncation
+from imadarem.sampling.joint_draws import JointDraws, StepWeights
+from imadarem.sampling.noise import RowNoise, row_seeds
+
+__all__ = ["BestDraws", "of_blanks"]
+
+#: Run seed under which a row's own seed gives the noise of its further draws.
+FURTHER = 0x42455354
+
+
+class BestDraws:
+    """Draws a row several times, and keeps the draw with the highest joint probability.
+
+    A joint head draws from left to right and cannot take a token back: in a hole of given length
+    some draws reach a point from where nothing fits the tokens on the right. Such draws are
+    unlikely as a whole. The network runs once, the head once for each draw. Source: best-of-n by
+    the model's own likelihood, ``best_of`` of the interfaces for autoregressive models.
+
+    The interface is that of :class:`~imadarem.sampling.joint_draws.JointDraws`. The first draw
+    of a row is the one that it has alone.
+
+    Args:
+        count: Draws of each row.
+        joint: Of the pass.
+        canvas: That the pass has read.
+        noise: Of the step.
+        temperature: Divides the logits before a token is drawn; the draws are compared at 1.
+        may_end: Whether an EOS may be drawn.
+        truncation: Cuts the tail of what is drawn from.
+        weights: Of the head, laid out for steps; None lays them out for this pass.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        joint: JointLogits,
+        canvas: Canvas,
+        noise: RowNoise,
+        temperature: float,
+        may_end: bool,
+        truncation: Truncation | None = None,
+        weights: StepWeights | None = None,
+    ) -> None:
+        which = torch.arange(len(canvas), device=canvas.ids.device).repeat_interleave(count)
+        seeds = [noise.seeds[:, None], row_seeds(count - 1, noise.seeds ^ FURTHER)]
+        draws = JointDraws(
+            joint.spread(which),
+            canvas.rows(which),
+            RowNoise(torch.cat(seeds, dim=1).flatten(), noise.step),
+            temperature,
+            may_end,
+            truncation,
+            weights,
+        )
+        log_probs, drawn = draws.whole()
+        joint_log_probs = of_blanks(log_probs, drawn, canvas.rows(which)).view(-1, count)
+        best = joint_log_probs.argmax(dim=1)
+        chosen = torch.arange(len(canvas), device=best.device) * count + best
+        self._whole = log_probs[chosen], drawn[chosen]
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(B, L, V)`` given the left side, and tokens ``(B, L)``."""
+        return self._whole
+
+    def upto(self, end: int) -> tuple[Tensor, Tensor]:
+        """The same: draws are compared as a whole, so none ends before the last position."""
+        return self._whole
+
+
+def of_blanks(log_probs: Tensor, drawn: Tensor, canvas: Canvas) -> Tensor:
+    """``(B,)`` float64, log-probability in nats of what is drawn in the blanks of each row."""
+    counted = canvas.open
+    if canvas.special.eos is not None:
+        ends = counted & (drawn == canvas.special.eos)
+        counted = counted & (ends.cumsum(dim=1) <= ends)
+    each = log_probs.gather(-1, drawn[..., None]).squeeze(-1).double()
+    # One after the other: the numbers of a row must not depend on the width of the batch.
+    return each.masked_fill(~counted, 0.0).cumsum(dim=1)[:, -1]
