@@ -28,9 +28,6 @@ def update_teacher(model: Any, decay: float | None = None) -> None:
     Args:
         model: An :class:`~imadarem.ImplicitRefinementModel`.
         decay: ``d``; default ``ema_decay``.
-
-    Raises:
-        ConfigError: There is no teacher yet.
     """
     if model.teacher is None:
         raise ConfigError("there is no teacher to update; call init_teacher() first.")
@@ -42,9 +39,6 @@ def averaged(model: Model) -> Model:
 
     Args:
         model: An :class:`~imadarem.ImplicitRefinementModel`.
-
-    Raises:
-        ConfigError: There is no teacher yet.
     """
     student: Any = model
     if student.teacher is None:

@@ -29,9 +29,6 @@ class BackboneSpec:
         lora: Rank of the LoRA adapters (arXiv:2106.09685) on all linear layers but the last;
             0 for none. With adapters the rest is frozen.
         lora_alpha: Their scale is ``lora_alpha / lora``; None means twice the rank.
-
-    Raises:
-        ConfigError: A setting is unknown or out of range.
     """
 
     architecture: str
@@ -58,11 +55,7 @@ class BackboneSpec:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            ConfigError: A setting is unknown, missing or out of range.
-        """
+        """The inverse of :meth:`to_dict`."""
         checks.known_keys(settings, cls.__annotations__, "setting of the backbone")
         missing = {"architecture", "config", "pad"} - settings.keys()
         if missing:

@@ -52,11 +52,7 @@ def with_shared_names(weights: Mapping[str, Tensor], module: nn.Module) -> dict[
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        CheckpointError: The file is missing or damaged.
-    """
+    """Read a safetensors file."""
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -92,11 +88,7 @@ def save_state(state: Any, stem: str | Path) -> None:
 
 
 def load_state(stem: str | Path) -> Any:
-    """The inverse of :func:`save_state`, exact to the bit and the type.
-
-    Raises:
-        CheckpointError: A file is missing or damaged.
-    """
+    """The inverse of :func:`save_state`, exact to the bit and the type."""
     skeleton, tensors = load_json(f"{stem}.json"), load_tensors(f"{stem}.safetensors")
     try:
         return _put_together(skeleton, tensors)

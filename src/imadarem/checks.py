@@ -11,21 +11,13 @@ from imadarem.errors import ConfigError, nearest
 
 
 def whole(name: str, value: Any, least: int) -> None:
-    """Refuse what is no whole number from ``least`` on.
-
-    Raises:
-        ConfigError: It is none.
-    """
+    """Refuse what is no whole number from ``least`` on."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}.")
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """The value as an ``int``; NumPy's and torch's whole numbers are taken too.
-
-    Raises:
-        ConfigError: It is no whole number, or is outside the bounds.
-    """
+    """The value as an ``int``; NumPy's and torch's whole numbers are taken too."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -37,55 +29,35 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
 
 
 def at_least(least: float, **settings: float) -> None:
-    """Refuse a number below ``least``.
-
-    Raises:
-        ConfigError: One is.
-    """
+    """Refuse a number below ``least``."""
     for name, value in settings.items():
         if not value >= least:
             raise ConfigError(f"{name}={value} must be at least {least}.")
 
 
 def finite(**settings: float) -> None:
-    """Refuse what is no finite number from 0 on.
-
-    Raises:
-        ConfigError: One is none.
-    """
+    """Refuse what is no finite number from 0 on."""
     for name, value in settings.items():
         if not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ConfigError(f"{name}={value!r} must be a finite number of at least 0.")
 
 
 def above_zero(**settings: float) -> None:
-    """Refuse a number that is not above 0.
-
-    Raises:
-        ConfigError: One is not.
-    """
+    """Refuse a number that is not above 0."""
     for name, value in settings.items():
         if not value > 0:
             raise ConfigError(f"{name}={value} must be above 0.")
 
 
 def share(**settings: float | None) -> None:
-    """Refuse what is no share of a whole; None stands for no setting.
-
-    Raises:
-        ConfigError: One is none.
-    """
+    """Refuse what is no share of a whole; None stands for no setting."""
     for name, value in settings.items():
         if value is not None and not 0 <= value <= 1:
             raise ConfigError(f"{name}={value} must be from 0 to 1.")
 
 
 def one_of(name: str, value: Any, legal: Iterable[str]) -> None:
-    """Refuse a name that is not one of the legal ones.
-
-    Raises:
-        ConfigError: It is not; the nearest one is named.
-    """
+    """Refuse a name that is not one of the legal ones."""
     names = tuple(legal)
     if value not in names:
         near = nearest(str(value), names)
@@ -93,11 +65,7 @@ def one_of(name: str, value: Any, legal: Iterable[str]) -> None:
 
 
 def known_keys(settings: Iterable[str], known: Collection[str], kind: str = "setting") -> None:
-    """Refuse settings with a key that nobody reads.
-
-    Raises:
-        ConfigError: There is one; the nearest known one is named.
-    """
+    """Refuse settings with a key that nobody reads."""
     for key in settings:
         if key not in known:
             raise ConfigError(f"unknown {kind} {key!r}{nearest(key, known)}.")

@@ -21,11 +21,7 @@ Shape = str | Callable[[float], float] | Sequence[float]
 
 
 def check_shape(shape: Shape, steps: int) -> None:
-    """Refuse what is no shape of a schedule of ``steps``.
-
-    Raises:
-        ConfigError: The name is unknown, or the shares do not fit.
-    """
+    """Refuse what is no shape of a schedule of ``steps``."""
     if isinstance(shape, str):
         if shape not in MASK_SCHEDULES:
             raise ConfigError(
@@ -55,9 +51,6 @@ class MaskSchedule:
     Args:
         steps: ``K``, at least 1.
         shape: ``linear``, ``cosine``, a function, or ``K`` shares that add up to 1.
-
-    Raises:
-        ConfigError: ``steps`` is below 1, ``shape`` is unknown, or shares do not fit.
     """
 
     steps: int
@@ -72,9 +65,6 @@ class MaskSchedule:
         """Share of the open positions that is masked at time ``t`` in ``[0, K]``.
 
         ``t`` may be fractional; a refinement *step* is the whole number ``t`` after it.
-
-        Raises:
-            ConfigError: ``t`` lies outside ``[0, K]``.
         """
         if not 0 <= t <= self.steps:
             raise ConfigError(f"t={t} lies outside the schedule: legal is 0 to {self.steps}.")

@@ -23,12 +23,7 @@ MAX_JSON_BYTES = 64 << 20
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there.
-
-    Raises:
-        CheckpointError: The disk is full or the place cannot be written; ``path`` is as it
-            was before, and nothing is left beside it.
-    """
+    """Let ``write`` fill a temporary file beside ``path``, then move it there."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,12 +62,7 @@ def save_json(value: Any, path: str | Path) -> None:
 
 
 def load_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
-    """Read a JSON document.
-
-    Raises:
-        CheckpointError: The file is missing, larger than ``max_bytes``, or not JSON (NaN and
-            infinities, which Python's reader would take, are none).
-    """
+    """Read a JSON document."""
     path = Path(path)
     try:
         size = path.stat().st_size

@@ -68,9 +68,6 @@ def enlarged(
         num_layers: At least the present number; None keeps it.
         max_seq_len: The same, of the longest canvas.
         joint_size: The same, of the hidden units of the joint head.
-
-    Raises:
-        ConfigError: A number is lower than the present one.
     """
     old: Any = model
     given = {"num_layers": num_layers, "max_seq_len": max_seq_len, "joint_size": joint_size}
@@ -122,9 +119,6 @@ def alike(old: Any, config: ImplicitRefinementConfig, tokenizer: Any) -> Any:
         old: An :class:`~imadarem.ImplicitRefinementModel`.
         config: Of the new model.
         tokenizer: Of the new model.
-
-    Raises:
-        ConfigError: The vocabulary, depth or length of a pretrained backbone would change.
     """
     if config.backbone is None:
         return type(old)(config, tokenizer=tokenizer)

@@ -26,9 +26,6 @@ def exclusive(path: str | Path) -> Iterator[None]:
     it, so a folder must exist before it is locked. The holder writes its process id into it,
     and removes the temporary files of killed writers.
 
-    Args:
-        path: A folder, or a file that need not exist.
-
     Raises:
         BusyError: Another process holds the lock, or this one does already.
         CheckpointError: The lock file cannot be made there.

@@ -72,11 +72,7 @@ def write_folder(
 
 
 def read_config(folder: Path) -> ImplicitRefinementConfig:
-    """The settings in a model's folder.
-
-    Raises:
-        CheckpointError: There is no ``config.json``, or it cannot be used.
-    """
+    """The settings in a model's folder."""
     file = folder / CONFIG
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
@@ -107,12 +103,7 @@ def read_config(folder: Path) -> ImplicitRefinementConfig:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The weights of a safetensors file as tensors without memory: names, types and shapes.
-
-    Raises:
-        CheckpointError: The file is missing or damaged, or a weight is no floating-point
-            tensor.
-    """
+    """The weights of a safetensors file as tensors without memory: names, types and shapes."""
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -157,10 +148,6 @@ def check_weights(
         header: Of the file, by :func:`read_header`, under present names.
         config: What the model would be built from.
         build: Makes the network of a config.
-
-    Raises:
-        CheckpointError: A size of the config is larger than any weight, or a weight is
-            missing, left over or of another shape.
     """
     largest = max((size for weight in header.values() for size in weight.shape), default=0)
     shown = ["vocab_size", "hidden_size", "intermediate_size", "joint_size"]
@@ -211,11 +198,7 @@ def _refuse_too_many_layers(
 
 
 def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not all finite; those without memory are passed over.
-
-    Raises:
-        CheckpointError: One holds NaN or an infinity.
-    """
+    """Refuse weights that are not all finite; those without memory are passed over."""
     for name, weight in weights.items():
         if weight.device.type != "meta" and not bool(weight.isfinite().all()):
             raise CheckpointError(

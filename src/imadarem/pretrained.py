@@ -30,9 +30,6 @@ def find_folder(name: str, hub: Mapping[str, Any]) -> Path:
     Args:
         name: A folder, a model in the package, or ``user/name`` on the hub.
         hub: Arguments of the hub's client, see :data:`HUB_KEYS`; others are ignored.
-
-    Raises:
-        CheckpointError: There is no such model.
     """
     path = SHIPPED.get(name, Path(name))
     if path.is_dir():

@@ -60,11 +60,7 @@ def announce_model(model: Any, name: str, device: str | None) -> None:
 
 
 def serve_rows(load: Loader) -> None:
-    """Compute rows for the leading process until it is done.
-
-    Args:
-        load: Opens a model.
-    """
+    """Compute rows for the leading process until it is done."""
     _join()
     model: Any = None
     try:

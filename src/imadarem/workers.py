@@ -31,9 +31,6 @@ class Workers:
     Args:
         processes: How many; ``None`` or 1 works in this process.
         progress: Told after every chunk of items.
-
-    Raises:
-        ConfigError: ``processes`` is below 1.
     """
 
     def __init__(self, processes: int | None = None, progress: Progress | None = None) -> None:

@@ -74,12 +74,7 @@ class MaskedLMBackbone(nn.Module):
         carry: Tensor | None = None,
         memory: Any = None,
     ) -> BackboneOutput:
-        """One pass over a canvas ``(B, L)``, the rows padded on the right.
-
-        Raises:
-            DataError: The canvas is longer than the model takes.
-            ConfigError: A carry or a memory is given.
-        """
+        """One pass over a canvas ``(B, L)``, the rows padded on the right."""
         if carry is not None or memory is not None:
             raise ConfigError("a pretrained masked language model has no carry and no memory.")
         length, start = input_ids.shape[1], len(self.spec.begin)
@@ -152,11 +147,7 @@ def described(model: Any) -> dict[str, Any]:
 
 
 def positions_of(model: Any) -> int:
-    """Positions that a model can number, special tokens included.
-
-    Raises:
-        ConfigError: Neither its embeddings nor its config say it.
-    """
+    """Positions that a model can number, special tokens included."""
     for part in model.modules():
         table = getattr(part, "position_embeddings", None)
         if isinstance(table, nn.Embedding):
@@ -178,11 +169,7 @@ def longest_row(model: Any, specials: int) -> int:
 
 
 def import_transformers() -> Any:
-    """The package transformers.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
+    """The package transformers."""
     try:
         import transformers
     except ImportError:
@@ -191,11 +178,7 @@ def import_transformers() -> Any:
 
 
 def _read_both_ways(model: Any) -> None:
-    """Let a decoder read in both directions, and no model keep what it has read.
-
-    Raises:
-        ConfigError: What stands right of a position does not reach it.
-    """
+    """Let a decoder read in both directions, and no model keep what it has read."""
     model.config.use_cache = False
     if type(model).__name__.endswith("ForMaskedLM"):
         return
@@ -220,11 +203,7 @@ def _read_both_ways(model: Any) -> None:
 
 
 def _add_lora(model: Any, spec: BackboneSpec) -> None:
-    """Put trainable low-rank adapters beside the linear layers.
-
-    Raises:
-        MissingExtraError: peft is not installed.
-    """
+    """Put trainable low-rank adapters beside the linear layers."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:

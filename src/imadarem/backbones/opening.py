@@ -141,11 +141,7 @@ def _parts(
 
 
 def _check_settings(settings: dict[str, Any], decided: dict[str, Any], most: int) -> None:
-    """Refuse settings that the pretrained model decides, or that it cannot meet.
-
-    Raises:
-        ConfigError: There is one.
-    """
+    """Refuse settings that the pretrained model decides, or that it cannot meet."""
     for name in settings:
         if name in decided:
             raise ConfigError(
@@ -162,12 +158,7 @@ def _check_settings(settings: dict[str, Any], decided: dict[str, Any], most: int
 def _model_and_tokenizer(
     source: Any, tokenizer: Any, dtype: Any, device_map: Any, revision: str | None
 ) -> tuple[Any, Any]:
-    """The loaded model, and the given tokenizer or its own.
-
-    Raises:
-        CheckpointError: There is no such model, or it is no language model.
-        ConfigError: A model object was given without a tokenizer.
-    """
+    """The loaded model, and the given tokenizer or its own."""
     transformers = import_transformers()
     if isinstance(source, transformers.PreTrainedModel):
         if tokenizer is None:
@@ -211,11 +202,7 @@ def _loader(transformers: Any, settings: Any, name: str) -> Any:
 
 
 def _around_a_row(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special ids that a tokenizer puts in front of a row and behind it.
-
-    Raises:
-        TokenizerError: They cannot be told from the row.
-    """
+    """The special ids that a tokenizer puts in front of a row and behind it."""
     if not hasattr(tokenizer, "encode"):
         return (), ()
     bare = list(tokenizer.encode(PROBE, add_special_tokens=False))

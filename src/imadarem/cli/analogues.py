@@ -45,11 +45,7 @@ class ChangeFlags:
     column: str | None = None
 
     def window(self) -> tuple[float, float]:
-        """Least and most similarity.
-
-        Raises:
-            ConfigError: It is not two numbers from 0 to 1.
-        """
+        """Least and most similarity."""
         found = re.fullmatch(r"(\d*\.?\d+)(?:\.\.(\d*\.?\d+))?", self.similar.strip())
         least, most = (float(found[1]), float(found[2] or 1)) if found else (1.0, 0.0)
         if not least <= most <= 1:

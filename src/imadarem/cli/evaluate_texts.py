@@ -60,12 +60,7 @@ def show_texts(
     how: dict[str, Any],
     json: bool,
 ) -> None:
-    """Print the figures of texts, beside those of as many texts of the reference file.
-
-    Raises:
-        ConfigError: MAUVE was asked for without texts to compare with.
-        DataError: The reference cannot be read, or no text has a word.
-    """
+    """Print the figures of texts, beside those of as many texts of the reference file."""
     from imadarem.data.text import read_lines
     from imadarem.evaluation.texts import evaluate_texts
 

@@ -54,12 +54,7 @@ class FragmentFlags:
     max_blanks: Positive | None = None
 
     def tasks(self) -> list[tuple[FragmentTask, dict[str, Any]]]:
-        """The tasks that the flags name, read and checked, with the other columns of their file.
-
-        Raises:
-            ConfigError: A number is out of range.
-            DataError: A fragment or a file cannot be read.
-        """
+        """The tasks that the flags name, read and checked, with the other columns of their file."""
         from imadarem.design.completion import FragmentTask
 
         if (self.min_blanks or 1) > (self.max_blanks or math.inf):

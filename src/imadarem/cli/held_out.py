@@ -69,11 +69,7 @@ class HeldOutFlags:
         return self.calibration or self.likelihood
 
     def check(self) -> None:
-        """Refuse what has no effect or could not be done, before any work is done.
-
-        Raises:
-            ConfigError: A setting has no effect, or is out of range.
-        """
+        """Refuse what has no effect or could not be done, before any work is done."""
         names = ("order", "data", "rows", "canvases", "plot")
         idle = [name for name in names if getattr(self, name) is not None]
         if idle and not self.requested:
@@ -129,10 +125,6 @@ def evaluate_held_out(
         seed: Of the rows, the masks and the draws.
         sampling: ``steps``, ``temperature`` and ``policy``, None where the model decides.
         json: Print JSON Lines instead of tables.
-
-    Raises:
-        ConfigError: The model has no gate to judge, or no data are named.
-        DataError: The data cannot be read, or no row can be encoded.
     """
     network = load_model(name, device)
     if flags.calibration and not network.config.use_refine_gate:

@@ -76,12 +76,7 @@ SAMPLING = SamplingFlags()
 
 
 def load_model(name: str, device: str | None) -> ImplicitRefinementModel:
-    """The named model in evaluation mode, on the device.
-
-    Raises:
-        CheckpointError: There is no such model.
-        ConfigError: There is no such device.
-    """
+    """The named model in evaluation mode, on the device."""
     with err().status(f"loading the model {name}"):
         from imadarem.loading import open_model
         from imadarem.row_pool import announce_model
@@ -102,11 +97,7 @@ def load_model_here(name: str, device: str | None) -> ImplicitRefinementModel:
 
 
 def device_named(name: str | None) -> str:
-    """``name`` if this machine has it; ``None`` becomes cuda where there is one, else cpu.
-
-    Raises:
-        ConfigError: There is no such device here.
-    """
+    """``name`` if this machine has it; ``None`` becomes cuda where there is one, else cpu."""
     import torch
 
     if name is None:

@@ -64,11 +64,7 @@ class FilterFlags:
         return [name for name, value in vars(self).items() if value]
 
     def accept(self) -> Callable[[str], str | None] | None:
-        """Why a molecule is not wanted, as a function; None where no flag was given.
-
-        Raises:
-            ConfigError: A condition cannot be read, or there is no such property or catalogue.
-        """
+        """Why a molecule is not wanted, as a function; None where no flag was given."""
         if not self.given:
             return None
         from imadarem.design.filters import Filters
@@ -99,11 +95,7 @@ class RankingFlags:
         return [name for name, value in vars(self).items() if value]
 
     def ranking(self) -> Ranking:
-        """The ranking that the flags name.
-
-        Raises:
-            ConfigError: There is no such score, or --diverse stands without --top.
-        """
+        """The ranking that the flags name."""
         from imadarem.design.ranking import Ranking
         from imadarem.design.scores import score_named
 

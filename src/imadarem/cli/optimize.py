@@ -71,11 +71,7 @@ class ScoreFlags:
         return [*(self.score or ()), *command]
 
     def scores(self) -> list[Score]:
-        """The scores.
-
-        Raises:
-            ConfigError: There is none, or one of them does not exist.
-        """
+        """The scores."""
         from imadarem.design.score_command import CommandScore
         from imadarem.design.scores import Score, score_named
 
@@ -172,11 +168,7 @@ class BestFlags:
         return self.out if self.out is not None and self.out.suffix == ".csv" else None
 
     def check(self) -> None:
-        """Refuse what could not be written.
-
-        Raises:
-            ConfigError: A file has another ending.
-        """
+        """Refuse what could not be written."""
         files = OutputFlags(out=self.out, grid=self.grid)
         files.check_molecules()
         files.check_grid()

@@ -50,11 +50,7 @@ class OutputFlags:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing the files within a ``with`` block.
-
-        Raises:
-            BusyError: Another process writes one of them.
-        """
+        """Keep other processes from writing the files within a ``with`` block."""
         from imadarem.locks import exclusive
 
         with ExitStack() as locks:
@@ -64,11 +60,7 @@ class OutputFlags:
             yield
 
     def check(self, tokenizer: Any) -> None:
-        """Refuse what could not be written, before any work is done.
-
-        Raises:
-            ConfigError: An ending is unknown or does not suit the model's texts.
-        """
+        """Refuse what could not be written, before any work is done."""
         notation = getattr(tokenizer, "notation", "text")
         if self.out is not None:
             from imadarem.data.molecule_rows import FORMATS
@@ -86,20 +78,12 @@ class OutputFlags:
             raise ConfigError(f"--grid draws molecules, and this model writes {notation}.")
 
     def check_grid(self) -> None:
-        """Refuse a picture of another format.
-
-        Raises:
-            ConfigError: The ending is unknown.
-        """
+        """Refuse a picture of another format."""
         if self.grid is not None and self.grid.suffix not in (".svg", ".png"):
             raise ConfigError(f"--grid {self.grid} must end in .svg or .png.")
 
     def check_molecules(self) -> None:
-        """Refuse a file of anything else than molecules with columns.
-
-        Raises:
-            ConfigError: The ending is unknown.
-        """
+        """Refuse a file of anything else than molecules with columns."""
         from imadarem.data.molecule_rows import FORMATS
 
         if self.out is not None and file_format(self.out) not in FORMATS:
@@ -343,11 +327,7 @@ def _passes(row: SampleRow) -> str:
 
 
 def redrawing(model: ImplicitRefinementModel, keep_invalid: bool) -> dict[str, Any]:
-    """The settings of ``sample`` and ``infill`` under which invalid molecules are drawn again.
-
-    Raises:
-        ConfigError: Invalid rows of a model that writes no molecules are to be kept.
-    """
+    """The settings of ``sample`` and ``infill`` under which invalid molecules are drawn again."""
     if keep_invalid and not is_molecular(model.tokenizer):
         raise ConfigError("--keep-invalid is for molecules; this model writes texts.")
     if keep_invalid or parser(model.tokenizer) is None:

@@ -33,12 +33,7 @@ class SampleFile:
         self._file.seek(end)
 
     def append(self, text: str, rows: int) -> None:
-        """Add ``rows`` rows; they are on the disk when this returns.
-
-        Raises:
-            DataError: A sample has a line break, and a row of this format is one line.
-            CheckpointError: The disk is full; all rows before these are in the file.
-        """
+        """Add ``rows`` rows; they are on the disk when this returns."""
         if not _is_table(self.path) and text.count("\n") != rows:
             raise DataError(
                 f"a sample behind number {self.rows:,} has a line break, so it is not one line "
@@ -61,12 +56,7 @@ class SampleFile:
             self._file.close()
 
     def check(self) -> None:
-        """Count the rows on the disk.
-
-        Raises:
-            CheckpointError: They are not as many as were written: another program changed
-                or removed the file.
-        """
+        """Count the rows on the disk."""
         found = count_rows(self.path)[0] if self.path.is_file() else 0
         if found != self.rows:
             raise CheckpointError(
@@ -88,12 +78,6 @@ def sample_file(
         settings: JSON values on which the samples depend; ``resume`` refuses others.
         wanted: Samples that the finished file is to hold.
         resume: Continue after the last complete row.
-
-    Raises:
-        BusyError: Another process writes the file.
-        ConfigError: The file has other settings, more rows than wanted, or no record; or it
-            is unfinished and ``resume`` is not set.
-        CheckpointError: The file or its record cannot be read or written.
     """
     if not path.parent.is_dir():
         raise CheckpointError(f"there is no folder {path.parent}. Make it, or choose another.")

@@ -36,10 +36,6 @@ class SequenceFile:
             path: ``.csv`` and ``.tsv`` have a header, ``.smi`` a sequence as the first word of a
                 line, ``.fa``, ``.faa`` and ``.fasta`` records with a header line each.
             column: Of a table.
-
-        Raises:
-            DataError: The file cannot be read, is empty, or has no such column.
-            ConfigError: A column of a file that is no table is given.
         """
         from imadarem.data.text import read_lines
 

@@ -80,12 +80,7 @@ class RunSettings:
         )
 
     def resolved(self) -> RunSettings:
-        """With every default filled in that depends neither on the data nor on the task's rows.
-
-        Raises:
-            ConfigError: There is nothing to train on, a setting is out of range, or one does
-                not apply to what is trained on.
-        """
+        """With every default filled in that depends neither on the data nor on the task's rows."""
         if self.subject is None:
             raise ConfigError(
                 "there is nothing to train on: give --data moses, moses-sample or FILE, or "
@@ -164,11 +159,7 @@ class RunSettings:
 
 
 def _check_start(data: Mapping[str, Any]) -> None:
-    """Refuse settings of the model to start from that exclude each other.
-
-    Raises:
-        ConfigError: There are such settings.
-    """
+    """Refuse settings of the model to start from that exclude each other."""
     start = "init" if "init" in data else "backbone"
     if start in data and "tokenizer" in data:
         raise ConfigError(
@@ -193,9 +184,6 @@ def settings_from_run(folder: Path, file: str, upper: RunSettings) -> RunSetting
         folder: Of the run.
         file: Name of the file of its settings.
         upper: What was given now.
-
-    Raises:
-        ConfigError: A setting was given that a run cannot change on the way.
     """
     saved = read_settings(folder / file)
     pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
@@ -214,12 +202,7 @@ def settings_from_run(folder: Path, file: str, upper: RunSettings) -> RunSetting
 
 
 def read_settings(path: str | Path) -> RunSettings:
-    """Read a TOML file of settings.
-
-    Raises:
-        ConfigError: The file is missing or not TOML, a setting is unknown or of a wrong
-            type. A task's own settings are checked where the task is loaded.
-    """
+    """Read a TOML file of settings."""
     content = _read_toml(path)
     tables = {name: content.pop(name, {}) for name in TABLES[1:]}
     task = content.pop("task", None)
@@ -246,9 +229,6 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
     """``["sizes=4,6", "givens=minimal"]`` → ``{"sizes": [4, 6], "givens": "minimal"}``.
 
     A value is JSON, or a list of values between commas, or else a text.
-
-    Raises:
-        ConfigError: There is no ``=``.
     """
     settings = {}
     for text in given:
@@ -308,11 +288,7 @@ def _read_toml(path: str | Path) -> dict[str, Any]:
 def _check_table(
     path: str | Path, title: str, table: Any, kind: type, more: Sequence[str] = ()
 ) -> None:
-    """Refuse a table with settings that ``kind``, a class of settings, does not have.
-
-    Raises:
-        ConfigError: A setting is unknown or of a wrong type.
-    """
+    """Refuse a table with settings that ``kind``, a class of settings, does not have."""
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: {title}must be a table of settings.")
     hints = get_type_hints(kind)

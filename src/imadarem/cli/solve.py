@@ -115,9 +115,6 @@ def _solved(
     """The model's answers to all other questions, and the seconds it took.
 
     A puzzle of a size that the model does not know is refused.
-
-    Raises:
-        DataError: It is the only one.
     """
     numbers = [n for n in range(len(questions)) if n not in refused]
     if not numbers:
@@ -227,11 +224,7 @@ def _unknown_size(question: Question, model: str, sizes: list[int]) -> str:
 
 
 def _sizes(model: ImplicitRefinementModel, name: str) -> list[int]:
-    """The sizes that a model of sudokus knows.
-
-    Raises:
-        ConfigError: It is a model of something else.
-    """
+    """The sizes that a model of sudokus knows."""
     from imadarem.data.sudoku.model_sizes import model_sizes
 
     sizes = model_sizes(model.config, model.tokenizer)

@@ -74,9 +74,6 @@ def solve_task(
             task's verifier is asked.
         limit: Held-out questions to ask.
         json: Print JSON Lines.
-
-    Raises:
-        ConfigError: No model was named, or it has another vocabulary than the task.
     """
     from imadarem.data.task_registry import load_task
 

@@ -47,11 +47,7 @@ MAY_GROW = ("num_layers", "max_seq_len", "joint_size")
 
 
 def saved_model(settings: RunSettings, resumed: Path | None) -> ImplicitRefinementModel | None:
-    """The newest checkpoint of a resumed run, or the model of ``init`` or ``backbone``, or None.
-
-    Raises:
-        CheckpointError: The run has no checkpoint, or there is no such model.
-    """
+    """The newest checkpoint of a resumed run, or the model of ``init`` or ``backbone``, or None."""
     from imadarem.model import ImplicitRefinementModel
     from imadarem.training.run_folder import latest_checkpoint
 
@@ -78,12 +74,7 @@ def prepared_data(
     processes: int,
     progress: Progress,
 ) -> PreparedData:
-    """Read and encode the data, with the tokenizer of the model to start from if there is one.
-
-    Raises:
-        DataError: The data cannot be read, or not one row can be encoded.
-        ConfigError: A column was named, and lines of text have none.
-    """
+    """Read and encode the data, with the tokenizer of the model to start from if there is one."""
     from imadarem.data.prepare import prepare
     from imadarem.tokenizers import CorpusTokenizer
 
@@ -155,12 +146,7 @@ def new_model(settings: RunSettings, data: PreparedData) -> ImplicitRefinementMo
 
 
 def loaded_task(settings: RunSettings, processes: int, progress: Progress) -> Task:
-    """The task of a run; of several processes the first one fills the cache for the others.
-
-    Raises:
-        ConfigError: The task or a setting of it is unknown, missing or out of range.
-        DataError: Its data cannot be read.
-    """
+    """The task of a run; of several processes the first one fills the cache for the others."""
     from imadarem.data.task_registry import load_task, task_settings
 
     assert settings.task is not None
@@ -203,11 +189,7 @@ def task_model(settings: Mapping[str, Any], task: Task, seed: int) -> ImplicitRe
 
 
 def same_model(saved: ImplicitRefinementModel, data: PreparedData) -> ImplicitRefinementModel:
-    """The resumed model, if the data still has the tokens that it was trained on.
-
-    Raises:
-        DataError: The data gives another vocabulary than when the run began.
-    """
+    """The resumed model, if the data still has the tokens that it was trained on."""
     ours, theirs = (
         list(t.convert_ids_to_tokens(range(saved.config.vocab_size)))
         if len(t) == saved.config.vocab_size
@@ -228,9 +210,6 @@ def initial_model(
     """The model to start from under the settings of this run, the lengths and tokens of this data.
 
     More blocks and a longer canvas are added to them.
-
-    Raises:
-        ConfigError: A setting would change the architecture.
     """
     changed = {k: v for k, v in settings.model.items() if getattr(saved.config, k) != v}
     for name in changed.keys() - MAY_CHANGE - set(MAY_GROW):

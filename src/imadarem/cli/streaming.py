@@ -35,12 +35,6 @@ def stream(
 
     Args:
         settings: Of ``model.sample``.
-
-    Raises:
-        BusyError: Another process writes the file.
-        ConfigError: The file cannot be continued, or less than one sample is wanted.
-        CheckpointError: The file cannot be written.
-        DataError: A sample does not fit a line of the file.
     """
     from imadarem.cli.sample_file import sample_file
 

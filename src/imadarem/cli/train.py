@@ -250,11 +250,7 @@ def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
 
 
 def _refuse_old_run(folder: Path) -> None:
-    """Refuse a folder in which another run would be overwritten.
-
-    Raises:
-        ConfigError: It holds a run, or is a file.
-    """
+    """Refuse a folder in which another run would be overwritten."""
     from imadarem.training.run_folder import latest_checkpoint
 
     if latest_checkpoint(folder) is not None:
@@ -277,12 +273,7 @@ def _keep_settings(settings: RunSettings, folder: Path) -> None:
 
 
 def _resume(trainer: Trainer) -> None:
-    """Go on with a run, and say so.
-
-    Raises:
-        CheckpointError: There is nothing to go on with, or it is of other settings.
-        ConfigError: It is finished.
-    """
+    """Go on with a run, and say so."""
     step = trainer.resume()
     if trainer.finished:
         raise ConfigError(

@@ -65,12 +65,7 @@ class CanvasFit:
 
 
 def inspect_notations(smiles: Sequence[str], workers: Workers) -> dict[str, Notated]:
-    """Write molecules in every notation of the package.
-
-    Args:
-        smiles: Molecules.
-        workers: They do the writing.
-    """
+    """Write molecules in every notation of the package."""
     found = {}
     for name in MOLECULE_NOTATIONS:
         kind, chosen = tokenizer_class(name), smiles

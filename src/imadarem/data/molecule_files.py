@@ -323,11 +323,7 @@ def _parquet_cells(path: Path, column: str | None, columns: bool) -> Iterator[Ro
 
 
 def _parquet_column(file: Any, column: str | None, path: Path) -> str:
-    """The name of the column with molecules.
-
-    Raises:
-        DataError: There is none, or it does not hold text.
-    """
+    """The name of the column with molecules."""
     import pyarrow
 
     schema = file.schema_arrow

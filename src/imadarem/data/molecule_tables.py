@@ -264,11 +264,7 @@ def _records(lines: Iterator[Line], layout: Layout, path: Path) -> Iterator[tupl
 
 
 def _check_quotes(taken: Sequence[Line], layout: Layout, path: Path) -> None:
-    """Refuse a row whose quotation mark is never closed, or swallows other rows.
-
-    Raises:
-        DataError: It names the line where the mark stands.
-    """
+    """Refuse a row whose quotation mark is never closed, or swallows other rows."""
     assert layout.delimiter is not None
     text = (f"{line}\n" for _, line in taken)
     try:

@@ -354,15 +354,7 @@ def _blank_count(
     window: tuple[int | None, int | None],
     rng: np.random.Generator,
 ) -> int | None:
-    """A number of blanks, drawn from the training lengths above ``given``; None if none fits.
-
-    Args:
-        config: Of the model.
-        given: Tokens of the fragments.
-        least: Fewest blanks: one on each attachment point.
-        window: Fewest and most blanks that the caller wants.
-        rng: Of the draw.
-    """
+    """A number of blanks, drawn from the training lengths above ``given``; None if none fits."""
     room = config.max_seq_len - given
     low = max(least, FEWEST if window[0] is None else window[0])
     high = min(room, (max(MOST, 4 * least) if window[1] is None else window[1]))

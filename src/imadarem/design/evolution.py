@@ -300,11 +300,7 @@ def _scaffold(smiles: str) -> str:
 def _scores(
     score: Callable[[str], float] | Sequence[Score], settings: EvolutionSettings
 ) -> list[Score]:
-    """The terms of a search.
-
-    Raises:
-        ConfigError: There is none, or not a weight for each, or only one for a Pareto front.
-    """
+    """The terms of a search."""
     if callable(score):
         scores = [score if isinstance(score, Score) else Score(settings.score, score)]
     else:

@@ -145,10 +145,6 @@ def matched_part(smiles: str, patterns: Iterable[str]) -> Fragment | None:
     molecule that keeps the fragment keeps the hydrogens, the neighbours, the charge and the
     stereo of every matched atom.
 
-    Args:
-        smiles: A molecule.
-        patterns: SMARTS; every match of each counts.
-
     Raises:
         DataError: A pattern cannot be read, matches nothing, or all atoms are matched.
     """

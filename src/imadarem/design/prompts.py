@@ -298,13 +298,7 @@ def _with_holes(
     *,
     root: bool = False,
 ) -> list[str | None]:
-    """The tokens of a SMILES of the fragment, None for an attachment point.
-
-    Args:
-        fragment: The fragment.
-        rng: Of the spelling.
-        root: Begin with the only attachment point.
-    """
+    """The tokens of a SMILES of the fragment, None for an attachment point."""
     from rdkit import Chem
 
     if root:

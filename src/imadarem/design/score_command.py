@@ -44,11 +44,7 @@ class CommandScore:
         return "{smi}" not in self.command
 
     def __call__(self, smiles: str | Sequence[str]) -> float | list[float]:
-        """The score of a molecule, or of each of several where it is :attr:`batched`.
-
-        Raises:
-            ValueError: The program failed, took too long, or printed no number.
-        """
+        """The score of a molecule, or of each of several where it is :attr:`batched`."""
         if isinstance(smiles, str):
             words = self._output(smiles, [smiles]).split()
             return _number(words[-1] if words else "")

@@ -88,10 +88,6 @@ class Evolution:
         """The molecules of highest score, the earlier one first where they are equal.
 
         Of a Pareto search, those of the first fronts, as many as a population may have.
-
-        Args:
-            count: At most so many.
-            before: Of earlier generations than this one.
         """
         found = (row for row in self.scored.values() if row.generation < before)
         rows = sorted(found, key=lambda row: (-row.score, row.call))

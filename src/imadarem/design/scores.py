@@ -32,11 +32,7 @@ class Score:
     function: Callable[[Any], Any]
 
     def __call__(self, smiles: str) -> float:
-        """The score; ``-inf`` for None and NaN: the function has no number for it.
-
-        Raises:
-            TrainingError: The function raised an error, or gave infinity or something else.
-        """
+        """The score; ``-inf`` for None and NaN: the function has no number for it."""
         try:
             batched = getattr(self.function, "batched", False)
             value = self.function([smiles])[0] if batched else self.function(smiles)

@@ -36,9 +36,6 @@ def activation_statistics(
         smiles: Canonical SMILES; the network reads the string.
         counts: How often each occurs; default once.
         advance: Called as ``advance(molecules done, molecules)``.
-
-    Raises:
-        MissingExtraError: ``fcd_torch`` is not installed.
     """
     repeats = np.ones(len(smiles), dtype=np.int64) if counts is None else np.asarray(counts)
     if repeats.sum() < 2:

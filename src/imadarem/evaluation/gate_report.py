@@ -164,9 +164,6 @@ def draw_reliability(report: GateReport, path: str | Path) -> None:
     Args:
         report: What to draw.
         path: Where the picture goes; written whole or not at all.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
     """
     try:
         from matplotlib import colormaps

@@ -174,11 +174,7 @@ def causal_perplexity(texts: Sequence[str], model: Any, tokenizer: Any) -> float
 
 
 def mauve_score(texts: Sequence[str], reference: Sequence[str]) -> float:
-    """MAUVE by the package ``mauve-text``, with its own features (a GPT-2 from the Hub).
-
-    Raises:
-        ConfigError: There are no reference texts, or the package is not installed.
-    """
+    """MAUVE by the package ``mauve-text``, with its own features (a GPT-2 from the Hub)."""
     if not reference:
         raise ConfigError("MAUVE compares with texts of the data; give them as the reference.")
     try:

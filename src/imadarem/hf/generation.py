@@ -181,11 +181,7 @@ class _Drafts:
 
 
 def _known_options(options: dict[str, Any], **ids: int | None) -> dict[str, Any]:
-    """The options of sampling; what transformers' tools add is left out where it changes nothing.
-
-    Raises:
-        ConfigError: One is unknown, or asks for another special token than the model's.
-    """
+    """The options of sampling; what transformers' tools add is left out where it changes nothing."""
     inert = {*ids, "use_cache"}
     for name, value in options.items():
         if name not in OPTIONS and name not in inert:
@@ -202,11 +198,7 @@ def _known_options(options: dict[str, Any], **ids: int | None) -> dict[str, Any]
 
 
 def _one_of(**names: int | None) -> int | None:
-    """The one value that is given under several names.
-
-    Raises:
-        ConfigError: Two names disagree.
-    """
+    """The one value that is given under several names."""
     given = {name: value for name, value in names.items() if value is not None}
     if len(set(given.values())) > 1:
         shown = " and ".join(f"{name}={value}" for name, value in given.items())

@@ -33,9 +33,6 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
         config: Must name ``mask_token_id`` where no tokenizer does.
         tokenizer: Names the special ids, and which tokens never stand in an output.
         with_teacher: Make room for the weights of an EMA teacher.
-
-    Raises:
-        TokenizerError: There is no mask token, or two special ids are the same.
     """
 
     config_class = ImadaremConfig
@@ -84,9 +81,6 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
                 block gives. Default as in the config.
             output_attentions: Refused: the attention never forms its matrix.
             return_dict: False returns a tuple without the entries that are None.
-
-        Raises:
-            ConfigError: An argument names something that a refiner does not have.
         """
         if input_ids is None or inputs_embeds is not None:
             raise ConfigError(
@@ -151,11 +145,6 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
 
         Takes what ``PreTrainedModel.from_pretrained`` takes, and ``tokenizer`` instead of
         the one saved with the model. Strict: no weight may be missing or left over.
-
-        Raises:
-            CheckpointError: Weights are missing, left over, of another shape or not finite, or
-                the folder cannot be used for another reason.
-            ConfigError: The network is a pretrained model of transformers.
         """
         folder = _folder(str(pretrained_model_name_or_path), kwargs)
         config, header = ImplicitRefinementModel.check_folder(folder)
@@ -252,9 +241,6 @@ class ImadaremForMaskedLM(CanvasGeneration, PreTrainedModel):
         Args:
             new_num_tokens: ``len(tokenizer)``; None changes nothing.
             args: Have no effect, as ``kwargs``.
-
-        Raises:
-            ConfigError: It is less than the present number: ids cannot be taken away.
         """
         known = self.config.vocab_size
         if new_num_tokens is None or new_num_tokens == known:

@@ -120,11 +120,7 @@ class RefinementNetwork(nn.Module):
     def judged(
         self, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[JudgeLogits, Tensor]:
-        """One pass over rows as they stand: what the judge says, and the gate, ``(B, L)``.
-
-        Raises:
-            ConfigError: The model has no judge.
-        """
+        """One pass over rows as they stand: what the judge says, and the gate, ``(B, L)``."""
         read = self.read_in_place(input_ids, attention_mask)
         if read.judge is None:
             raise ConfigError("this model has no judge; with_judge() gives it an untrained one.")

@@ -76,13 +76,7 @@ class RefinementTransformer(nn.Module):
         carry: Tensor | None = None,
         memory: Retrieved | None = None,
     ) -> BackboneOutput:
-        """One pass over a canvas; the arguments are those of :class:`RefinementNetwork`.
-
-        Raises:
-            DataError: The canvas is longer than ``max_seq_len``, or its length has no layout
-                of relations.
-            ConfigError: A carry or a memory is given to a model built without.
-        """
+        """One pass over a canvas; the arguments are those of :class:`RefinementNetwork`."""
         length = input_ids.shape[1]
         if length > self.config.max_seq_len:
             raise DataError(

@@ -56,11 +56,7 @@ class StepRecord:
         return {step: float(self.right[step - 1].mean()) for step in steps}
 
     def halted(self, threshold: float, steps: int) -> Halted:
-        """The halting head's rule at a threshold, with ``steps`` as the cap.
-
-        Raises:
-            ConfigError: The network has no halting head.
-        """
+        """The halting head's rule at a threshold, with ``steps`` as the cap."""
         if self.halt is None:
             raise ConfigError("this model has no halting head; build it with halting=True.")
         right, confident = self.right[:steps], self.halt[:steps] >= threshold

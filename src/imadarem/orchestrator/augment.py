@@ -97,9 +97,6 @@ class Augmenter:
     Attributes:
         available: Those of ``strategies`` that are used.
         unavailable: The others, with the reason.
-
-    Raises:
-        ConfigError: A name is unknown or stands twice, or a number is out of range.
     """
 
     def __init__(
@@ -149,10 +146,6 @@ class Augmenter:
 
         The strategies take turns over the elements. Where the one whose turn it is leaves the
         episode as it is, such as a format that this text cannot take, the next one is asked.
-
-        Raises:
-            ConfigError: ``k`` is not in 0 .. ``count``.
-            DataError: The shapes are not both ``(L,)``.
         """
         if not 0 <= k <= self.count:
             raise ConfigError(f"k={k} is no element: legal are 0 (the episode) to {self.count}.")
@@ -170,12 +163,7 @@ class Augmenter:
     def apply(
         self, strategy: str, inputs: Tensor, labels: Tensor, task_id: int, k: int
     ) -> Augmented:
-        """Element ``k`` by the named strategy, whether or not the mixture would take it.
-
-        Raises:
-            ConfigError: The strategy is unknown, or not available here.
-            DataError: The shapes are not both ``(L,)``.
-        """
+        """Element ``k`` by the named strategy, whether or not the mixture would take it."""
         _refuse_shapes(inputs, labels)
         _refuse_names([strategy])
         if strategy not in self._strategies:
@@ -200,11 +188,7 @@ class Augmenter:
         task_ids: Tensor | Sequence[int],
         ks: Tensor | Sequence[int],
     ) -> AugmentedBatch:
-        """``(B, L)`` inputs and labels, ``(B,)`` task ids and element numbers → the elements.
-
-        Raises:
-            DataError: There is no row, or the four do not have the same number of rows.
-        """
+        """``(B, L)`` inputs and labels, ``(B,)`` task ids and element numbers → the elements."""
         numbers, elements = (torch.as_tensor(part).tolist() for part in (task_ids, ks))
         given = (inputs, labels, numbers, elements)
         if len(inputs) == 0 or any(len(part) != len(inputs) for part in given):
@@ -224,9 +208,6 @@ class Augmenter:
 
         They need no label and can be inverted: elements of the symmetry where there is
         one, else shifts within the padding. A small group gives fewer than ``count``.
-
-        Raises:
-            ConfigError: ``count`` is below 1.
         """
         if count < 1:
             raise ConfigError(f"count={count}; the question itself is one, so give at least 1.")

@@ -121,9 +121,6 @@ class DiscountedBandit:
         exploration: *c*, at least 0; 0 is greedy.
         seed: Whole number that all draws follow from.
         buckets: First step of each bucket, upwards from 1.
-
-    Raises:
-        ConfigError: A setting is out of range, or the arms are none or not distinct.
     """
 
     def __init__(
@@ -173,10 +170,6 @@ class DiscountedBandit:
             step: As given to :meth:`select`.
             arm: The arm that was pulled.
             reward: Gain in token accuracy, from -1 to 1.
-
-        Raises:
-            ConfigError: The arm is unknown, the step below 1, or the reward no number in
-                [-1, 1]. What was learned before is unchanged.
         """
         self._check_known([arm])
         bucket = self._bucket(step)
@@ -220,12 +213,7 @@ class DiscountedBandit:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where :meth:`state_dict` was taken.
-
-        Raises:
-            CheckpointError: The state is of other settings, or is not whole. This bandit is
-                as it was before.
-        """
+        """Go on exactly where :meth:`state_dict` was taken."""
         try:
             given = dict(state["settings"])
             contexts = {

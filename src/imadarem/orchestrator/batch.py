@@ -58,9 +58,6 @@ def read_batch(
             ``input_ids`` are what is to be answered; without, the ids are data.
         special: The tokenizer's special ids.
         config: Of the model: how long a canvas may be, and the range of ids.
-
-    Raises:
-        DataError: Keys, shapes or ids cannot be used; the message says which and why.
     """
     parts = _parts(batch)
     inputs = parts["input_ids"]
@@ -199,11 +196,7 @@ def canvases_given(
     special: SpecialIds,
     config: ImplicitRefinementConfig,
 ) -> Tensor:
-    """``(B, L)`` or ``(L,)`` ids and their mask → ``(B, L)`` int64, padded where masked.
-
-    Raises:
-        DataError: Shape, length or range are not what the model takes.
-    """
+    """``(B, L)`` or ``(L,)`` ids and their mask → ``(B, L)`` int64, padded where masked."""
     ids = torch.as_tensor(input_ids)
     ids = ids[None] if ids.ndim == 1 else ids
     if attention_mask is not None:
@@ -218,11 +211,7 @@ def canvases_given(
 
 
 def check_ids(name: str, ids: Tensor, config: ImplicitRefinementConfig) -> None:
-    """Refuse what is no ``(B, L)`` batch of ids for a model.
-
-    Raises:
-        DataError: Shape, length or range are not what the model takes.
-    """
+    """Refuse what is no ``(B, L)`` batch of ids for a model."""
     if ids.ndim != 2 or ids.numel() == 0 or ids.is_floating_point():
         raise DataError(
             f"{name} must be (B, L) whole numbers with B, L ≥ 1; got {tuple(ids.shape)} of "

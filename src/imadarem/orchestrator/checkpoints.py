@@ -118,9 +118,6 @@ def load_checkpoint(
 
     Returns:
         The ``extra`` that was saved.
-
-    Raises:
-        CheckpointError: There is none, or it belongs to other settings.
     """
     folder = latest_checkpoint(Path(run_dir))
     if folder is None:

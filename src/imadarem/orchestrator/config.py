@@ -32,11 +32,7 @@ RETIRED = ("halting_loss", "ponder_prior", "ponder_weight")
 
 
 def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from a file, without those that no longer exist.
-
-    Raises:
-        ConfigError: The file asks for PonderNet's loss, which is gone.
-    """
+    """Settings from a file, without those that no longer exist."""
     if settings.get("halting_loss", "exact") != "exact":
         raise ConfigError(
             "halting_loss='ponder' no longer exists: the halting head learns whether the canvas "

@@ -64,9 +64,6 @@ def edit_mask(
         block: How many positions ``append`` may fill, counted from the current length;
             ``None`` leaves it to ``fill``.
         fill: ``(B,)`` how many blanks ``append`` writes; None writes all.
-
-    Raises:
-        ConfigError: No edit has that name, or ``patch`` is given no gate.
     """
     _check_known([name])
     if name == "replace":
@@ -105,9 +102,6 @@ class Append:
     Args:
         block: Positions per step, at least 1; ``None`` takes the leftmost blanks, as many as the
             schedule asks in each step.
-
-    Raises:
-        ConfigError: ``block`` is below 1.
     """
 
     block: int | None = None
@@ -147,9 +141,6 @@ def available_edits(names: Iterable[str], *, length_fixed: bool, has_gate: bool)
         length_fixed: Whether every canvas is as long as its answer, so that there is no
             end to write on from (puzzles, infilling, molecules of a drawn length).
         has_gate: Whether the model has a trained gate.
-
-    Raises:
-        ConfigError: No edit has one of the names, or none of them can be made.
     """
     names = list(dict.fromkeys(names))
     why_not = unavailable_edits(names, length_fixed=length_fixed, has_gate=has_gate)

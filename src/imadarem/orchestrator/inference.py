@@ -55,11 +55,7 @@ class ChosenEdit:
 
 
 def check_width(width: int, votes: int, model: ImplicitRefinementConfig) -> None:
-    """Refuse candidates by noise in the carry where there is no carry, or several forms.
-
-    Raises:
-        ConfigError: ``width`` is above 1, and so is ``votes``, or the model has no carry.
-    """
+    """Refuse candidates by noise in the carry where there is no carry, or several forms."""
     if width > 1 and (votes > 1 or not model.carry):
         raise ConfigError(
             f"width={width} puts noise into the carry from step to step; this call "

@@ -130,9 +130,6 @@ class Plan:
 
         Where the data has no separate answer, the first step has at least
         ``base_loss_share`` of the loss, in every mode.
-
-        Raises:
-            ConfigError: No step with a graph has any weight.
         """
         mode, steps = config.gradient_mode, config.max_steps_train
         window = config.backprop_truncate_steps

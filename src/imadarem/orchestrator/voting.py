@@ -68,10 +68,6 @@ def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
         by: ``count``: the answer given most often, among equals the one with the highest
             mean confidence. ``confidence``: the answer with the highest single
             confidence, among equals the highest mean. Then the one that came first.
-
-    Raises:
-        ConfigError: ``by`` is no rule.
-        DataError: There is no answer, the shapes do not fit, or a confidence is NaN.
     """
     checks.one_of("by", by, RULES)
     if answers.ndim != 2 or len(answers) == 0 or confidence.shape != answers.shape[:1]:
@@ -114,10 +110,6 @@ def solve_with_voting(
         task_ids: ``(B,)``; the forms of a question follow from its number and the seed.
         count: Forms of each question; 1 is no voting.
         by: See :func:`rank`.
-
-    Raises:
-        ConfigError: ``by`` is no rule, or ``count`` is below 1.
-        DataError: The numbers of rows do not fit, or ``run`` returns other shapes.
     """
     checks.one_of("by", by, RULES)
     numbers = torch.as_tensor(task_ids).tolist()

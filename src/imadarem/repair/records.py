@@ -100,13 +100,7 @@ def spelled_tokens(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 def edits_between(
     given: Sequence[int], tokens: Sequence[int], judgement: Judgement | None
 ) -> list[Edit]:
-    """The fewest edits that turn ``given`` into ``tokens``, from left to right.
-
-    Args:
-        given: Token ids before.
-        tokens: Token ids after.
-        judgement: Of the row as it was given.
-    """
+    """The fewest edits that turn ``given`` into ``tokens``, from left to right."""
     found = []
     for operation in Levenshtein.editops(list(given), list(tokens)):
         kind, position, place = operation.tag, operation.src_pos, operation.dest_pos

@@ -36,9 +36,6 @@ class RepairSettings:
         flagged_too: With a checker, repair rows too that it takes and the judge flags. Only for
             rows like the model's data: what is new to the model looks wrong to its judge.
         batch_size: Rows in one pass; no row's result depends on it.
-
-    Raises:
-        ConfigError: A setting is out of range.
     """
 
     rounds: int = 4
@@ -56,11 +53,7 @@ class RepairSettings:
 
 
 def check_judge(model: Any, settings: RepairSettings) -> None:
-    """Check that something says which rows are right.
-
-    Raises:
-        ConfigError: There is neither a judge nor a checker.
-    """
+    """Check that something says which rows are right."""
     if settings.checker is None and not judges_tokens(model):
         raise ConfigError(
             "this model has no trained judge, so nothing says which tokens are wrong. Give a "

@@ -151,12 +151,7 @@ def prompt_of(
 def protection_flags(
     tokens: Sequence[list[int]], protected: Sequence[Sequence[int]] | None
 ) -> list[list[bool]]:
-    """One flag a token of each row.
-
-    Raises:
-        DataError: There are not as many lists of positions as rows, or a position lies outside
-            its row.
-    """
+    """One flag a token of each row."""
     if protected is None:
         return [[False] * len(row) for row in tokens]
     if len(protected) != len(tokens):

@@ -73,11 +73,7 @@ class RunOptions(SamplingOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One call of ``model.sample`` or ``model.infill``, beside its canvases: see the options.
-
-    Raises:
-        ConfigError: A setting is out of range.
-    """
+    """One call of ``model.sample`` or ``model.infill``, beside its canvases: see the options."""
 
     settings: SamplingSettings
     width: int = 1

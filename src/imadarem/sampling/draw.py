@@ -28,9 +28,6 @@ class Truncation:
         top_k: Tokens kept, at least 1; None keeps all.
         top_p: Probability that the kept tokens must have together, above 0 and at most 1;
             None and 1 keep all.
-
-    Raises:
-        ConfigError: A setting is out of range.
     """
 
     top_k: int | None = None

@@ -88,9 +88,6 @@ class Halting:
         quality: Mean probability of the tokens on the writable positions above which it does.
         patience: Steps in a row with no token changed and no gain in quality after which it
             does.
-
-    Raises:
-        ConfigError: A threshold is out of range.
     """
 
     verify: Callable[[Tensor, Tensor], Tensor] | None = None

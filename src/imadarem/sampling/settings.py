@@ -245,11 +245,6 @@ def lengths_of(
             long as a row may be where the model writes the end or no lengths are known.
         seeds: ``(n,)`` int64.
         settings: Whether the model writes an end, and the limits of lengths.
-
-    Raises:
-        ConfigError: Lengths are to be drawn, and those of the training data are unknown, or none
-            is within the limits.
-        DataError: A length is above ``max_seq_len``, or there are more or fewer than ``n``.
     """
     if length is not None:
         several = isinstance(length, Iterable)
@@ -293,11 +288,7 @@ def _between(counts: Sequence[int], settings: SamplingSettings) -> list[int]:
 
 
 def check_length(length: int, config: ImplicitRefinementConfig) -> None:
-    """Refuse a canvas that is longer than the model takes.
-
-    Raises:
-        DataError: It is.
-    """
+    """Refuse a canvas that is longer than the model takes."""
     if length > config.max_seq_len:
         raise DataError(
             f"a canvas of {length} tokens was asked for; this model takes at most "

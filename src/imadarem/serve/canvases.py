@@ -25,12 +25,7 @@ BLANK, END, AFTER_END = "[MASK]", "[EOS]", ""
 def blank_canvas(
     model: ServedModel, seeds: Tensor, length: int | None, settings: SamplingSettings
 ) -> Canvas:
-    """A row of blanks for each of the row seeds, as ``model.sample`` makes it.
-
-    Raises:
-        DataError: The length is above the model's limit, or it is a sudoku model.
-        ConfigError: The model draws lengths, and its config has no lengths to draw from.
-    """
+    """A row of blanks for each of the row seeds, as ``model.sample`` makes it."""
     if model.kind == SUDOKU:
         raise DataError(
             f"the model {model.id!r} solves sudokus and generates no samples. Send a puzzle to "
@@ -42,11 +37,7 @@ def blank_canvas(
 
 
 def prompt_canvas(model: ServedModel, prompts: Sequence[str], count: int = 1) -> Canvas:
-    """``count`` rows for each text with blanks, or for each sudoku; row by row, prompt by prompt.
-
-    Raises:
-        DataError: A text is too long, cannot be read, or has no blank.
-    """
+    """``count`` rows for each text with blanks, or for each sudoku; row by row, prompt by prompt."""
     if model.kind == SUDOKU:
         canvas = puzzle_canvas(model, [parse_grid(prompt) for prompt in prompts])
     else:
@@ -77,11 +68,7 @@ def _encode(model: ServedModel, prompt: str) -> list[int]:
 
 
 def puzzle_canvas(model: ServedModel, grids: Sequence[Grid]) -> Canvas:
-    """One row for each sudoku.
-
-    Raises:
-        DataError: The model was not trained on sudokus of that size.
-    """
+    """One row for each sudoku."""
     first, mask = model.ids["1"], model.network.special.mask
     for grid in grids:
         if size_of(grid) not in model.sizes:
@@ -103,9 +90,6 @@ def token_canvas(
             empty string after the end.
         given: Which tokens never change. The policy may re-mask every other token. None
             means all tokens but the blanks.
-
-    Raises:
-        DataError: A string is not a token, a blank is given, or the lengths differ.
     """
     if given is None:
         given = [not _is_blank(model, token) for token in tokens]

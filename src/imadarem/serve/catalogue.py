@@ -152,9 +152,6 @@ class ServedModel:
         """Sampling settings of a request; requests with equal settings can share a batch.
 
         Takes what :meth:`~imadarem.ImplicitRefinementModel.sampling_settings` takes.
-
-        Raises:
-            ConfigError: A setting is out of range, or the policy is unknown.
         """
         chosen = next(iter(self.policies)) if policy is None else policy
         if chosen not in self.policies:
@@ -195,11 +192,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The models in the order of the command line; the first is the default.
-
-    Raises:
-        ConfigError: There is no model, or two have one id.
-    """
+    """The models in the order of the command line; the first is the default."""
 
     models: tuple[ServedModel, ...]
 
@@ -217,11 +210,7 @@ class Catalogue:
         return iter(self.models)
 
     def find(self, name: str | None, kind: str | None = None) -> ServedModel:
-        """The model with this id; for None the first one of this kind.
-
-        Raises:
-            ApiError: 404, there is no such model.
-        """
+        """The model with this id; for None the first one of this kind."""
         fitting = [model for model in self if kind in (None, model.kind)]
         if name is None and fitting:
             return fitting[0]
@@ -247,12 +236,7 @@ def first_sentence(policy: type) -> str:
 
 
 def load_catalogue(names: Iterable[str], device: str) -> Catalogue:
-    """Load models: ``default``, ``sudoku``, ``FOLDER`` or ``ID=FOLDER`` for each.
-
-    Raises:
-        CheckpointError: A folder is not a model.
-        ConfigError: Two models have one id.
-    """
+    """Load models: ``default``, ``sudoku``, ``FOLDER`` or ``ID=FOLDER`` for each."""
     served = []
     for entry in names:
         name, _, source = entry.rpartition("=")

@@ -34,12 +34,7 @@ class DrawingProcess:
         self._waiting = 0
 
     async def draw(self, smiles: str) -> str:
-        """The molecule as the text of an SVG file.
-
-        Raises:
-            ApiError: It is not a molecule (422), RDKit is missing (501), too many drawings
-                wait (429), the drawing took too long (504), or the process died (500).
-        """
+        """The molecule as the text of an SVG file."""
         if self._waiting >= MAX_WAITING:
             raise ApiError(
                 429, f"{self._waiting} drawings wait already.", headers={"Retry-After": "1"}

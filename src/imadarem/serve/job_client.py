@@ -47,20 +47,11 @@ class JobClient:
         self._worker, self._limits = worker, limits
 
     def check_queue(self) -> None:
-        """Raise before any work is done for a request that the queue has no room for.
-
-        Raises:
-            ApiError: The queue is full, or the server is stopping.
-        """
+        """Raise before any work is done for a request that the queue has no room for."""
         self._worker.check_queue()
 
     async def rows(self, request: Request, job: QueuedJob) -> list[Any]:
-        """All rows of a job.
-
-        Raises:
-            ClientDisconnected: The job is dropped.
-            ApiError: The queue is full, the time is up, or the refinement failed.
-        """
+        """All rows of a job."""
         *_, rows = await self.events(request, job)
         assert isinstance(rows, list)
         return rows
@@ -84,13 +75,6 @@ class JobClient:
         """A traced job as server-sent events: start, step …, and end or error.
 
         The job is submitted before the stream begins, so that a full queue is a plain error.
-
-        Args:
-            job: A traced job.
-            head: Fields of the start event beside the canvas.
-
-        Raises:
-            ApiError: The queue is full, or the server is stopping.
         """
         self._worker.submit(job)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -118,12 +118,7 @@ class QueuedJob(ABC):
     # On the event loop
 
     async def events(self, seconds: float) -> AsyncIterator[JobEvent]:
-        """The events as they are published; the last one is the list of all rows.
-
-        Raises:
-            TimeoutError: The last event did not come within ``seconds``.
-            Exception: What the worker raised.
-        """
+        """The events as they are published; the last one is the list of all rows."""
         deadline = self._loop.time() + seconds
         while True:
             async with asyncio.timeout_at(deadline):

@@ -32,9 +32,6 @@ class Limits:
         seconds: Longest time from the arrival of a request to the end of its answer.
         batch_rows: Most rows refined together.
         connections: Most open connections; one client address may have half of them.
-
-    Raises:
-        ConfigError: A limit is below 1, or ``seconds`` is not above 0 and below a day.
     """
 
     body_bytes: int = 262_144

@@ -26,11 +26,7 @@ CHECKERS = {"none": None, "rdkit": is_molecule}
 def readable_rows(
     model: ServedModel, texts: Sequence[str], *, check: str = "none", alternatives: int = 0
 ) -> list[list[int]]:
-    """The token ids of texts; call it on a thread.
-
-    Raises:
-        DataError: A text is too long or cannot be read, or it is a sudoku model.
-    """
+    """The token ids of texts; call it on a thread."""
     if model.kind == SUDOKU:
         raise DataError(
             f"the model {model.id!r} solves sudokus. Send a puzzle to /v1/solve, which verifies it."

@@ -51,12 +51,7 @@ SECURITY_HEADERS = [
 
 
 def check_exposure(host: str, token: str | None, *, without_token: bool) -> None:
-    """Refuse to listen on an address that other machines reach without a token.
-
-    Raises:
-        ConfigError: ``host`` can be reached from other machines and no token is set; or the
-            token cannot be sent in a header.
-    """
+    """Refuse to listen on an address that other machines reach without a token."""
     if token is not None and (not token.strip() or not token.isascii() or " " in token):
         raise ConfigError("the token must be ASCII letters, digits or signs without a space.")
     if token is None and not without_token and not is_loopback(host):
@@ -73,11 +68,7 @@ def host_names(host: str, allowed: tuple[str, ...]) -> frozenset[str]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
-
-    Raises:
-        ConfigError: The address does not belong to this machine, or the port is taken.
-    """
+    """A listening socket; port 0 takes a free one."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -82,11 +82,7 @@ class Worker:
         return len(self._waiting) + self._running
 
     def check_queue(self) -> None:
-        """Check that a job would be accepted now.
-
-        Raises:
-            ApiError: 429 where the queue is full, 503 where the server is stopping.
-        """
+        """Check that a job would be accepted now."""
         if not self.alive:
             raise ApiError(503, "the server is stopping.", headers={"Retry-After": "10"})
         if self.jobs >= self._limits.queue_jobs:

@@ -15,9 +15,6 @@ def read_metrics(path: str | Path) -> dict[str, list[dict[str, Any]]]:
 
     A resumed run goes over the steps behind its checkpoint again: the later record of a
     step replaces the earlier one. A last line that a crash cut off is left out.
-
-    Raises:
-        DataError: There is no such file, or not one record in it.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

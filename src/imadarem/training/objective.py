@@ -110,9 +110,6 @@ class Objective:
             batches and in rows that hide windows or their end. Needs the token *nothing*.
         grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
             the stratified continuum.
-
-    Raises:
-        ConfigError: A share lies outside [0, 1].
     """
 
     config: ImplicitRefinementConfig

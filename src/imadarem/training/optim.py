@@ -67,10 +67,6 @@ def build_optimizer(
         name: Lower-case name.
         groups: From :func:`parameter_groups`.
         steps: Length of the run; Ranger21's own schedule is switched off against it.
-
-    Raises:
-        ConfigError: The name is unknown; the nearest known one is suggested.
-        MissingExtraError: pytorch_optimizer is not installed.
     """
     if name == "adamw":
         # One pass over a parameter for the whole update, not one for each of its operations.
@@ -101,9 +97,6 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> f
 
     ``cosine`` falls from the end of the warm-up on; ``wsd`` stays at the peak and falls
     linearly in the last fifth, so a run may be prolonged before that without a trace.
-
-    Raises:
-        ConfigError: The schedule is unknown.
     """
     if schedule not in SCHEDULES:
         raise ConfigError(

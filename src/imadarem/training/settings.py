@@ -40,9 +40,6 @@ def refuse_parts_trained_by_unrolling(config: object) -> None:
 
     Args:
         config: An :class:`~imadarem.ImplicitRefinementConfig`.
-
-    Raises:
-        ConfigError: It has such a part.
     """
     for name in TRAINED_BY_UNROLLING:
         if getattr(config, name):

@@ -151,11 +151,6 @@ class GuardedUpdate:
     ) -> float | None:
         """Step the optimiser over the gradients that :meth:`backward` left, and count the step.
 
-        Args:
-            optimizer: Over the model's parameters.
-            loss: In this process.
-            record: Counts the step as good or as skipped.
-
         Returns:
             The global norm before clipping; None where a gradient or a loss was not finite in
             any process, and weights, teacher, optimiser and filter are as before.
@@ -190,11 +185,7 @@ class GuardedUpdate:
         return float(norm)
 
     def refuse_endless_skips(self, record: TrainingRecord) -> None:
-        """Give up after many skipped steps in a row.
-
-        Raises:
-            TrainingError: The last 20 steps were all skipped.
-        """
+        """Give up after many skipped steps in a row."""
         if record.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
                 f"the gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row (step "

@@ -39,11 +39,7 @@ def molecule_grid_svg(
 def molecule_grid_png(
     smiles: Sequence[str], legends: Sequence[str] | None = None, columns: int = 4
 ) -> bytes:
-    """The same picture as the bytes of a PNG file; arguments and errors are the same.
-
-    Raises:
-        MissingLibraryError: This RDKit was built without Cairo.
-    """
+    """The same picture as the bytes of a PNG file; arguments and errors are the same."""
     drawing = _drawing()
     if not hasattr(drawing, "MolDraw2DCairo"):
         raise MissingLibraryError("this RDKit was built without Cairo, so it draws no PNG.")

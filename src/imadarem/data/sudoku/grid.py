@@ -127,11 +127,7 @@ def parse_grid(text: str, size: int | None = None, *, check: bool = True) -> Gri
 
 
 def check_grid(grid: Sequence[int]) -> None:
-    """Refuse a grid with a digit beyond its size or with the same digit twice in a group.
-
-    Raises:
-        DataError: With the place, and which digits are legal.
-    """
+    """Refuse a grid with a digit beyond its size or with the same digit twice in a group."""
     size = size_of(grid)
     for cell, digit in enumerate(grid):
         if not 0 <= digit <= size:

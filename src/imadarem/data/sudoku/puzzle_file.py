@@ -41,10 +41,6 @@ def read_puzzles(path: str | Path, limit: int | None = None) -> list[Puzzle]:
     be the only one, which would take minutes for a million puzzles. Without one the puzzle
     is solved, and must have exactly one solution.
 
-    Args:
-        path: Text or CSV, plain or gzipped.
-        limit: Read at most so many puzzles.
-
     Raises:
         DataError: Naming the line, what was found there and what is legal.
     """
