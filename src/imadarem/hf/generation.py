@@ -181,7 +181,7 @@ class _Drafts:
 
 
 def _known_options(options: dict[str, Any], **ids: int | None) -> dict[str, Any]:
-    """The options of sampling; what transformers' tools add is left out where it changes nothing."""
+    """The options of sampling; what transformers adds is left out where it changes nothing."""
     inert = {*ids, "use_cache"}
     for name, value in options.items():
         if name not in OPTIONS and name not in inert:

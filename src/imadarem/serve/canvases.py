@@ -37,7 +37,7 @@ def blank_canvas(
 
 
 def prompt_canvas(model: ServedModel, prompts: Sequence[str], count: int = 1) -> Canvas:
-    """``count`` rows for each text with blanks, or for each sudoku; row by row, prompt by prompt."""
+    """``count`` rows for each text with blanks, or for each sudoku, in their order."""
     if model.kind == SUDOKU:
         canvas = puzzle_canvas(model, [parse_grid(prompt) for prompt in prompts])
     else:
