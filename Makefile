@@ -2,13 +2,14 @@
 # make test    everything that must hold before a change is kept: lint, types, tests
 # make lint    formatting, lint and types only
 # make format  put the source in shape
+# make docs-check  run every block of the documentation that can run (half an hour)
 #
 # PYTHON=python3.12 picks another interpreter for .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format dev
+.PHONY: demo test lint format dev docs-check
 
 demo:
 	@$(PYTHON) scripts/bootstrap.py mol
@@ -25,6 +26,9 @@ lint: dev
 format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs-check: dev
+	$(BIN)/python scripts/check_docs.py
 
 dev:
 	@$(PYTHON) scripts/bootstrap.py dev

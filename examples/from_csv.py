@@ -4,7 +4,7 @@
 
 Fine-tunes a model in the package on the file, samples, keeps what is new, distinct and passes
 MOSES' filters, ranks it by QED and writes ``ranked.csv`` and ``best.svg`` into the folder.
-docs/tutorial.md explains each step.
+docs/tutorials/chemist.md explains each step.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def serve(
     curl localhost:8000/v1/sample -H 'Content-Type: application/json' -d '{"count": 4}'
     ```
 
-    Ctrl-C finishes running requests and stops. docs/serve.md describes the API.
+    Ctrl-C finishes running requests and stops. docs/reference/http.md describes the API.
 
     Args:
         model: A model of the package, a folder, or ID=FOLDER; can be repeated. Requests that

@@ -29,7 +29,9 @@ def new_ring_systems(molecule: Any) -> list[str]:
 
 @cache
 def known_ring_systems() -> frozenset[str]:
-    """Ring systems of at least two molecules of a sample of ChEMBL 31 (see docs/filters.md)."""
+    """Ring systems of at least two molecules of a sample of ChEMBL 31;
+    ``docs/how-to/filters.md`` says what counts as one.
+    """
     packed = files("imadarem.data").joinpath("files/ring_systems.txt.gz").read_bytes()
     return frozenset(gzip.decompress(packed).decode().split())
 

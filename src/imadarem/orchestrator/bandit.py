@@ -106,7 +106,7 @@ class DiscountedBandit:
     the context as by one pull more: what is forgotten is thought average, not bad.
 
     ``c = 1`` is the textbook's. The defaults are among what measured best where arms lie
-    no further apart than their noise (``docs/edits.md``).
+    no further apart than their noise (``docs/benchmarks/bandit.md``).
 
     A choice depends on the seed and on what its own context has seen: no other task moves
     it. While :attr:`frozen`, the choice is the available arm of the highest posterior mean,

@@ -27,10 +27,10 @@ class GrokFastEma:
     Once per optimiser step, in this order: unscale, clip, ``filter_``, step. Clipping after
     the filter would take back what it adds.
 
-    Source: arXiv:2405.20233, the EMA variant. Own code, as of the packages tried (docs/grokfast.md)
-    two optimisers change the learning rate or the weight decay on the side, and the one
-    function that filters rightly lets a NaN into μ for good and is no part of the core
-    installation; a test holds that we agree with it.
+    Source: arXiv:2405.20233, the EMA variant. Own code: two of the optimisers that were tried
+    change the learning rate or the weight decay on the side, and the one function that filters
+    correctly keeps a NaN in μ for good and is no part of the core installation
+    (``docs/lab/grokfast.md``); a test holds that we agree with it.
 
     Args:
         alpha: α, momentum of the average, from 0 to below 1.

@@ -1,6 +1,6 @@
 """What a picture of a trajectory shows at each position after each step.
 
-The colours and signs are those of the studio's page; see ``docs/studio.md``. A cell has the
+The colours and signs are those of the studio's page; see ``docs/how-to/studio.md``. A cell has the
 colour of the number that the policy decides by (gate or entropy): pale for 0, dark for 1. The
 colours become darker throughout, so they read in grey and with any colour vision.
 """
