@@ -286,10 +286,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     line = [*MODULAR, "--steps", "3", "--out", "two", "--json"]
     done = subprocess.run(
-        [*launch, "--nproc_per_node", "2", "-m", "imadarem", *line],
+        [sys.executable, str(Path(__file__).parent / "ranks.py"), "2", *line],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,

@@ -15,15 +15,25 @@ from fakes import COUNTS, MOLECULES, shaken, tiny_model
 from imadarem.cli import run
 
 SOURCE = Path(__file__).parent.parent / "src"
+RANKS = Path(__file__).parent / "ranks.py"
 COUNT = 3000
 
 
 def torchrun(processes, *command):
     """Start a command in several processes, as a user starts it."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    return started(*launch, processes, "-m", "imadarem", *command)
+
+
+def ranks(processes, *command):
+    """The same with the libraries loaded once."""
+    return started(RANKS, processes, *command)
+
+
+def started(*command):
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.Popen(
-        [*launch, "--nproc_per_node", str(processes), "-m", "imadarem", *map(str, command)],
+        [sys.executable, *map(str, command)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -46,7 +56,7 @@ def test_killed_with_two_processes_and_resumed_with_three_the_file_is_that_of_on
         return ("sample", *given, "--resume", "--out", tmp_path / file)
 
     assert run([str(token) for token in command("alone.csv")]) == 0
-    killed = torchrun(2, *command("shared.csv"))
+    killed = ranks(2, *command("shared.csv"))
     file = tmp_path / "shared.csv"
     while not (file.is_file() and file.read_bytes().count(b"\n") > 500):
         assert killed.poll() is None, killed.stdout.read()
@@ -55,7 +65,7 @@ def test_killed_with_two_processes_and_resumed_with_three_the_file_is_that_of_on
     os.kill(int((tmp_path / ".shared.csv.lock").read_text()), signal.SIGKILL)
     killed.communicate(timeout=120)
     assert killed.returncode != 0 and file.read_bytes().count(b"\n") <= COUNT
-    resumed = torchrun(3, *command("shared.csv"))
+    resumed = ranks(3, *command("shared.csv"))
     printed, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, printed
     assert "continuing behind them" in printed and printed.count("samples in") == 1
