@@ -35,7 +35,7 @@ from imadarem.sampling.policies import POLICIES
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.tokenizers import SpecialIds
 
-MODELS = ("default", "smiles", "sudoku")
+MODELS = ("selfies", "smiles", "sudoku")
 FAULTS = ("given changed", "not finished", "depends on batch")
 
 

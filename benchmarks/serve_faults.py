@@ -108,7 +108,7 @@ def slow_requests(port: int) -> None:
 
 
 def copies_of_a_long_prompt(port: int) -> None:
-    body = json.dumps({"prompts": ["[C]" * 6660 + "<mask>"], "count": 1000, "model": "default"})
+    body = json.dumps({"prompts": ["[C]" * 6660 + "<mask>"], "count": 1000, "model": "selfies"})
     head = POST + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
     send_and_read(port, head + body.encode())
 

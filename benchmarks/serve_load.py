@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a quarter of the requests")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
-    model = ImplicitRefinementModel.from_pretrained("default")
+    model = ImplicitRefinementModel.from_pretrained("selfies")
     bare(model, range(BATCH))
     wall, spent = cold_start()
     figures: dict[str, Any] = {

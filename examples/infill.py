@@ -2,7 +2,7 @@
 
     python examples/infill.py [MODEL] [PROMPT]
 
-PROMPT is SELFIES with one ``<mask>`` for each blank; by default a benzene ring with a free
+PROMPT has one ``<mask>`` for each blank; by default a benzene ring with a free
 chain. MODEL is as in quickstart.py.
 """
 
@@ -13,7 +13,7 @@ from collections import Counter
 
 from imadarem import ImplicitRefinementModel
 
-BENZENE = "[C][=C][C][=C][C][=C][Ring1][=Branch1]"
+BENZENE = "c1ccccc1"
 
 
 def main(name: str = "default", prompt: str = BENZENE + 4 * "<mask>", ways: int = 20) -> None:

@@ -20,11 +20,10 @@ def main(name: str = "default") -> None:
         print(f"{smiles}    ({passes} forward passes)")
 
     # Every step of one refinement: what was written, and what the gate thought of it.
-    model.print_refinement_trajectory(length=12, seed=0)
+    model.print_refinement_trajectory(length=12, steps=4, seed=0)
 
-    # SELFIES with one <mask> for each blank; what is given, CC(=O) here, never changes.
-    acetyl = "[C][C][=Branch1][C][=O]"
-    print(model.infill(acetyl + 6 * "<mask>", seed=0)[0])
+    # One <mask> for each blank; what is given never changes.
+    print(model.infill("CC(=O)" + 6 * "<mask>", seed=0)[0])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from imadarem.evaluation.ordered_likelihood import ordered_log_likelihood
 from imadarem.sampling.loop import Step
 from imadarem.sampling.policies import POLICIES as ALL_POLICIES
 
-MODELS = ("default", "smiles", "sudoku")
+MODELS = ("selfies", "smiles", "sudoku")
 POLICIES = ("gate", "gate-adaptive", "gate-in-place", "entropy-bound", "margin", "left-to-right")
 ROWS, STEPS, SEED = 150, 6, 7
 #: Largest difference of a probability, or of a loss relative to its size.
@@ -45,7 +45,7 @@ TEST_ROWS, TEST_STEPS, TRIALS, CHANGE = 6, 3, 3, 1e-5
 #: Rows of the test whose likelihood is recorded.
 SCORED_ROWS = 3
 TEST_POLICIES = {
-    "default": ("gate", "margin", "left-to-right"),
+    "selfies": ("gate", "margin", "left-to-right"),
     "smiles": tuple(ALL_POLICIES),
     "sudoku": tuple(ALL_POLICIES),
 }

@@ -29,7 +29,7 @@ def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, poli
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"), [("default", {}), ("smiles", {"steps": 1, "policy": "left-to-right"})]
+    ("name", "asked"), [("selfies", {}), ("smiles", {"steps": 1, "policy": "left-to-right"})]
 )
 def test_the_models_in_the_package_round_a_row_the_same_in_every_batch(name, asked):
     refiner = ImplicitRefinementModel.from_pretrained(name)

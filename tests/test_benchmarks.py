@@ -150,7 +150,7 @@ def test_infilling_fills_a_gap_where_the_window_was():
         ]
         assert len(ids) == length
         assert len(gap) - len(hole) == sum(token != model.special.nothing for token in gap)
-    asked = {"passes": 1, "policy": "left-to-right", "temperature": None}
+    asked = {"passes": 1, "policy": "left-to-right", "temperature": None, "best_of": None}
     options = SimpleNamespace(**asked, width=2, verify=True)
     row = script.measured("tiny", model, texts, None, "gap", 0.3, options, 0)
     # Every SELFIES is a molecule.

@@ -59,7 +59,7 @@ def main() -> None:
             records(model, 12, seed=3, policy=policy, batch_size=size) for size in (12, 1, 5)
         ]
         report(f"{mode} {policy} joint_size={joint}", *batches)
-    for name in ("default", "smiles"):
+    for name in ("selfies", "smiles"):
         shipped = ImplicitRefinementModel.from_pretrained(name)
         drawn = [shipped.sample(20, seed=1, batch_size=size, steps=3) for size in (20, 1, 7)]
         report(name, *([row.ids.tolist() for row in samples.rows] for samples in drawn))

@@ -43,15 +43,15 @@ def untrained(folder: Path, length: int) -> str:
     return str(folder)
 
 
-def test_the_quickstart_draws_shows_and_fills(model_folder, capsys):
-    script("examples/quickstart.py").main(model_folder)
+def test_the_quickstart_draws_shows_and_fills(capsys):
+    script("examples/quickstart.py").main()
     printed = capsys.readouterr().out
     assert printed.count("forward passes)") == 6  # five samples and the trajectory's summary
     assert "t=0: [MASK]" in printed and "t=1:" in printed
 
 
-def test_a_scaffold_is_completed_in_as_many_ways_as_asked(model_folder, capsys):
-    script("examples/infill.py").main(model_folder, ways=7)
+def test_a_scaffold_is_completed_in_as_many_ways_as_asked(capsys):
+    script("examples/infill.py").main(ways=7)
     printed = capsys.readouterr().out.splitlines()
     counts = [int(line.split()[0]) for line in printed if " of 7 " in line]
     assert sum(counts) == 7

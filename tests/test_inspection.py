@@ -49,7 +49,7 @@ def test_each_parent_stays_once_and_the_changes_are_counted():
 
 def test_molecules_that_a_notation_refuses_or_a_canvas_is_too_short_for_are_counted(monkeypatch):
     monkeypatch.setattr(inspection, "MOST_SAFE", 3)
-    # A chain of 60 atoms fits the 64 tokens of "default" and the 72 of "smiles-fill", not the 54
+    # A chain of 60 atoms fits the 64 tokens of "selfies" and the 72 of "smiles-fill", not the 54
     # of "smiles".
     smiles = ["CCO", "C" * 60, "C" * 70, "[Cu+2]", "CC(=O)[O-].[Na+]"]
     with Workers() as workers:
@@ -60,10 +60,10 @@ def test_molecules_that_a_notation_refuses_or_a_canvas_is_too_short_for_are_coun
         **{"tried": 5, "refused": 0, "shortest": 1, "median": 9, "longest": 70, "vocabulary": 9}
     }
     fits = {fit.model: fit for fit in canvas_fits(notated)}
-    assert set(fits) == {"default", "smiles", "smiles-fill"}
+    assert set(fits) == {"selfies", "smiles", "smiles-fill"}
     assert (fits["smiles-fill"].canvas, fits["smiles-fill"].too_long) == (72, 0)
     assert (fits["smiles"].canvas, fits["smiles"].too_long, fits["smiles"].of) == (54, 2, 5)
-    assert (fits["default"].canvas, fits["default"].too_long) == (64, 1)
+    assert (fits["selfies"].canvas, fits["selfies"].too_long) == (64, 1)
     for name, reason in notated["selfies"].refused:
         assert reason, name
 

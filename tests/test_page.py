@@ -34,7 +34,7 @@ def server(browser, tmp_path_factory):
     # Without the lengths of its data the model writes the end of a text itself.
     ends = {"length_mode": "eos", "length_counts": None, "max_seq_len": 12}
     words = saved_model(folder, CharTokenizer.from_corpus(WORDS), WORDS, **ends)
-    with server_thread("default", "sudoku", f"words={words}") as running:
+    with server_thread("selfies", "sudoku", f"words={words}") as running:
         yield running
 
 
@@ -96,7 +96,7 @@ def at(page):
 
 
 def test_the_page_opens_with_the_models_and_says_how_to_begin(studio):
-    assert studio.locator("#model option").all_inner_texts() == ["default", "sudoku", "words"]
+    assert studio.locator("#model option").all_inner_texts() == ["selfies", "sudoku", "words"]
     assert studio.is_visible("#empty")
     assert "gate" in studio.locator("#policy option").all_inner_texts()
 

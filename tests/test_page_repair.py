@@ -27,7 +27,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def server(browser: Any) -> Iterator[ServerAddress]:
-    with server_thread("default", "smiles") as running:
+    with server_thread("selfies", "smiles") as running:
         yield running
 
 

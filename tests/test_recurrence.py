@@ -20,7 +20,7 @@ from imadarem.files import load_json
 from imadarem.nn.conversion import converted
 from imadarem.nn.heads import HaltingHead
 
-SHIPPED = Path(imadarem.__file__).parent / "shipped" / "molecules"
+SHIPPED = Path(imadarem.__file__).parent / "shipped" / "selfies"
 FLAGS = {
     "relations": {"relations": [[[0, 0, 1, 1]]]},
     "inject": {"inner_steps": 3},
@@ -53,7 +53,7 @@ def test_the_shipped_model_has_the_weights_of_a_config_without_the_flags() -> No
     for name in ("relations", "inner_steps", "carry", "halting", "memory"):
         assert getattr(config, name) == getattr(defaults, name)
     saved = set(converted(load_tensors(SHIPPED / "model.safetensors"), config.num_heads))
-    model = ImplicitRefinementModel.from_pretrained("default")
+    model = ImplicitRefinementModel.from_pretrained("selfies")
     assert set(model.state_dict()) == saved
     output = model(torch.full((1, 4), model.special.mask))
     assert output.halt_logits is None and output.carry is None

@@ -223,7 +223,7 @@ class ImplicitRefinementModel(
                 ids. In a text a blank is ``<mask>``, or the tokenizer's own mask, such as
                 ``[MASK]``; ``<gap>`` is a hole of 0 to 16 tokens and ``<gap:3-8>`` one of 3 to
                 8, for models that know such holes. The built-in tokenizers read their own
-                notation, such as ``"[C]<mask><mask>[O]"`` for SELFIES.
+                notation, such as ``"C<mask><mask>O"`` for SMILES.
             first: Number of the first prompt, as of :meth:`sample`.
             options: Those of :meth:`sample`.
 

@@ -14,11 +14,13 @@ CARD = "README.md"
 #: Arguments of from_pretrained that are the hub's.
 HUB_KEYS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 #: Models that come with the package, by the name that from_pretrained takes.
+_PACKAGE = Path(__file__).parent / "shipped"
 SHIPPED = {
-    "default": Path(__file__).parent / "shipped" / "molecules",
-    "smiles": Path(__file__).parent / "shipped" / "smiles",
-    "smiles-fill": Path(__file__).parent / "shipped" / "smiles-fill",
-    "sudoku": Path(__file__).parent / "shipped" / "sudoku",
+    "default": _PACKAGE / "smiles",
+    "smiles": _PACKAGE / "smiles",
+    "smiles-fill": _PACKAGE / "smiles-fill",
+    "selfies": _PACKAGE / "selfies",
+    "sudoku": _PACKAGE / "sudoku",
 }
 #: Pretrained masked language models that go by a name.
 MASKED_LMS = ("antiberty",)

@@ -23,7 +23,7 @@ TRACED = 16
 NEXT = (
     ("sample more", "imadarem sample -n 1000 --out molecules.smi"),
     ("watch one", "imadarem trace --seed 7"),
-    ("fill holes", 'imadarem infill "[C][C]<mask><mask><mask>[O]" -n 8'),
+    ("fill holes", 'imadarem infill "CC<mask><mask><mask>O" -n 8'),
     ("score the model", "imadarem evaluate --model default -n 1000 --steps 6 --seed 0"),
     ("train your own", "imadarem train --data yours.csv --out runs/yours"),
 )

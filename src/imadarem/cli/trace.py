@@ -40,7 +40,7 @@ def trace(
 
     ```
     imadarem trace --length 12
-    imadarem trace "[C]<mask><mask><mask>[O]" --seed 3
+    imadarem trace "C<mask><mask><mask>O" --seed 3
     imadarem trace -n 4 --json > trajectories.json
     imadarem trace --seed 7 --html trajectory.html
     ```

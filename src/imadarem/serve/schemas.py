@@ -120,7 +120,7 @@ class InfillRequest(Sampling):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"prompts": ["[C][C]<mask><mask><mask>[O]"], "count": 2, "seed": 7}]
+            "examples": [{"prompts": ["CC<mask><mask><mask>O"], "count": 2, "seed": 7}]
         }
     )
     prompts: list[Text] = Field(
@@ -139,9 +139,9 @@ class TraceRequest(Sampling):
         json_schema_extra={
             "examples": [
                 {"length": 16, "seed": 7},
-                {"text": "[C][C]<mask><mask>[O]", "policy": "confidence", "stream": False},
+                {"text": "CC<mask><mask>O", "policy": "confidence", "stream": False},
                 {
-                    "tokens": ["[C]", "[C]", "[MASK]", "[=O]"],
+                    "tokens": ["C", "C", "[MASK]", "O"],
                     "given": [True, False, False, True],
                     "seed": 7,
                 },
@@ -185,7 +185,7 @@ class DrawRequest(Request):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"smiles": "CC(=O)Oc1ccccc1C(=O)O"}, {"tokens": ["[C]", "[=O]"]}]
+            "examples": [{"smiles": "CC(=O)Oc1ccccc1C(=O)O"}, {"tokens": ["C", "O"]}]
         }
     )
     smiles: str | None = Field(None, min_length=1, max_length=MAX_SMILES_CHARS)
