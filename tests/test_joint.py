@@ -22,7 +22,7 @@ from imadarem.errors import ConfigError
 from imadarem.nn.heads import JointHead, JointLogits
 from imadarem.nn.recurrence import gated_recurrence
 from imadarem.sampling.batching import Samples
-from imadarem.sampling.best_draws import of_blanks
+from imadarem.sampling.best_draws import per_token
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.joint_draws import JointDraws, NumpyStepper, TorchStepper
 from imadarem.sampling.noise import RowNoise, row_seeds
@@ -223,7 +223,10 @@ def test_what_is_drawn_behind_an_end_does_not_count() -> None:
     canvas = Canvas.blank([3, 3], special)
     drawn = torch.tensor([[4, 2, 5], [4, 5, 2]])
     log_probs = torch.tensor([-1.0, -2.0, -4.0]).view(1, 3, 1).expand(2, 3, 8)
-    assert of_blanks(log_probs, drawn, canvas).tolist() == [-3.0, -7.0]
+    assert per_token(log_probs, drawn, canvas).tolist() == [-3.0 / 2, -7.0 / 3]
+    # Nor does *nothing* count as a token.
+    canvas = Canvas.blank([3, 3], replace(special, nothing=5))
+    assert per_token(log_probs, drawn, canvas).tolist() == [-3.0 / 2, -7.0 / 2]
 
 
 def test_comparing_draws_needs_a_joint_head() -> None:

@@ -11,19 +11,21 @@ from imadarem.sampling.draw import Truncation
 from imadarem.sampling.joint_draws import JointDraws, StepWeights
 from imadarem.sampling.noise import RowNoise, row_seeds
 
-__all__ = ["BestDraws", "of_blanks"]
+__all__ = ["BestDraws", "per_token"]
 
 #: Run seed under which a row's own seed gives the noise of its further draws.
 FURTHER = 0x42455354
 
 
 class BestDraws:
-    """Draws a row several times, and keeps the draw with the highest joint probability.
+    """Draws a row several times, and keeps the draw whose tokens are likeliest in the mean.
 
     A joint head draws from left to right and cannot take a token back: in a hole of given length
     some draws reach a point from where nothing fits the tokens on the right. Such draws are
-    unlikely as a whole. The network runs once, the head once for each draw. Source: best-of-n by
-    the model's own likelihood, ``best_of`` of the interfaces for autoregressive models.
+    unlikely as a whole. The network runs once, the head once for each draw. The mean is over the
+    tokens that are written: by the sum the shortest filling of a hole of unknown length would
+    win. Source: best-of-n by the log-probability per token, ``best_of`` of the interfaces for
+    autoregressive models.
 
     The interface is that of :class:`~imadarem.sampling.joint_draws.JointDraws`. The first draw
     of a row is the one that it has alone.
@@ -62,8 +64,7 @@ class BestDraws:
             weights,
         )
         log_probs, drawn = draws.whole()
-        joint_log_probs = of_blanks(log_probs, drawn, canvas.rows(which)).view(-1, count)
-        best = joint_log_probs.argmax(dim=1)
+        best = per_token(log_probs, drawn, canvas.rows(which)).view(-1, count).argmax(dim=1)
         chosen = torch.arange(len(canvas), device=best.device) * count + best
         self._whole = log_probs[chosen], drawn[chosen]
 
@@ -76,12 +77,15 @@ class BestDraws:
         return self._whole
 
 
-def of_blanks(log_probs: Tensor, drawn: Tensor, canvas: Canvas) -> Tensor:
-    """``(B,)`` float64, log-probability in nats of what is drawn in the blanks of each row."""
+def per_token(log_probs: Tensor, drawn: Tensor, canvas: Canvas) -> Tensor:
+    """``(B,)`` float64, log-probability in nats of what is drawn in a row's blanks, per token."""
     counted = canvas.open
     if canvas.special.eos is not None:
         ends = counted & (drawn == canvas.special.eos)
         counted = counted & (ends.cumsum(dim=1) <= ends)
     each = log_probs.gather(-1, drawn[..., None]).squeeze(-1).double()
     # One after the other: the numbers of a row must not depend on the width of the batch.
-    return each.masked_fill(~counted, 0.0).cumsum(dim=1)[:, -1]
+    total = each.masked_fill(~counted, 0.0).cumsum(dim=1)[:, -1]
+    if canvas.special.nothing is not None:
+        counted = counted & (drawn != canvas.special.nothing)
+    return total / counted.sum(dim=1).clamp(min=1)

@@ -39,8 +39,8 @@ class SamplingOptions(TypedDict, total=False):
         top_k: Sample each token from the ``top_k`` most likely tokens.
         top_p: Sample each token from the smallest set of tokens that together have this
             probability, after the temperature; see :class:`~imadarem.sampling.draw.Truncation`.
-        best_of: Joint draws of a row in each pass, of which the likeliest is used; for models
-            with a joint head. Default 1; in prompts ``infill_best_of``.
+        best_of: Joint draws of a row in each pass, of which the likeliest per token is used; for
+            models with a joint head. Default 1; in prompts ``infill_best_of``.
         min_length: Tokens of a row, its given ones included, at least; shorter rows are ruled
             out, and the lengths of the others keep their proportions.
         max_length: The same, at most.
