@@ -63,7 +63,7 @@ class ComparisonFlags:
     """What to compare with.
 
     Attributes:
-        train: Training molecules, for novelty and for the row of real molecules:
+        train: Training molecules, for the novelty of samples and as the last row of the table:
             moses-sample (15,000, in the package), moses (all 1.6 million) or a file.
         reference: Held-out molecules for SNN, Frag, Scaf and the distances of the
             properties: moses-sample (5,000, in the package), moses or a file.

@@ -34,10 +34,10 @@ class FragmentFlags:
 
     Attributes:
         linker: Two fragments to join, with one attachment point each.
-        core: Substituents of one attachment point each, with dots between them: write a core that
-            carries all of them.
+        core: Two or more substituents with one attachment point each and dots between them; the
+            model writes a core that joins them.
         ring: A fragment with two attachment points: close a ring from one to the other.
-        motif: A fragment to extend at its attachment point.
+        motif: A fragment to extend at its attachment point, which is written *.
         scaffold: A fragment to extend at each of its attachment points.
         superstructure: A fragment without attachment points, to extend anywhere.
         min_blanks: Minimum number of tokens that the model writes.

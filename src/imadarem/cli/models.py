@@ -38,8 +38,8 @@ class SamplingFlags:
             first); default: the model's setting.
         top_k: Sample from the k most likely tokens.
         top_p: Sample from the smallest set of tokens whose probabilities sum to at least p.
-        best_of: Joint draws of a row in each pass, of which the likeliest is used; default: 1, and
-            in prompts the model's setting.
+        best_of: Number of candidates that each pass draws for a row; it uses the likeliest.
+            Default: 1 for samples from nothing; to fill holes, the model's setting.
         min_length: Tokens of a row at least: shorter rows are ruled out.
         max_length: Tokens of a row at most: longer rows are ruled out.
         suppress_tokens: Ids of tokens that are never written; repeat the flag.

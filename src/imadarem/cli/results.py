@@ -197,10 +197,10 @@ class Outcome:
         json_line({"kind": "summary", **self.summary()})
 
     def write(self, path: Path) -> None:
-        """Every sample, broken ones included, in the format of the file's ending.
+        """Write the samples in the format of the file's ending.
 
-        Valid molecules are written as canonical SMILES; a file of another format than
-        :data:`ENDINGS` has the valid ones alone.
+        A format of text, one of :data:`ENDINGS`, has every sample, the valid ones as canonical
+        SMILES. Other formats, such as SDF and pictures, have the valid ones alone.
         """
         from imadarem.files import write_text
 

@@ -91,7 +91,7 @@ def sample_file(
         elif known is None and path.is_file() and path.stat().st_size:
             raise ConfigError(
                 f"{path} has no record beside it ({record.name}), so the settings of its samples "
-                "are unknown. Write to another file, or leave --resume out to replace it."
+                "are unknown. Write to another file, or leave out --resume to replace the samples."
             )
         elif known is not None and rows:
             _refuse_other_settings(path, known["settings"], settings)

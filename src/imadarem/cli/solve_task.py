@@ -37,10 +37,10 @@ class Solved:
         answer: What was written into the blanks.
         second: The runner-up of a vote; None without one.
         right: By the task's verifier, or else by the label; None where there is neither.
-        second_right: The same of the runner-up.
-        verified: Whether the task's verifier said so.
-        steps: Refinement steps taken.
-        forward_passes: Passes, of all forms that voted.
+        second_right: Whether the runner-up is right.
+        verified: Whether ``right`` comes from the verifier and not from the label.
+        steps: Refinement steps that the answer took.
+        forward_passes: Passes of all symmetric forms of the question together.
         stopping_reason: Why no further step was taken.
     """
 

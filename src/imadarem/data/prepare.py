@@ -119,7 +119,7 @@ def read_texts(
     if not result.train or not result.valid:
         raise DataError(
             f"{source} leaves {len(result.train)} texts to train on and {len(result.valid)} to "
-            "validate on. At least 1 of each is needed; a few hundred make sense."
+            "validate on. At least 1 of each is needed; a useful model needs hundreds."
         )
     return result
 

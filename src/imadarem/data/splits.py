@@ -34,7 +34,7 @@ def held_out(keys: Iterable[str | bytes], fraction: float, seed: int) -> set[str
     if len(ranked) < 2:
         raise DataError(
             f"{len(ranked)} different entries cannot be split into a part to train on and a "
-            "part to validate on. Give at least 2; a few hundred make sense."
+            "part to validate on. Give at least 2; a useful model needs hundreds."
         )
     count = min(max(1, round(fraction * len(ranked))), len(ranked) - 1)
     return set(ranked[:count])

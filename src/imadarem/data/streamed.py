@@ -66,7 +66,7 @@ def stream_lines(
             why = f" The first reason: {rejected[0].reason}" if rejected else ""
             raise DataError(
                 f"{source} leaves {len(train.ends)} texts to train on and {len(valid.ends)} to "
-                f"validate on. At least 1 of each is needed; a few hundred make sense.{why}"
+                f"validate on. At least 1 of each is needed; a useful model needs hundreds.{why}"
             )
         # A mapping outlives its file.
         return train.corpus(), valid.corpus(), rejected

@@ -91,7 +91,7 @@ def wilson_interval(hits: int, count: int, z: float = 1.959964) -> tuple[float, 
         ConfigError: ``hits`` is not between 0 and ``count``, or ``count`` is below 1.
     """
     if count < 1 or not 0 <= hits <= count:
-        raise ConfigError(f"{hits} hits of {count}: give 0 to count hits, of at least 1.")
+        raise ConfigError(f"hits={hits} must be from 0 to count={count}; count must be at least 1.")
     share, spread = hits / count, z * z / count
     middle = share + spread / 2
     half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))

@@ -109,18 +109,19 @@ class PassView:
 
     Attributes:
         step: 1 … ``steps``.
-        steps: ``K``.
+        steps: ``K``, the most steps that are taken.
         open: ``(B, L)`` bool, blanks.
-        written: ``(B, L)`` bool, tokens of the model that may still change.
+        written: ``(B, L)`` bool, tokens that the model has written and may change.
         log_probs: ``(B, L, V)``, over the tokens that may stand there, in nats.
         drawn: ``(B, L)``, the token drawn at each position.
-        gate: ``(B, L)``, probability that the token standing there should be refined.
-        entropy: ``(B, L)``, normalised to [0, 1]; the teacher's where it judges.
+        gate: ``(B, L)``, probability that the token on the canvas is wrong.
+        entropy: ``(B, L)``, of the prediction ÷ ln V, in [0, 1]; from the EMA teacher if
+            ``uses_teacher``.
         remaining: ``(B,)``, blanks that the schedule leaves after this step.
-        noise: Uniform noise of this step, by row.
-        schedule: Shape of the schedule.
+        noise: Random numbers of this step, by row.
+        schedule: How many blanks each step fills: a name or a function.
         drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
-            drawn, nats; 0 where the model did not write. None where nobody kept it.
+            drawn, nats; 0 where the model did not write. None if it was not recorded.
     """
 
     step: int

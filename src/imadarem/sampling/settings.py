@@ -209,7 +209,7 @@ def _may_end(
     if forbid_end is False and not ends:
         raise ConfigError(
             "forbid_end=False needs a model that writes an end of sequence, and this one has "
-            f"length_mode={config.length_mode!r}. Leave it out, or give the lengths."
+            f"length_mode={config.length_mode!r}. Leave out forbid_end."
         )
     limited = not (options.get("min_length") is None and options.get("max_length") is None)
     if length_given and limited and forbid_end is not False:

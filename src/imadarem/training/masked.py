@@ -109,9 +109,9 @@ class MaskedTraining:
         return float(total.detach()), float(terms.token) * share, float(terms.gate) * share
 
     def objective(self) -> Objective:
-        """The loss of the step to come; the gate is trained after a warm-up.
+        """The loss function of the next step.
 
-        A frozen backbone is as good at the start as it will be, and needs none.
+        It trains the gate after a warm-up, on a frozen backbone from the first step on.
         """
         frozen = bool((self.model.config.backbone or {}).get("frozen"))
         warm = frozen or self.training.step_count >= self.config.gate_warmup * self.config.steps
