@@ -69,7 +69,7 @@ def test_the_interval_holds_the_share_and_mirrors(case):
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 0), (-1, 5), (6, 5)])
 def test_impossible_counts_are_refused(hits, count):
-    with pytest.raises(ConfigError, match="hits of"):
+    with pytest.raises(ConfigError, match="hits="):
         wilson_interval(hits, count)
 
 
