@@ -96,7 +96,7 @@ def test_equal_rows_have_the_same_task_id_and_others_another() -> None:
         (torch.tensor([5, 6]), r"input_ids must be \(B, L\) whole numbers.*\(2,\)"),
         (torch.ones(1, 2), "torch.float32"),
         (torch.ones(0, 2).long(), "B, L ≥ 1"),
-        (torch.full((1, 7), 5), "rows of 7 tokens; the model takes at most max_seq_len=6"),
+        (torch.full((1, 7), 5), "has 7 tokens; the model takes at most max_seq_len=6"),
         (torch.tensor([[5, 10]]), "ids from 5 to 10; legal are 0 to 9"),
         (torch.tensor([[-1, 5]]), "ids from -1 to 5"),
         (asked(attention_mask=[[1, 1]]), r"attention_mask is \(1, 2\) and input_ids \(1, 3\)"),

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from imadarem.errors import ConfigError, nearest
+from imadarem.errors import ConfigError, DataError, nearest
 
 
 def whole(name: str, value: Any, least: int) -> None:
@@ -69,3 +69,12 @@ def known_keys(settings: Iterable[str], known: Collection[str], kind: str = "set
     for key in settings:
         if key not in known:
             raise ConfigError(f"unknown {kind} {key!r}{nearest(key, known)}.")
+
+
+def canvas_length(length: int, most: int, what: str = "a canvas") -> None:
+    """Refuse rows of more tokens than a model takes; ``what`` names them in the error."""
+    if length > most:
+        raise DataError(
+            f"{what} has {length} tokens; the model takes at most max_seq_len={most}. Shorten it "
+            "or leave it out, or train a model with a larger max_seq_len."
+        )

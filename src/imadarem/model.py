@@ -18,7 +18,7 @@ from imadarem.backbones import opening
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import distinct_state, load_tensors, with_shared_names
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.evaluation.judgement import Judgement, judge_rows
+from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
 from imadarem.model_folder import (
     TEACHER_PREFIX,
     WEIGHTS,
@@ -32,10 +32,10 @@ from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.nn.conversion import converted
 from imadarem.pretrained import find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
-from imadarem.runs import refine_rows, refine_shared
 from imadarem.sampling.batching import Run, RunOptions, Samples
-from imadarem.sampling.settings import SamplingOptions, SamplingSettings, check_length, lengths_of
+from imadarem.sampling.settings import SamplingOptions, SamplingSettings, lengths_of
 from imadarem.sampling.trajectory import Trajectory
+from imadarem.sampling.width import refine_rows
 from imadarem.tokenizers import SpecialIds, encode_prompt, load_tokenizer, model_ids
 from imadarem.tokenizers.prompts import prompt_rows
 from imadarem.training.objective import LossTerms, Objective
@@ -233,7 +233,7 @@ class ImplicitRefinementModel(
         """
         rows = prompt_rows(masked, self.tokenizer, self.special, self.config.vocab_size)
         canvas = Canvas.with_holes(rows, self.special)
-        check_length(canvas.ids.shape[1], self.config)
+        checks.canvas_length(canvas.ids.shape[1], self.config.max_seq_len)
         run = Run.of(self.config, options, length_given=True, filling=True)
         seeds = run.row_seeds(len(rows), checks.integer("first", first, 0, MOST_ROWS))
         return self._run(canvas, seeds, run)
@@ -390,6 +390,4 @@ class ImplicitRefinementModel(
 
     @torch.no_grad()
     def _run(self, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
-        if run.return_trajectory or run.on_step is not None:
-            return refine_rows(self, canvas, seeds, run)
-        return refine_shared(self, canvas, seeds, run)
+        return refine_rows(self, canvas, seeds, run, row_verdicts)

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from imadarem import checks
 from imadarem.backbone_spec import BackboneSpec
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from imadarem.errors import CheckpointError, ConfigError, MissingExtraError
 from imadarem.nn.transformer import BackboneOutput
 
 #: Positions that go through the model are a multiple of it, as for the project's own network:
@@ -78,11 +79,7 @@ class MaskedLMBackbone(nn.Module):
         if carry is not None or memory is not None:
             raise ConfigError("a pretrained masked language model has no carry and no memory.")
         length, start = input_ids.shape[1], len(self.spec.begin)
-        if length > self.config.max_seq_len:
-            raise DataError(
-                f"this canvas has {length} tokens and the model takes at most "
-                f"max_seq_len={self.config.max_seq_len}. Shorten it."
-            )
+        checks.canvas_length(length, self.config.max_seq_len)
         ids, attended = self._with_ends(input_ids, attention_mask)
         read = self.model(input_ids=ids, attention_mask=attended, output_hidden_states=True)
         states, logits = read.hidden_states[-1], read.logits

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.canvas import Canvas
-from imadarem.errors import DataError
 from imadarem.evaluation.held_out import HeldOut, device_of
 from imadarem.sampling.draw import forbid
 
@@ -59,12 +59,7 @@ def judge_rows(
     """Judge rows of texts or token ids; see :meth:`ImplicitRefinementModel.judge`."""
     encoded = encoded_rows(model, rows)
     data = HeldOut.from_rows(encoded, model.special)
-    longest = int(data.positions.max())
-    if longest > model.config.max_seq_len:
-        raise DataError(
-            f"a row has {longest} tokens and the model takes at most "
-            f"max_seq_len={model.config.max_seq_len}. Leave longer rows out."
-        )
+    checks.canvas_length(int(data.positions.max()), model.config.max_seq_len, "a row")
     found: dict[int, Judgement] = {}
     for numbers, part, canvas in _batches(model, data, batch_size):
         found |= zip(numbers.tolist(), _judged(model, part, canvas, drafts), strict=True)

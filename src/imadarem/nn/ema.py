@@ -31,10 +31,9 @@ class EmaTeacher(nn.Module):
         """Move the average towards a student's parameters, given in the network's order."""
         weight = 1.0 - (self.decay if decay is None else decay)
         pairs = zip(self.network.parameters(), parameters, strict=True)
-        moving = [(ours.data, theirs.detach()) for ours, theirs in pairs if ours is not theirs]
-        if moving:
-            averaged, student = [ours for ours, _ in moving], [theirs for _, theirs in moving]
-            torch._foreach_lerp_(averaged, student, weight)
+        for ours, theirs in pairs:
+            if ours is not theirs:
+                ours.lerp_(theirs, weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The averaged network's output, without a graph."""

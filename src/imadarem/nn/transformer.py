@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.errors import ConfigError, DataError
+from imadarem.errors import ConfigError
 from imadarem.nn.block import Block
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
 from imadarem.nn.relations import Layouts
@@ -78,12 +79,7 @@ class RefinementTransformer(nn.Module):
     ) -> BackboneOutput:
         """One pass over a canvas; the arguments are those of :class:`RefinementNetwork`."""
         length = input_ids.shape[1]
-        if length > self.config.max_seq_len:
-            raise DataError(
-                f"this canvas has {length} tokens and the model takes at most "
-                f"max_seq_len={self.config.max_seq_len}. Shorten it, or train a model with "
-                "a larger max_seq_len."
-            )
+        checks.canvas_length(length, self.config.max_seq_len)
         if carry is not None and not self.config.carry:
             raise ConfigError("this model has no carry; build it with carry=True, or give none.")
         if memory is not None and self.memory is None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes
@@ -217,11 +218,7 @@ def check_ids(name: str, ids: Tensor, config: ImplicitRefinementConfig) -> None:
             f"{name} must be (B, L) whole numbers with B, L ≥ 1; got {tuple(ids.shape)} of "
             f"{ids.dtype}."
         )
-    if ids.shape[1] > config.max_seq_len:
-        raise DataError(
-            f"{name} has rows of {ids.shape[1]} tokens; the model takes at most "
-            f"max_seq_len={config.max_seq_len}. Shorten or drop them."
-        )
+    checks.canvas_length(ids.shape[1], config.max_seq_len, f"each row of {name}")
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
         raise DataError(
             f"{name} has ids from {int(ids.min())} to {int(ids.max())}; legal are 0 to "

@@ -24,11 +24,11 @@ from imadarem.sampling.noise import mix_rows, row_seeds
 from imadarem.sampling.policies import Decision, PassView
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
-from imadarem.sampling.width import candidate_seeds
+from imadarem.sampling.width import candidate_seeds, choose
 from imadarem.tokenizers import SpecialIds
 
-#: Reasons after which no other candidate is asked for.
-SURE = (StoppingReason.VERIFIED, StoppingReason.CONFIDENCE)
+#: Reasons after which no other candidate is drawn.
+FINAL = (StoppingReason.VERIFIED, StoppingReason.CONFIDENCE)
 #: Noise in the states of further candidates. Measured on the sudoku model, 16 steps: one of 8
 #: candidates is right for .65, .73, .88 and .08 of 40 minimal puzzles at .03, .1, .3 and 1.
 STATE_NOISE = 0.3
@@ -65,6 +65,47 @@ def check_width(width: int, votes: int, model: ImplicitRefinementConfig) -> None
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What came of ``B`` questions.
+
+    Attributes:
+        rows: The answers.
+        edits: Of each step of each row.
+        trajectory: The records of all steps, where they are wanted.
+    """
+
+    rows: list[Refined]
+    edits: list[list[str]]
+    trajectory: Trajectory | None
+
+    def improve(self, numbers: list[int], others: Answers) -> None:
+        """Put the best candidate in the place of each of ``numbers``, and count what all cost.
+
+        ``others`` has the further candidates, those of the first question first.
+        """
+        more = len(others.rows) // len(numbers)
+        groups = [range(place * more, (place + 1) * more) for place in range(len(numbers))]
+        candidates = [
+            [self.rows[number], *(others.rows[n] for n in group)]
+            for number, group in zip(numbers, groups, strict=True)
+        ]
+        certainty = torch.tensor([[row.certainty for row in rows] for rows in candidates])
+        verified = torch.tensor(
+            [[row.reason == StoppingReason.VERIFIED for row in rows] for rows in candidates]
+        )
+        best = choose(certainty, torch.tensor(numbers), passes=verified, most_certain=True)
+        for number, group, rows, which in zip(
+            numbers, groups, candidates, best.tolist(), strict=True
+        ):
+            if which:
+                self.edits[number] = others.edits[group[which - 1]]
+                if self.trajectory is not None and others.trajectory is not None:
+                    self.trajectory.rows[number] = others.trajectory[group[which - 1]]
+            passes = sum(row.forward_passes for row in rows)
+            self.rows[number] = replace(rows[which], forward_passes=passes, candidates=len(rows))
+
+
+@dataclass(frozen=True)
 class Inference:
     """Runs canvases through the loop and gathers what came of them.
 
@@ -85,36 +126,26 @@ class Inference:
     recall: Callable[[Canvas], Retrieved | None]
 
     def run(self, ids: Tensor, traces: bool, width: int = 1) -> dict[str, Any]:
-        """``(B, L)`` questions, each asked once, or those without a sure answer ``width`` times.
+        """``(B, L)`` questions, each asked once, or those without a certain answer ``width`` times.
 
         The further candidates of a question differ by noise in their states. The answer is one
-        that the verifier takes, else the one the halting head is surest of, else the likeliest.
+        that the verifier takes, else the most certain.
         """
         canvas = canvas_of(ids, self._special)
-        rows, edits, trajectory = self._refine(canvas, traces, row_seeds(len(ids), self.seed))
-        unsure = [n for n, row in enumerate(rows) if row.reason not in SURE]
-        if width > 1 and unsure:
+        found = self._refine(canvas, traces, row_seeds(len(ids), self.seed))
+        open_ones = [n for n, row in enumerate(found.rows) if row.reason not in FINAL]
+        if width > 1 and open_ones:
             noisy = replace(self, settings=replace(self.settings, state_noise=STATE_NOISE))
-            numbers, more = torch.tensor(unsure), width - 1
+            numbers, more = torch.tensor(open_ones), width - 1
             # By the question and not by its row, so that batches change no answer.
             seeds = candidate_seeds(self._keys(ids)[numbers] ^ self.seed, more, first=1)
             repeated = numbers.repeat_interleave(more).to(ids.device)
-            others = noisy._refine(canvas.rows(repeated), traces, seeds)
-            for place, number in enumerate(unsure):
-                found = range(place * more, (place + 1) * more)
-                best = max(found, key=lambda n: _merit(others[0][n]))
-                passes = sum(others[0][n].forward_passes for n in found)
-                passes += rows[number].forward_passes
-                if _merit(others[0][best]) > _merit(rows[number]):
-                    rows[number], edits[number] = others[0][best], others[1][best]
-                    if trajectory is not None and others[2] is not None:
-                        trajectory.rows[number] = others[2][best]
-                rows[number] = replace(rows[number], forward_passes=passes, candidates=width)
+            found.improve(open_ones, noisy._refine(canvas.rows(repeated), traces, seeds))
         return {
-            **self._report(rows, edits),
-            "output_ids": padded(ids, rows, self._special.pad),
-            "votes": [1] * len(rows),
-            "traces": trajectory,
+            **self._report(found.rows, found.edits),
+            "output_ids": padded(ids, found.rows, self._special.pad),
+            "votes": [1] * len(ids),
+            "traces": found.trajectory,
         }
 
     def vote(
@@ -125,19 +156,17 @@ class Inference:
         Steps, reason and scores are those of the question as given, which is one of the
         forms; ``forward_passes`` counts all forms.
         """
-        results: list[tuple[list[Refined], list[list[str]], Trajectory | None]] = []
+        results: list[Answers] = []
 
         def ask(forms: Tensor) -> tuple[Tensor, Tensor]:
             seeds = row_seeds(len(forms), self.seed)
-            canvas = canvas_of(forms, self._special)
-            rows, edits, trajectory = self._refine(canvas, traces, seeds)
-            results.append((rows, edits, trajectory))
-            scores = [row.quality if row.halt is None else row.halt for row in rows]
-            confidence = torch.tensor([1.0 if s is None else s for s in scores])
-            return padded(forms, rows, self._special.pad), confidence.to(forms.device)
+            found = self._refine(canvas_of(forms, self._special), traces, seeds)
+            results.append(found)
+            confidence = torch.tensor([row.certainty for row in found.rows])
+            return padded(forms, found.rows, self._special.pad), confidence.to(forms.device)
 
         voted = solve_with_voting(ask, ids, augmenter, self._keys(ids), count, by)
-        ((rows, edits, trajectory),) = results
+        rows, edits, trajectory = results[0].rows, results[0].edits, results[0].trajectory
         asked = voted.asked.tolist()
         ends = torch.tensor(asked).cumsum(0).tolist()
         firsts = [end - own for end, own in zip(ends, asked, strict=True)]
@@ -166,9 +195,7 @@ class Inference:
         """``(B,)`` numbers that equal questions share, whatever their padding."""
         return torch.cat([mix_rows(row[row != self._special.pad][None]) for row in ids.cpu()])
 
-    def _refine(
-        self, canvas: Canvas, traces: bool, seeds: Tensor
-    ) -> tuple[list[Refined], list[list[str]], Trajectory | None]:
+    def _refine(self, canvas: Canvas, traces: bool, seeds: Tensor) -> Answers:
         recorder = TrajectoryRecorder(canvas, self.tokenizer) if traces else None
         edits: list[list[str]] = [[] for _ in range(len(canvas))]
 
@@ -187,7 +214,7 @@ class Inference:
             batch_size=self.batch_size,
             on_step=watch,
         )
-        return rows, edits, None if recorder is None else recorder.trajectory()
+        return Answers(rows, edits, None if recorder is None else recorder.trajectory())
 
     def _report(self, rows: list[Refined], edits: list[list[str]]) -> dict[str, Any]:
         return {
@@ -204,12 +231,6 @@ class Inference:
     def _texts(self, rows: list[list[int]]) -> list[str] | None:
         decode = getattr(self.tokenizer, "decode", None)
         return None if decode is None else [decode(row) for row in rows]
-
-
-def _merit(row: Refined) -> tuple[bool, float]:
-    """What the best candidate of a question has most of."""
-    sure = row.quality if row.halt is None else row.halt
-    return row.reason == StoppingReason.VERIFIED, 1.0 if sure is None else sure
 
 
 def padded(inputs: Tensor, rows: list[Refined], pad: int) -> Tensor:

@@ -182,6 +182,12 @@ class Refined:
     halt: float | None = None
     candidates: int = 1
 
+    @property
+    def certainty(self) -> float:
+        """Probability that the row is right, by the halting head or else by its tokens."""
+        known = self.quality if self.halt is None else self.halt
+        return 1.0 if known is None else known
+
 
 class Samples(Sequence[str]):
     """Finished samples: a sequence of texts that also says how they came about.

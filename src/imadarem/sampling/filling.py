@@ -1,18 +1,101 @@
-"""Policies that fill blanks and change nothing that is written, and how they rank positions."""
+"""What a policy is; and the policies that fill blanks and change nothing that is written."""
 
 from __future__ import annotations
 
 import copy
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from imadarem import checks
-from imadarem.corruption import MaskSchedule
-from imadarem.sampling.noise import Stream
-from imadarem.sampling.passes import Decision, PassView, Policy
+from imadarem.corruption import MaskSchedule, Shape
+from imadarem.sampling.noise import RowNoise, Stream
+
+
+@dataclass(frozen=True)
+class PassView:
+    """What a policy may look at: one forward pass over a batch of canvases.
+
+    Attributes:
+        step: 1 … ``steps``.
+        steps: ``K``, the most steps that are taken.
+        open: ``(B, L)`` bool, blanks.
+        written: ``(B, L)`` bool, tokens that the model has written and may change.
+        log_probs: ``(B, L, V)``, over the tokens that may stand there, in nats.
+        drawn: ``(B, L)``, the token drawn at each position.
+        gate: ``(B, L)``, probability that the token on the canvas is wrong.
+        entropy: ``(B, L)``, of the prediction ÷ ln V, in [0, 1]; from the EMA teacher if
+            ``uses_teacher``.
+        remaining: ``(B,)``, blanks that the schedule leaves after this step.
+        noise: Random numbers of this step, by row.
+        schedule: How many blanks each step fills: a name or a function.
+        drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
+            drawn, nats; 0 where the model did not write. None if it was not recorded.
+    """
+
+    step: int
+    steps: int
+    open: Tensor
+    written: Tensor
+    log_probs: Tensor
+    drawn: Tensor
+    gate: Tensor
+    entropy: Tensor
+    remaining: Tensor
+    noise: RowNoise
+    schedule: Shape = "linear"
+    drawn_with: Tensor | None = None
+
+    @property
+    def confidence(self) -> Tensor:
+        """``(B, L)`` log-probability of the drawn token, in nats."""
+        return self.log_probs.gather(-1, self.drawn[..., None]).squeeze(-1)
+
+    @property
+    def to_fill(self) -> Tensor:
+        """``(B,)`` blanks to fill by the schedule; at least 1, so that no pass is idle."""
+        return (self.open.sum(dim=1) - self.remaining).clamp(min=1)
+
+
+class Decision(NamedTuple):
+    """Two disjoint ``(B, L)`` bool masks.
+
+    Attributes:
+        write: Open or written positions that take the drawn token.
+        remask: Written positions that become blanks again.
+        edit: What was done, by name, where a policy chooses between edits.
+        hold: ``(B,)`` bool, rows that must go on even where nothing is blank and little or
+            nothing changed; None holds no row.
+    """
+
+    write: Tensor
+    remask: Tensor
+    edit: str = ""
+    hold: Tensor | None = None
+
+
+class Policy(Protocol):
+    """The seam for policies of your own: one method and two facts about it.
+
+    Attributes:
+        refines: Whether written tokens may change again. A row whose policy does not
+            refine stops as soon as it has no blank.
+        uses_teacher: Whether ``entropy`` is to come from the EMA teacher, which costs a
+            second forward pass.
+    """
+
+    @property
+    def refines(self) -> bool: ...
+
+    @property
+    def uses_teacher(self) -> bool: ...
+
+    def __call__(self, view: PassView) -> Decision:
+        """Decide; positions that are neither open nor written are not yours to name."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

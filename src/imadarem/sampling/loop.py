@@ -19,12 +19,12 @@ from imadarem.errors import NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
+from imadarem.sampling.filling import Decision
 from imadarem.sampling.halting import StoppingReason, Track
 from imadarem.sampling.joint_draws import StepWeights
 from imadarem.sampling.noise import RowNoise
-from imadarem.sampling.passes import Decision, PassInputs, progress, reads_beliefs
+from imadarem.sampling.passes import LoopView, PassInputs, progress, reads_beliefs, sigmoid
 from imadarem.sampling.settings import SamplingSettings
-from imadarem.sampling.view import LoopView, sigmoid
 
 __all__ = ["Step", "StoppingReason", "refine"]
 

@@ -1,20 +1,27 @@
-"""One pass: what a network takes beside the canvas, and what a policy sees of it and decides."""
+"""One pass: what a network takes beside the canvas, and what is computed of its output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.corruption import Shape
 from imadarem.nn import RefinementOutput
+from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.noise import RowNoise
+from imadarem.sampling.best_draws import BestDraws
+from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.endings import Endings
+from imadarem.sampling.filling import PassView
+from imadarem.sampling.joint_draws import JointDraws, StepWeights
+from imadarem.sampling.settings import SamplingSettings
 
 Network = Callable[..., RefinementOutput]
 
@@ -103,84 +110,98 @@ def forward_unique_rows(network: Network, ids: Tensor, attended: Tensor | None) 
     return network(ids[rows], some, prev_probs=None).spread(torch.from_numpy(which.reshape(-1)))
 
 
-@dataclass(frozen=True)
-class PassView:
-    """What a policy may look at: one forward pass over a batch of canvases.
+class LoopView(PassView):
+    """A :class:`PassView` of a pass; its costly fields are computed when they are read.
 
     Attributes:
-        step: 1 … ``steps``.
-        steps: ``K``, the most steps that are taken.
-        open: ``(B, L)`` bool, blanks.
-        written: ``(B, L)`` bool, tokens that the model has written and may change.
-        log_probs: ``(B, L, V)``, over the tokens that may stand there, in nats.
-        drawn: ``(B, L)``, the token drawn at each position.
-        gate: ``(B, L)``, probability that the token on the canvas is wrong.
-        entropy: ``(B, L)``, of the prediction ÷ ln V, in [0, 1]; from the EMA teacher if
-            ``uses_teacher``.
-        remaining: ``(B,)``, blanks that the schedule leaves after this step.
-        noise: Random numbers of this step, by row.
-        schedule: How many blanks each step fills: a name or a function.
-        drawn_with: ``(B, L)``, log-probability that the token standing there had when it was
-            drawn, nats; 0 where the model did not write. None if it was not recorded.
+        output: Of the network.
+        teacher: Output of the teacher, where it judges the entropy.
+        canvas: Says which tokens may stand where.
+        settings: How to draw.
+        laid_out: Gives the weights of a joint head for its steps.
+        gate_slope: ``(B, 1)``, added to the gate's logits.
     """
 
-    step: int
-    steps: int
-    open: Tensor
-    written: Tensor
-    log_probs: Tensor
-    drawn: Tensor
-    gate: Tensor
-    entropy: Tensor
-    remaining: Tensor
-    noise: RowNoise
-    schedule: Shape = "linear"
-    drawn_with: Tensor | None = None
+    output: RefinementOutput
+    teacher: RefinementOutput | None
+    canvas: Canvas
+    settings: SamplingSettings
+    laid_out: Callable[[JointHead], StepWeights]
+    gate_slope: Tensor
+
+    def __init__(self, **facts: Any) -> None:
+        self.__dict__.update(facts)
+
+    @cached_property
+    def log_probs_alone(self) -> Tensor:
+        """``(B, L, V)`` log-probabilities of each position by itself."""
+        if self.endings is None:
+            return forbid(self.output.logits, self.canvas, self._may_end)
+        return self.endings.put_into(forbid(self.output.logits, self.canvas, may_end=False))
+
+    @cached_property
+    def endings(self) -> Endings | None:
+        """Where rows end, where this pass decides it: the first, save with ``reinject``."""
+        how, canvas = self.settings, self.canvas
+        if not self._may_end or how.reinject or canvas.special.eos is None:
+            return None
+        drawn = None if self._joint is None else self._joint.whole()[1]
+        return Endings.decided(self.output.logits, canvas, self.noise, how, drawn)
 
     @property
-    def confidence(self) -> Tensor:
-        """``(B, L)`` log-probability of the drawn token, in nats."""
-        return self.log_probs.gather(-1, self.drawn[..., None]).squeeze(-1)
+    def _may_end(self) -> bool:
+        return self.settings.may_end and (self.settings.reinject or self.step == 1)
 
-    @property
-    def to_fill(self) -> Tensor:
-        """``(B,)`` blanks to fill by the schedule; at least 1, so that no pass is idle."""
-        return (self.open.sum(dim=1) - self.remaining).clamp(min=1)
+    @cached_property
+    def _joint(self) -> JointDraws | BestDraws | None:
+        joint, how = self.output.joint, self.settings
+        if joint is None:
+            return None
+        weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
+        noise, truncation = self.noise, how.truncation
+        facts = joint, self.canvas, noise, how.temperature, self._may_end, truncation, weights
+        # At temperature 0 all draws are alike.
+        if how.best_of > 1 and how.temperature > 0:
+            return BestDraws(how.best_of, *facts)
+        return JointDraws(*facts)
+
+    @cached_property
+    def _drawn_alone(self) -> Tensor:
+        how = self.settings
+        eos = self.canvas.special.eos if self._may_end and self.endings is None else None
+        return draw_tokens(self.log_probs_alone, self.noise, how.temperature, eos, how.truncation)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        return self.log_probs_alone if self._joint is None else self._joint.whole()[0]
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        drawn = self._drawn_alone if self._joint is None else self._joint.whole()[1]
+        return drawn if self.endings is None else self.endings.written(drawn)
+
+    @cached_property
+    def gate(self) -> Tensor:
+        return sigmoid(self.output.gate_logits + self.gate_slope)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        if self.teacher is None:
+            return normalized_entropy(self.log_probs)
+        return normalized_entropy(forbid(self.teacher.logits, self.canvas, self._may_end))
+
+    def at(self, write: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.
+
+        Drawing jointly ends with the last position that any row writes.
+        """
+        if self._joint is None:
+            return self.log_probs_alone, self._drawn_alone
+        positions = torch.arange(1, write.shape[1] + 1, device=write.device)
+        log_probs, drawn = self._joint.upto(int((positions * write.any(dim=0)).amax()))
+        return log_probs, drawn if self.endings is None else self.endings.written(drawn)
 
 
-class Decision(NamedTuple):
-    """Two disjoint ``(B, L)`` bool masks.
-
-    Attributes:
-        write: Open or written positions that take the drawn token.
-        remask: Written positions that become blanks again.
-        edit: What was done, by name, where a policy chooses between edits.
-        hold: ``(B,)`` bool, rows that must go on even where nothing is blank and little or
-            nothing changed; None holds no row.
-    """
-
-    write: Tensor
-    remask: Tensor
-    edit: str = ""
-    hold: Tensor | None = None
-
-
-class Policy(Protocol):
-    """The seam for policies of your own: one method and two facts about it.
-
-    Attributes:
-        refines: Whether written tokens may change again. A row whose policy does not
-            refine stops as soon as it has no blank.
-        uses_teacher: Whether ``entropy`` is to come from the EMA teacher, which costs a
-            second forward pass.
-    """
-
-    @property
-    def refines(self) -> bool: ...
-
-    @property
-    def uses_teacher(self) -> bool: ...
-
-    def __call__(self, view: PassView) -> Decision:
-        """Decide; positions that are neither open nor written are not yours to name."""
-        ...
+def sigmoid(logits: Tensor) -> Tensor:
+    """Written out: torch's own rounds the last elements of a batch in another way."""
+    return 1.0 / (1.0 + (-logits.float()).exp())

@@ -21,14 +21,16 @@ from imadarem.sampling.filling import (
     Ancestral,
     Blocks,
     Confidence,
+    Decision,
     LeftToRight,
     Margin,
+    PassView,
+    Policy,
     from_the_left,
     highest,
     noisy_confidence,
 )
 from imadarem.sampling.noise import Stream
-from imadarem.sampling.passes import Decision, PassView, Policy
 
 __all__ = [
     "POLICIES",

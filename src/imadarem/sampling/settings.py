@@ -252,7 +252,7 @@ def lengths_of(
         each = [checks.integer("length", value) for value in values]
         if several and len(each) != n:
             raise DataError(f"there are {len(each)} lengths for n={n} samples; give one each.")
-        check_length(max(each), config)
+        checks.canvas_length(max(each), config.max_seq_len)
         return torch.tensor(each).expand(n)
     unknown = config.length_counts is None and config.length_mode == "eos"
     if settings.may_end or unknown:
@@ -270,7 +270,7 @@ def lengths_of(
     cumulative = torch.tensor(counts, dtype=torch.float64).cumsum(0)
     drawn = RowNoise(seeds, step=0).uniform(Stream.LENGTH, 1).squeeze(1)
     lengths = torch.searchsorted(cumulative, drawn * cumulative[-1], right=True)
-    check_length(int(lengths.max()), config)
+    checks.canvas_length(int(lengths.max()), config.max_seq_len)
     return lengths
 
 
@@ -285,12 +285,3 @@ def _between(counts: Sequence[int], settings: SamplingSettings) -> list[int]:
             f"{seen[-1]}. Change min_length and max_length, or give length=."
         )
     return kept
-
-
-def check_length(length: int, config: ImplicitRefinementConfig) -> None:
-    """Refuse a canvas that is longer than the model takes."""
-    if length > config.max_seq_len:
-        raise DataError(
-            f"a canvas of {length} tokens was asked for; this model takes at most "
-            f"max_seq_len={config.max_seq_len}."
-        )

@@ -10,24 +10,71 @@ of which it takes none can be drawn again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.errors import ConfigError
+from imadarem.row_pool import share_rows
 from imadarem.sampling.batching import Refined, Run, Samples, refine_run
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.trajectory import Trajectory
 
-#: Token ids of rows and which were written from nothing, ``(N,)`` → ``(N,)`` logits of being right.
-Verdicts = Callable[[list[list[int]], Tensor], Tensor]
+#: A model, token ids of ``N`` rows, which of them were written from nothing ``(N,)``, and rows in
+#: one pass → ``(N,)`` logits of being right. Picklable.
+Verdicts = Callable[[Any, Sequence[Sequence[int]], Tensor, int], Tensor]
 
 #: Run seed under which a row's own seed draws what the row itself never draws.
 CHOICE = 0x57494454
+
+
+def refine_rows(model: Any, canvas: Canvas, seeds: Tensor, run: Run, verdicts: Verdicts) -> Samples:
+    """Each row as a run asks: once, or as one of several candidates.
+
+    Computed by all processes that share rows, unless steps are recorded.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        canvas: ``N`` rows on the CPU.
+        seeds: ``(N,)`` int64.
+        run: How.
+        verdicts: Of the model's judge, where it has one.
+
+    Raises:
+        ConfigError: There are several candidates, and nothing says which is right.
+    """
+    if run.return_trajectory or run.on_step is not None or not _shared():
+        return _refine_here(model, canvas, seeds, run, verdicts)
+
+    def by(run: Run) -> Callable[[Any, Tensor], list[Refined]]:
+        return partial(_share, canvas=canvas, seeds=seeds, run=run, verdicts=verdicts)
+
+    elsewhere = by(replace(run, on_rows=None, generator=None))
+    return Samples(share_rows(model, elsewhere, len(seeds), by(run)), model.tokenizer, None)
+
+
+def _shared() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _share(
+    model: Any, numbers: Tensor, *, canvas: Canvas, seeds: Tensor, run: Run, verdicts: Verdicts
+) -> list[Refined]:
+    return _refine_here(model, canvas.rows(numbers), seeds[numbers], run, verdicts).rows
+
+
+def _refine_here(
+    model: Any, canvas: Canvas, seeds: Tensor, run: Run, verdicts: Verdicts
+) -> Samples:
+    if run.width == 1 and not run.redraws:
+        return refine_run(model, canvas, seeds, run)
+    return refine_candidates(model, canvas, seeds, run, verdicts)
 
 
 def refine_candidates(
@@ -35,13 +82,8 @@ def refine_candidates(
 ) -> Samples:
     """Each row as the one chosen of its candidates, those drawn again included.
 
-    Args:
-        model: An :class:`~imadarem.ImplicitRefinementModel`.
-        canvas: ``N`` rows on the CPU.
-        seeds: ``(N,)`` int64.
-        run: Gives the candidates ``W`` of each row, the verifier, and how often a row that the
-            verifier refuses is drawn again.
-        verdicts: Of the model's judge, where it has one.
+    ``run`` gives the candidates ``W`` of each row, the verifier, and how often a row that the
+    verifier refuses is drawn again; the rest as of :func:`refine_rows`.
 
     Raises:
         ConfigError: Nothing says which candidate is right.
@@ -77,11 +119,11 @@ def _chosen(
     if width == 1:
         return samples, accepted
     if config.halting:
-        right = torch.tensor([0.5 if row.halt is None else row.halt for row in samples.rows])
-        logits = right.logit()
+        logits = torch.tensor([row.certainty for row in samples.rows])
     elif config.judge:
         drafts = ~(repeated.state == State.GIVEN).any(dim=1)
-        logits = verdicts([row.ids.tolist() for row in samples.rows], drafts)
+        rows_of_ids = [row.ids.tolist() for row in samples.rows]
+        logits = verdicts(model, rows_of_ids, drafts, run.batch_size)
     elif run.verifier is not None:
         logits = torch.zeros(len(samples))
     else:
@@ -124,7 +166,8 @@ def choose(
     """One candidate of each row.
 
     Args:
-        verdicts: ``(N, W)`` logits that a candidate is right.
+        verdicts: ``(N, W)`` logits that a candidate is right; to keep the most certain one, any
+            numbers that grow with them.
         seeds: ``(N,)``; a row's choice depends on its own seed alone.
         passes: ``(N, W)`` bool, candidates that a verifier takes; None without one.
         most_certain: Keep the candidate with the highest verdict instead of drawing one.

@@ -318,17 +318,13 @@ class Objective:
         """Targets and real positions, both ``(B, L)``, on canvases as sampling has them."""
         if ids.ndim != 2 or ids.numel() == 0:
             raise DataError(f"a batch must be (B, L) ids with B, L ≥ 1; got {tuple(ids.shape)}.")
-        if ids.shape[1] > (limit := self.config.max_seq_len):
-            raise DataError(
-                f"this batch has rows of {ids.shape[1]} tokens; the model takes at most "
-                f"max_seq_len={limit}. Shorten or drop them."
-            )
+        checks.canvas_length(ids.shape[1], self.config.max_seq_len, "each row of this batch")
         everywhere = torch.ones_like(ids, dtype=torch.bool)
         inside = everywhere if attention_mask is None else attention_mask.bool()
         if self.config.length_mode == "drawn" or self.special.eos is None:
             return ids, inside
-        ids = F.pad(ids, (0, limit - ids.shape[1]))
-        inside = F.pad(inside, (0, limit - inside.shape[1]))
+        behind = (0, self.config.max_seq_len - ids.shape[1])
+        ids, inside = F.pad(ids, behind), F.pad(inside, behind)
         return ids.masked_fill(~inside, self.special.eos), torch.ones_like(inside)
 
     def _roll_out(
