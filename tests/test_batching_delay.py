@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imadarem.serve.batching_delay import BatchingDelay
+from imadarem.serve.worker import BatchingDelay
 
 
 def after(answered: int) -> BatchingDelay:

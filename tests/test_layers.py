@@ -26,7 +26,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("repair",),
-    ("averaging", "growth", "model"),
+    ("growth", "model"),
     ("loading",),
     ("design",),
     ("orchestrator",),

@@ -17,7 +17,7 @@ from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.checkpoint import load_tensors
 from imadarem.errors import ConfigError
 from imadarem.files import load_json
-from imadarem.nn.conversion import converted
+from imadarem.model_folder import converted
 from imadarem.nn.heads import HaltingHead
 
 SHIPPED = Path(imadarem.__file__).parent / "shipped" / "selfies"

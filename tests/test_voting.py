@@ -123,7 +123,7 @@ def test_a_right_solver_gets_every_vote_in_every_form():
 
     voted = solve_with_voting(run, QUESTIONS, by_rotation(), [10, 11], count=6)
     assert voted.answers.tolist() == [[4, 4, 4, 4], [9, 3, 3, 3]]
-    assert voted.votes.tolist() == voted.asked.tolist() == [6, 6]
+    assert voted.votes.tolist() == voted.forms.tolist() == [6, 6]
     assert calls == [12]  # two questions in six forms, all in one batch
 
 
@@ -138,7 +138,7 @@ def test_a_solver_that_errs_in_some_forms_is_outvoted():
     voted = solve_with_voting(run, QUESTIONS[:1], by_rotation(), [10], count=5)
     assert alone.answers.tolist() == [[4, 8, 4, 4]]
     assert voted.answers.tolist() == [[4, 4, 4, 4]]
-    assert voted.votes.tolist() == [4] and voted.asked.tolist() == [5]
+    assert voted.votes.tolist() == [4] and voted.forms.tolist() == [5]
     # The second attempt is the runner-up, and without one the same answer.
     assert voted.second.tolist() == [[4, 8, 4, 4]]
     assert alone.second.tolist() == alone.answers.tolist()
@@ -153,7 +153,7 @@ def test_a_small_group_is_asked_in_all_its_forms_and_no_more():
         torch.tensor([1, 2]),
         count=40,
     )
-    assert voted.asked.tolist() == [14, 14] == voted.votes.tolist()
+    assert voted.forms.tolist() == [14, 14] == voted.votes.tolist()
 
 
 def test_sudoku_answers_come_back_to_the_puzzle_that_was_asked():

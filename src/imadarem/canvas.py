@@ -206,10 +206,10 @@ class Canvas:
 
     def sequences(self) -> list[Tensor]:
         """The rows' ids without padding, *nothing*, EOS and what lies behind it; on the CPU."""
-        ids, kept = self.ids.cpu(), self.attended.cpu()
+        ids, real = self.ids.cpu(), self.attended.cpu()
         if self.special.nothing is not None:
-            kept = kept & (ids != self.special.nothing)
-        return [row.clone() for row in ids[kept].split(kept.sum(dim=1).tolist())]
+            real = real & (ids != self.special.nothing)
+        return [row.clone() for row in ids[real].split(real.sum(dim=1).tolist())]
 
 
 def _marked(row: Sequence[int], mask: int, nothing: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""A trained model made larger: more tokens, blocks, positions or joint units, or a judge."""
+"""Models made of a model: its EMA average, or a larger one (tokens, blocks, positions, a judge)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, TokenizerError
+from imadarem.nn import EmaTeacher
 from imadarem.nn.ema import frozen_shared
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -174,3 +175,39 @@ def _more_units(old: Tensor, new: Tensor, gates: int) -> Tensor:
     else:
         grown[:, :rows] = known
     return grown.flatten(0, 1)
+
+
+def init_teacher(model: Any) -> None:
+    """Make the EMA teacher, or start it anew, from the present weights.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+    """
+    model.teacher = EmaTeacher(model.network, model.config.ema_decay)
+
+
+def update_teacher(model: Any, decay: float | None = None) -> None:
+    """Move the teacher towards the present weights: ``θ' ← d·θ' + (1 - d)·θ``.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+        decay: ``d``; default ``ema_decay``.
+    """
+    if model.teacher is None:
+        raise ConfigError("there is no teacher to update; call init_teacher() first.")
+    model.teacher.update(model.student_parameters(), decay)
+
+
+def averaged(model: Model) -> Model:
+    """A model with the teacher's weights and no teacher of its own, for evaluation.
+
+    Args:
+        model: An :class:`~imadarem.ImplicitRefinementModel`.
+    """
+    student: Any = model
+    if student.teacher is None:
+        raise ConfigError("there is no teacher to take weights from; call init_teacher().")
+    found = alike(student, student.config, student.tokenizer)
+    found.network.load_state_dict(student.teacher.network.state_dict())
+    steady: Model = found.to(next(student.parameters()).device).eval()
+    return steady

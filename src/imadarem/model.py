@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from imadarem import averaging, checks, growth
+from imadarem import checks, growth
 from imadarem.backbones import opening
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import distinct_state, load_tensors, with_shared_names
@@ -24,12 +24,12 @@ from imadarem.model_folder import (
     WEIGHTS,
     check_finite,
     check_weights,
+    converted,
     read_config,
     read_header,
     write_folder,
 )
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
-from imadarem.nn.conversion import converted
 from imadarem.pretrained import find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
 from imadarem.sampling.batching import Run, RunOptions, Samples
@@ -118,14 +118,11 @@ class ImplicitRefinementModel(
         weights = with_shared_names(converted(state_dict, self.config.num_heads), self)
         return super().load_state_dict(weights, strict=strict, assign=assign)
 
-    # The EMA teacher; see :mod:`imadarem.averaging`
+    # The EMA teacher, and models with these weights: see :mod:`imadarem.growth`
 
-    init_teacher = averaging.init_teacher
-    update_teacher = averaging.update_teacher
-    averaged = averaging.averaged
-
-    # Growth: models with these weights and more of something; see :mod:`imadarem.growth`
-
+    init_teacher = growth.init_teacher
+    update_teacher = growth.update_teacher
+    averaged = growth.averaged
     with_vocabulary = growth.with_vocabulary
     enlarged = growth.enlarged
     with_config = growth.with_config

@@ -140,9 +140,9 @@ def evaluate_held_out(
         if flags.plot is not None:
             _plot(report, flags.plot)
         if json:
-            told = {"name": name, "data": rows.source, "left_out": rows.left_out, **how}
+            head = {"name": name, "data": rows.source, "left_out": rows.left_out, **how}
             also = {} if judge is None else {"judge": judge.to_dict()}
-            json_line({"kind": "calibration", **told, **report.to_dict(), **also})
+            json_line({"kind": "calibration", **head, **report.to_dict(), **also})
         else:
             _show_calibration(report, rows, how)
             if judge is not None:
@@ -153,9 +153,9 @@ def evaluate_held_out(
             None if flags.order is None else _ordered(network, rows, flags.order, sampling["steps"])
         )
         if json:
-            told = {"name": name, "data": rows.source, "left_out": rows.left_out, "seed": seed}
+            head = {"name": name, "data": rows.source, "left_out": rows.left_out, "seed": seed}
             exact = {} if ordered is None else {"ordered": ordered.to_dict()}
-            json_line({"kind": "likelihood", **told, **bound.to_dict(), **exact})
+            json_line({"kind": "likelihood", **head, **bound.to_dict(), **exact})
         else:
             _show_likelihood(bound, rows, jointly=network.config.joint_size > 0)
             if ordered is not None:

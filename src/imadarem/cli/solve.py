@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from imadarem.cli.console import note, out, progress_bar
-from imadarem.cli.models import Switch, load_model
+from imadarem.cli.models import SolverFlags, Switch, load_model
 from imadarem.cli.numbers import Positive
 from imadarem.cli.solve_view import (
     Answer,
@@ -24,7 +24,6 @@ from imadarem.cli.solve_view import (
     summary_line,
     totals,
 )
-from imadarem.cli.solver_flags import SolverFlags
 from imadarem.data.sudoku.grid import BLANKS, SIZES, Grid, check_grid, size_of
 from imadarem.data.sudoku.puzzle_file import parse_puzzles
 from imadarem.data.sudoku.solver import solve as solve_exactly
@@ -225,7 +224,7 @@ def _unknown_size(question: Question, model: str, sizes: list[int]) -> str:
 
 def _sizes(model: ImplicitRefinementModel, name: str) -> list[int]:
     """The sizes that a model of sudokus knows."""
-    from imadarem.data.sudoku.model_sizes import model_sizes
+    from imadarem.data.sudoku.task import model_sizes
 
     sizes = model_sizes(model.config, model.tokenizer)
     if not sizes:
@@ -253,7 +252,7 @@ class _Runner:
         self.traced = traced
         verify = SudokuVerifier(self.first, self.special.mask, self.special.pad)
         self.verify = verify if flags.check else None
-        # What the verifier does not take is wrong, however sure the network is: only its
+        # What the verifier does not take is wrong, however certain the network is: only its
         # word and the cap stop a row then.
         rules: dict[str, Any] = {"halt_confidence": None, "quality_threshold": None}
         config = OrchestrationConfig(

@@ -13,10 +13,9 @@ from rich.text import Text
 from torch import Tensor
 
 from imadarem.cli.console import json_line, out, progress_bar
-from imadarem.cli.models import load_model
+from imadarem.cli.models import SolverFlags, load_model
 from imadarem.cli.results import share
 from imadarem.cli.settings import parse_settings
-from imadarem.cli.solver_flags import SolverFlags
 from imadarem.errors import ConfigError
 from imadarem.tokenizers import encode_prompt
 

@@ -288,16 +288,16 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks the trainer to save and stop; the second kills."""
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     echo = SAME_SIGNAL if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0.0
-    asked = -math.inf
+    first_signal = -math.inf
 
     def stop(number: int, frame: Any) -> None:
-        nonlocal asked
+        nonlocal first_signal
         now = time.monotonic()
-        if asked == -math.inf:
-            asked = now
+        if first_signal == -math.inf:
+            first_signal = now
             note("\nsaving and stopping; once more stops at once", style="yellow")
             trainer.request_stop()
-        elif now - asked > echo:
+        elif now - first_signal > echo:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 

@@ -46,8 +46,8 @@ def report_data(data: PreparedData, model: ImplicitRefinementModel) -> None:
         few = " ".join(data.tokenizer.tokens[-fresh:][:NEW_SHOWN])
         note(f"{fresh} tokens are new to the model: {few}{' …' if fresh > NEW_SHOWN else ''}")
     if notes:
-        kept = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in notes.items())
-        note(f"kept as written: {kept}")
+        listed = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in notes.items())
+        note(f"kept as written: {listed}")
     if data.rejected:
         _report_rejected(data)
     size = model.config.max_seq_len - (model.config.length_mode == "eos")

@@ -268,7 +268,7 @@ def arc_task(
     files = _divided(files, valid_fraction, seed)
     train = [problem for problem in files.train if problem.longest_side <= max_grid]
     valid = [problem for problem in files.valid if problem.longest_side <= max_grid]
-    kept = _without_copies(train, valid)
+    remaining = _without_copies(train, valid)
     settings = {
         "version": version if path is None else None,
         "path": None if path is None else str(path),
@@ -277,16 +277,16 @@ def arc_task(
         "leave_one_out": leave_one_out,
         "fix_zero": fix_zero,
         "seed": seed,
-        "train_problems": len(kept),
+        "train_problems": len(remaining),
         "valid_problems": len(valid),
         "train_too_large": len(files.train) - len(train),
         "valid_too_large": len(files.valid) - len(valid),
-        "train_copies_of_valid": len(train) - len(kept),
+        "train_copies_of_valid": len(train) - len(remaining),
     }
     return Task(
         name="arc",
         tokenizer=layout.tokenizer,
-        train=_episodes(kept, layout, leave_one_out, seed),
+        train=_episodes(remaining, layout, leave_one_out, seed),
         valid=_episodes(valid, layout, False, seed),
         relations=[layout.relations()],
         symmetry=ArcSymmetry(layout, fix_zero),

@@ -71,15 +71,15 @@ class TokenCorpus:
         Raises:
             DataError: No row is that short.
         """
-        kept = np.flatnonzero(self.lengths <= length)
-        if len(kept) == len(self):
+        fitting = np.flatnonzero(self.lengths <= length)
+        if len(fitting) == len(self):
             return self
-        if len(kept) == 0:
+        if len(fitting) == 0:
             raise DataError(
                 f"every row is longer than max_seq_len={length} tokens (the shortest has "
                 f"{int(self.lengths.min())}). Choose a larger max_seq_len."
             )
-        return self.subset(kept)
+        return self.subset(fitting)
 
     def cut(self, length: int, how: str) -> TokenCorpus:
         """Rows of at most ``length`` tokens; no token is copied.

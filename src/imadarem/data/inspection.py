@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from imadarem.data.notation import ToNotation
+from imadarem.data.molecules import ToNotation
 from imadarem.files import load_json
 from imadarem.pretrained import SHIPPED
 from imadarem.tokenizers import MOLECULE_NOTATIONS, load_tokenizer, tokenizer_class

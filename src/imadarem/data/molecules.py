@@ -1,14 +1,16 @@
-"""Molecules as SMILES: what is one, its canonical form, and a split of many of them."""
+"""Molecules as SMILES: what is one, its canonical form, its other notations, a split of many."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from imadarem.errors import ConfigError, DataError, MissingExtraError
+from imadarem.tokenizers import CorpusTokenizer
 
 #: Reactants, agents and products; dative bonds, written -> and <-, are taken out before.
 _REACTION = re.compile(r"[^>]*>[^>]*>[^>]*")
@@ -129,3 +131,31 @@ def _chem() -> Any:
     except ImportError:
         raise MissingExtraError("rdkit", "mol") from None
     return Chem
+
+
+#: Charges, isotopes, hydrogens and stereo marks in a SMILES.
+MARKS = re.compile(r"[][@/\\]")
+
+
+@dataclass(frozen=True)
+class ToNotation:
+    """Turns one text into a notation; it travels to worker processes.
+
+    Attributes:
+        kind: The tokenizer class of the notation.
+    """
+
+    kind: type[CorpusTokenizer]
+
+    def __call__(self, text: str) -> tuple[str | None, str]:
+        """The text in the notation and ``""``, or None and the reason why there is none."""
+        try:
+            notation = self.kind.to_notation(text)
+        except DataError as error:
+            return None, str(error)
+        # A notation that cannot say something must not leave it out silently.
+        if self.kind.notation == "selfies" and MARKS.search(text):
+            back = canonical(self.kind.to_text(notation))
+            if back != canonical(text):
+                return None, f"its {self.kind.notation} gives another molecule back: {back}"
+        return notation, ""

@@ -20,8 +20,8 @@ from typing import Any
 from imadarem.data import moses
 from imadarem.data.corpus import TokenCorpus
 from imadarem.data.molecule_files import FEATURES, RejectedLine, feature_counts, read_smiles
+from imadarem.data.molecules import ToNotation
 from imadarem.data.molecules import split as split_molecules
-from imadarem.data.notation import ToNotation
 from imadarem.data.standardize import standardize_all
 from imadarem.data.streamed import stream_lines
 from imadarem.data.text import iter_lines

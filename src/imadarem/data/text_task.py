@@ -74,10 +74,10 @@ def text_task(
     learned, skipped = _windows(train, built, special, length)
     held, held_skipped = _windows(valid, built, special, length)
     copies = set(held)
-    kept = [window for window in learned if window not in copies]
-    if not kept or not held:
+    remaining = [window for window in learned if window not in copies]
+    if not remaining or not held:
         raise DataError(
-            f"{len(texts)} texts leave {len(kept)} windows to train on and {len(held)} to "
+            f"{len(texts)} texts leave {len(remaining)} windows to train on and {len(held)} to "
             "validate on. At least 1 of each is needed; give more text or a shorter length."
         )
     settings: dict[str, Any] = {
@@ -90,15 +90,15 @@ def text_task(
         "unit": unit,
         "valid_fraction": valid_fraction,
         "seed": seed,
-        "train_windows": len(kept),
+        "train_windows": len(remaining),
         "valid_windows": len(held),
-        "train_copies_of_valid": len(learned) - len(kept),
+        "train_copies_of_valid": len(learned) - len(remaining),
         "windows_with_special_tokens": skipped + held_skipped,
     }
     return Task(
         name="text",
         tokenizer=built,
-        train=holes.episodes(kept, special, length),
+        train=holes.episodes(remaining, special, length),
         valid=replace(holes, versions=1).episodes(held, special, length),
         open_ended=True,
         settings=settings,

@@ -51,9 +51,9 @@ class Wheel:
             DataError: The given wheel is missing, pip fails, or the hash differs.
         """
         cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_directory()
-        kept = cache / self.name
-        if given is None and kept.is_file() and _sha256(kept) == self.sha256:
-            return kept
+        cached = cache / self.name
+        if given is None and cached.is_file() and _sha256(cached) == self.sha256:
+            return cached
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".wheel-") as folder:
             where = Path(folder)
@@ -64,8 +64,8 @@ class Wheel:
                     f"{given or self.requirement} has sha256 {found}, expected {self.sha256}. "
                     "It is damaged or another version, and was not kept; fetch it again."
                 )
-            os.replace(arrived, kept)
-        return kept
+            os.replace(arrived, cached)
+        return cached
 
     def _copied(self, wheel: Path, folder: Path) -> Path:
         wheel = wheel.expanduser()

@@ -17,8 +17,7 @@ from imadarem.hf.config import ImadaremConfig
 from imadarem.hf.generation import CanvasGeneration
 from imadarem.hf.outputs import ImadaremMaskedLMOutput
 from imadarem.model import ImplicitRefinementModel
-from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite
-from imadarem.nn.conversion import converted
+from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite, converted
 from imadarem.pretrained import HUB_KEYS
 from imadarem.tokenizers import load_tokenizer, special_ids
 

@@ -17,9 +17,9 @@ from typing import Any
 from imadarem.errors import CheckpointError, ConfigError, nearest
 
 #: What is believed of an arm before its first pull, and again once its pulls are forgotten:
-#: the context's mean reward, as sure as one pull makes it.
+#: the context's mean reward, as certain as after one pull.
 PRIOR_PULLS = 1.0
-#: What is believed of the noise before the first pull, as sure as one pull makes it.
+#: What is believed of the noise before the first pull, as certain as after one pull.
 PRIOR_NOISE = 0.1
 
 NORMAL = NormalDist()
@@ -91,9 +91,9 @@ class Context:
         arm, weight = self.arms[name], self.weight
         overall = sum(other.weighted_sum for other in self.arms.values())
         prior = overall / weight if weight > 0 else 0.0
-        sureness = PRIOR_PULLS + arm.weight
-        mean = (PRIOR_PULLS * prior + arm.weighted_sum) / sureness
-        return mean, self.noise() / math.sqrt(sureness)
+        pulls = PRIOR_PULLS + arm.weight
+        mean = (PRIOR_PULLS * prior + arm.weighted_sum) / pulls
+        return mean, self.noise() / math.sqrt(pulls)
 
 
 class DiscountedBandit:

@@ -167,9 +167,9 @@ class Inference:
 
         voted = solve_with_voting(ask, ids, augmenter, self._keys(ids), count, by)
         rows, edits, trajectory = results[0].rows, results[0].edits, results[0].trajectory
-        asked = voted.asked.tolist()
-        ends = torch.tensor(asked).cumsum(0).tolist()
-        firsts = [end - own for end, own in zip(ends, asked, strict=True)]
+        forms = voted.forms.tolist()
+        ends = torch.tensor(forms).cumsum(0).tolist()
+        firsts = [end - own for end, own in zip(ends, forms, strict=True)]
         report = self._report([rows[i] for i in firsts], [edits[i] for i in firsts])
         passes = [
             sum(row.forward_passes for row in rows[start:end])

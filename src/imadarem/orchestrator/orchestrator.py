@@ -301,8 +301,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
             max_steps_override: Instead of ``max_steps_infer``.
             task_type: Whose bandit, verifier and symmetry count.
             halting: Instead of the settings' rules and the task's verifier.
-            width: Candidates of a question that neither the verifier nor the halting head is sure
-                of, by noise in the carry; the one that is verified, else the surest, is the answer.
+            width: Candidates of a question whose first answer is neither verified nor certain by
+                the halting head; they differ by noise in the carry, and the best one is taken.
             votes: Symmetric forms in which each question is asked; the most frequent answer wins.
             vote_by: ``count`` or ``confidence``.
             temperature: Instead of the settings'; 0 takes the likeliest token.

@@ -197,8 +197,8 @@ def take_step(
     written = canvas.open & (state.answer != canvas.special.mask)
     rewrite = choose(step, canvas.open & ~written, written, output.gate_logits.detach().sigmoid())
     answer = torch.where(rewrite, log_probs.detach().argmax(dim=-1), state.answer)
-    kept = 0.0 if state.beliefs is None else state.beliefs
-    beliefs = torch.where(rewrite[..., None], log_probs.exp(), kept)
+    before = 0.0 if state.beliefs is None else state.beliefs
+    beliefs = torch.where(rewrite[..., None], log_probs.exp(), before)
     return StepOutput(
         log_probs=log_probs,
         gate_logits=output.gate_logits,

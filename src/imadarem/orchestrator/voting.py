@@ -48,14 +48,14 @@ class Voted(NamedTuple):
     Attributes:
         answers: ``(B, L)`` int64.
         votes: ``(B,)`` int64, forms of the question that gave this answer.
-        asked: ``(B,)`` int64, forms that were asked; small groups have few.
+        forms: ``(B,)`` int64, forms of each question; small groups have few.
         second: ``(B, L)`` int64, the answer with the next most votes; ``answers`` where all
             forms agree.
     """
 
     answers: Tensor
     votes: Tensor
-    asked: Tensor
+    forms: Tensor
     second: Tensor
 
 
@@ -64,7 +64,7 @@ def rank(answers: Tensor, confidence: Tensor, by: str = "count") -> list[Vote]:
 
     Args:
         answers: ``(A, L)``.
-        confidence: ``(A,)``, higher is surer.
+        confidence: ``(A,)``, higher is more certain.
         by: ``count``: the answer given most often, among equals the one with the highest
             mean confidence. ``confidence``: the answer with the highest single
             confidence, among equals the highest mean. Then the one that came first.
@@ -119,7 +119,7 @@ def solve_with_voting(
             "and one task id for each."
         )
     forms = [augmenter.transforms(*pair, count) for pair in zip(inputs, numbers, strict=True)]
-    asked = torch.tensor([len(own) for own in forms])
+    counts = torch.tensor([len(own) for own in forms])
     rows = inputs.cpu()
     questions = [
         element.apply(row) for row, own in zip(rows, forms, strict=True) for element in own
@@ -132,7 +132,7 @@ def solve_with_voting(
             "positions. It must return one answer and one number for each."
         )
     ranked = []
-    parts = asked.tolist()
+    parts = counts.tolist()
     for own, theirs, scores in zip(
         forms, answers.cpu().split(parts), confidence.cpu().split(parts), strict=True
     ):
@@ -141,6 +141,6 @@ def solve_with_voting(
     return Voted(
         torch.stack([best[0].answer for best in ranked]).to(inputs.device),
         torch.stack([best[0].votes for best in ranked]).to(inputs.device),
-        asked.to(inputs.device),
+        counts.to(inputs.device),
         torch.stack([best[:2][-1].answer for best in ranked]).to(inputs.device),
     )

@@ -80,8 +80,8 @@ def allowed_logits(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
     logits = logits.float().index_fill(-1, _numbers(tuple(banned), logits.device), -math.inf)
     if special.nothing is not None and canvas.optional is not None:
         may_be_empty = canvas.optional & canvas.open
-        kept = given[..., special.nothing].float()
-        logits[..., special.nothing] = kept.masked_fill(~may_be_empty, -math.inf)
+        of_nothing = given[..., special.nothing].float()
+        logits[..., special.nothing] = of_nothing.masked_fill(~may_be_empty, -math.inf)
     if special.eos is not None and may_end:
         logits[..., special.eos].masked_fill_(~canvas.ending_allowed(), -math.inf)
     return logits

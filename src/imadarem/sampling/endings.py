@@ -19,7 +19,7 @@ class Endings:
     """Where the rows of a batch end.
 
     Policies fill what lies before the ends. If they chose among drawn ends and tokens by
-    confidence, an early end, which is surer than any word, would be taken too often.
+    confidence, an early end, which is more certain than any word, would be taken too often.
 
     Attributes:
         at: ``(B, L)`` bool, the position of the EOS; at most one in a row.

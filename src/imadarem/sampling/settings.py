@@ -277,11 +277,11 @@ def lengths_of(
 def _between(counts: Sequence[int], settings: SamplingSettings) -> list[int]:
     """Counts of lengths, 0 for those outside the limits."""
     least, most = settings.min_length, settings.max_length or len(counts)
-    kept = [count if least <= n <= most else 0 for n, count in enumerate(counts)]
-    if not any(kept):
+    legal = [count if least <= n <= most else 0 for n, count in enumerate(counts)]
+    if not any(legal):
         seen = [n for n, count in enumerate(counts) if n and count]
         raise ConfigError(
             f"no row of the training data has {least} to {most} tokens; they have {seen[0]} to "
             f"{seen[-1]}. Change min_length and max_length, or give length=."
         )
-    return kept
+    return legal

@@ -134,17 +134,17 @@ def _chosen(
     shape = len(seeds), width
     passes = accepted.view(shape)
     which = choose(logits.view(shape), seeds, passes=passes, most_certain=config.halting)
-    kept = (torch.arange(len(seeds)) * width + which).tolist()
+    chosen = (torch.arange(len(seeds)) * width + which).tolist()
     rows = []
-    for start, candidate in zip(range(0, len(samples), width), kept, strict=True):
+    for start, candidate in zip(range(0, len(samples), width), chosen, strict=True):
         # Judging a candidate is one more pass over it.
         cost = sum(row.forward_passes for row in samples.rows[start : start + width])
         cost += width * int(config.judge and not config.halting)
         rows.append(replace(samples.rows[candidate], forward_passes=cost, candidates=width))
     records = samples.trajectory
     if records is not None:
-        records = Trajectory([records[candidate] for candidate in kept])
-    return Samples(rows, model.tokenizer, records), accepted[kept]
+        records = Trajectory([records[candidate] for candidate in chosen])
+    return Samples(rows, model.tokenizer, records), accepted[chosen]
 
 
 def candidate_seeds(seeds: Tensor, width: int, first: int = 0) -> Tensor:

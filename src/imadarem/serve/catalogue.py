@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from imadarem.data.sudoku.model_sizes import model_sizes
+from imadarem.data.sudoku.task import model_sizes
 from imadarem.data.sudoku.verifier import SudokuVerifier
 from imadarem.errors import ConfigError, nearest
 from imadarem.loading import open_model

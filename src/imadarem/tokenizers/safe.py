@@ -185,9 +185,9 @@ def _merged(molecule: Any, bonds: list[Any]) -> list[int]:
         )
         if small >= LEAST_ATOMS and len(cuts) <= LAST_LINK - FIRST_LINK:
             break
-        kept, gone = sides[cut]
-        weight[kept] += weight[gone]
-        home = {atom: kept if part == gone else part for atom, part in home.items()}
+        larger, gone = sides[cut]
+        weight[larger] += weight[gone]
+        home = {atom: larger if part == gone else part for atom, part in home.items()}
         del cuts[cut]
     return list(cuts)
 

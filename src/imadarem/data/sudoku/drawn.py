@@ -121,21 +121,21 @@ def generated(recipe: Recipe, workers: Workers) -> tuple[PuzzleRows, PuzzleRows]
 def held_out_rows(recipe: Recipe, workers: Workers, found: PuzzleRows | None = None) -> PuzzleRows:
     """``recipe.valid`` different held-out puzzles, those already ``found`` first."""
     empty = PuzzleRows(*np.zeros((2, 0, recipe.size**2), np.uint8))
-    kept = _distinct([empty if found is None else found])
+    distinct = _distinct([empty if found is None else found])
     start = in_vain = 0
-    while (missing := recipe.valid - len(kept)) > 0:
+    while (missing := recipe.valid - len(distinct)) > 0:
         if in_vain >= IN_VAIN:
             raise ConfigError(
                 f"{start} generated puzzles of {recipe.size}x{recipe.size} with these givens hold "
-                f"only {len(kept)} different held-out ones; {recipe.valid} were asked for. "
+                f"only {len(distinct)} different held-out ones; {recipe.valid} were asked for. "
                 "Ask for fewer, or for other givens."
             )
         span = range(start, start + min(missing * HELD_OUT_ONE_IN + 16, 20_000))
         batch = _make(recipe, [recipe.choices[0]] * len(span), "valid", span, workers)
-        more = _distinct([kept, batch.rows(held_out(canonical_keys(batch.clues)))])
-        start, in_vain = span.stop, 0 if len(more) > len(kept) else in_vain + len(span)
-        kept = more
-    return kept.rows(slice(recipe.valid))
+        more = _distinct([distinct, batch.rows(held_out(canonical_keys(batch.clues)))])
+        start, in_vain = span.stop, 0 if len(more) > len(distinct) else in_vain + len(span)
+        distinct = more
+    return distinct.rows(slice(recipe.valid))
 
 
 def _drawn(recipe: Recipe, index: int) -> Choice:

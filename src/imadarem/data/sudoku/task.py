@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from imadarem.checkpoint import load_tensors, save_tensors
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.sudoku.canonical import HELD_OUT_ONE_IN, canonical_keys, held_out
 from imadarem.data.sudoku.drawn import (
     DEFAULT_GIVENS,
@@ -170,10 +171,10 @@ def _cached(recipe: Recipe, folder: Path, workers: Workers) -> tuple[Episodes, E
     file = folder / f"{recipe.size}x{recipe.size}-{recipe.train}-{recipe.digest}.safetensors"
     if file.is_file():
         try:
-            kept = {name: tensor.numpy() for name, tensor in load_tensors(file).items()}
+            saved = {name: tensor.numpy() for name, tensor in load_tensors(file).items()}
             return (
-                _episodes(PuzzleRows(kept["train_clues"], kept["train_solutions"])),
-                _episodes(PuzzleRows(kept["valid_clues"], kept["valid_solutions"])),
+                _episodes(PuzzleRows(saved["train_clues"], saved["train_solutions"])),
+                _episodes(PuzzleRows(saved["valid_clues"], saved["valid_solutions"])),
             )
         except (CheckpointError, KeyError):
             # A cache is no input: what it holds can be made again.
@@ -230,3 +231,19 @@ def _one_size(puzzles: Sequence[Puzzle]) -> int:
     if len(sizes) != 1:
         raise DataError(f"puzzles of {sorted(sizes) or 'no'} cells; give some, all of one size.")
     return size_of(range(sizes.pop()))
+
+
+def model_sizes(config: ImplicitRefinementConfig, tokenizer: Any) -> tuple[int, ...]:
+    """The sizes that fit a model whose tokens are the digits 1 to 9; none for any other model."""
+    digits = sudoku_tokenizer()
+    if tokenizer is None or not len(tokenizer) == config.vocab_size == len(digits):
+        return ()
+    every = range(len(digits))
+    if list(tokenizer.convert_ids_to_tokens(every)) != digits.convert_ids_to_tokens(every):
+        return ()
+    layouts = [len(layout[0]) for layout in config.relations or []]
+    return tuple(
+        size
+        for size in SIZES
+        if (size * size in layouts if layouts else size * size <= config.max_seq_len)
+    )

@@ -30,13 +30,13 @@ class SudokuVerifier:
         The rows may be grids of different sizes, padded behind. A row that has neither 16,
         36 nor 81 cells is never right.
         """
-        kept = ((inputs == self.mask) | (inputs == answers)).all(1)
+        unchanged = ((inputs == self.mask) | (inputs == answers)).all(1)
         cells = (inputs != self.pad).sum(1)
-        right = torch.zeros_like(kept)
+        right = torch.zeros_like(unchanged)
         for size in SIZES:
             if size * size <= inputs.shape[1]:
                 right |= (cells == size * size) & self._legal(answers[:, : size * size], size)
-        return right & kept
+        return right & unchanged
 
     def _legal(self, answers: Tensor, size: int) -> Tensor:
         """``(B, N²)`` → ``(B,)`` bool: each digit once in every row, column and box."""
