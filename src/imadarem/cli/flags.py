@@ -147,6 +147,9 @@ def _explanations(docstring: str) -> dict[str, str]:
     }
 
 
+_ADVANCED_DATA = Parameter(group=Group("Advanced: data", sort_key=11))
+
+
 @Parameter(name="*", group=Group("Data", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class DataFlags:
@@ -179,12 +182,12 @@ class DataFlags:
     standardize: Annotated[bool | None, Parameter(negative="")] = None
     rows: Annotated[int, whole(1, 10**12)] | None = None
     tokenizer: Annotated[str | None, Parameter(name=["--tokenizer", "--tokens"])] = None
-    valid_fraction: Annotated[float, real(0, 1)] | None = None
+    valid_fraction: Annotated[float | None, real(0, 1), _ADVANCED_DATA] = None
     long_rows: Literal["drop", "chunk", "pack"] | None = None
     init: str | None = None
     backbone: str | None = None
-    freeze: Annotated[bool | None, Parameter(negative="")] = None
-    lora: Annotated[int, whole(1, 65_536)] | None = None
+    freeze: Annotated[bool | None, Parameter(negative=""), _ADVANCED_DATA] = None
+    lora: Annotated[int | None, whole(1, 65_536), _ADVANCED_DATA] = None
 
 
 TrainingFlags = _flags_of(TrainingConfig, "Training", 2, "training")

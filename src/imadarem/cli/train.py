@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from imadarem.cli.before_after import compare_before_after, samples_to_compare
 from imadarem.cli.console import note, speaks, stages
@@ -49,6 +49,7 @@ SETTINGS = "settings.toml"
 #: Seconds in which a second signal is taken for an echo of the first: torchrun passes Ctrl-C
 #: on to processes that already had it from the terminal.
 SAME_SIGNAL = 1.0
+_ADVANCED = Parameter(group=Group("Advanced: run", sort_key=10))
 Compared = Annotated[int, whole(0, 1_000_000)]
 _DATA, _MODEL, _ORCHESTRATION = DataFlags(), ModelFlags(), OrchestrationFlags()
 _TRAINING = TrainingFlags()
@@ -88,7 +89,7 @@ def train(
     config: Path | None = None,
     print_config: Switch = False,
     device: str | None = None,
-    processes: Processes | None = None,
+    processes: Annotated[Processes | None, _ADVANCED] = None,
     compare: Compared | None = None,
     json: Switch = False,
     data: DataFlags = _DATA,
