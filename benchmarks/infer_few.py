@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 import torch
 from plain_sudoku import VARIANTS, Plain, decode, load_plain, parameters, train_plain
+from scipy.stats import binomtest
 from torch import Tensor
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.sudoku import SudokuVerifier, solve, sudoku_episodes, sudoku_task
 from imadarem.data.tasks import Episodes
-from imadarem.evaluation.puzzles import wilson_interval
 from imadarem.orchestrator.accuracy import StepRecord, record_steps
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
@@ -244,7 +244,10 @@ def plain_curve(
 def curve(
     puzzles: PuzzleSet, who: str, exact: dict[int, float], count: int, drop: float | None
 ) -> Curve:
-    interval = {step: wilson_interval(round(p * count), count) for step, p in exact.items()}
+    interval = {
+        step: tuple(binomtest(round(p * count), count).proportion_ci(method="wilson"))
+        for step, p in exact.items()
+    }
     return Curve(puzzles.name, who, count, exact, interval, drop)
 
 

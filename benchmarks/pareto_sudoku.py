@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import binomtest
+
 from imadarem import ImplicitRefinementModel
 from imadarem.data.sudoku import sudoku_episodes
 from imadarem.data.tasks import Episodes
-from imadarem.evaluation.puzzles import wilson_interval
 from imadarem.orchestrator.batch import canvas_of
 from imadarem.orchestrator.edits import EDITS
 from imadarem.orchestrator.inference import padded
@@ -79,7 +80,8 @@ class Solved:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the share."""
-        return wilson_interval(self.solved, self.count)
+        low, high = binomtest(self.solved, self.count).proportion_ci(method="wilson")
+        return low, high
 
 
 def puzzles(sizes: Sequence[int], count: int, seed: int) -> dict[str, Episodes]:

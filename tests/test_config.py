@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_defaults_are_those_of_the_founding_document() -> None:
     )
 )
 def test_json_round_trip_keeps_every_setting(config: ImplicitRefinementConfig) -> None:
-    assert ImplicitRefinementConfig.from_json(config.to_json()) == config
+    assert ImplicitRefinementConfig.from_dict(json.loads(config.to_json())) == config
 
 
 def test_unknown_key_is_refused_with_the_nearest_known_one() -> None:
@@ -49,12 +50,6 @@ def test_unknown_key_is_refused_with_the_nearest_known_one() -> None:
 def test_foreign_keys_of_hugging_face_are_let_through() -> None:
     config = ImplicitRefinementConfig.from_dict({"vocab_size": 9, "architectures": ["X"]})
     assert config.vocab_size == 9
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"hidden_size": 8}'])
-def test_text_that_is_no_configuration_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError):
-        ImplicitRefinementConfig.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +100,7 @@ def test_any_value_of_any_setting_is_taken_or_refused_by_its_name(name: str, val
         assert name in str(error)
     else:
         # What is taken can be written and read again: no NaN, no infinity, no other type.
-        assert ImplicitRefinementConfig.from_json(config.to_json()) == config
+        assert ImplicitRefinementConfig.from_dict(json.loads(config.to_json())) == config
 
 
 @pytest.mark.parametrize("counts", [[0, "many"], [0, math.nan], [0, -1], [0, 10**30], [0, True]])

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.canvas import Canvas
-from imadarem.corruption import last_of
 from imadarem.errors import ConfigError
 from imadarem.nn.heads import JointHead, JointLogits
 from imadarem.nn.recurrence import gated_recurrence
@@ -284,14 +283,6 @@ def test_targets_without_a_head_are_refused() -> None:
         tiny_model()(torch.tensor([[1, 1]]), targets=torch.tensor([[3, 3]]))
     with pytest.raises(ConfigError, match="joint_size=-1"):
         ImplicitRefinementConfig(vocab_size=9, joint_size=-1)
-
-
-def test_the_last_positions_are_the_last_that_count() -> None:
-    eligible = torch.tensor([[True, True, True, False], [False, True, True, True]])
-    assert last_of(torch.tensor([2, 1]), eligible).tolist() == [
-        [False, True, True, False],
-        [False, False, False, True],
-    ]
 
 
 def test_a_suffix_share_of_1_hides_ends_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -137,7 +139,7 @@ def test_one_such_row_among_others_is_refused_too() -> None:
 
 def test_relations_survive_json() -> None:
     config = MODEL.config
-    again = ImplicitRefinementConfig.from_json(config.to_json())
+    again = ImplicitRefinementConfig.from_dict(json.loads(config.to_json()))
     assert again == config
     assert again.relations == [relations(4), relations(6)]
 

@@ -250,21 +250,6 @@ class ImplicitRefinementConfig:
         """The settings as an indented JSON object."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
-    @classmethod
-    def from_json(cls, text: str) -> ImplicitRefinementConfig:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            ConfigError: ``text`` is not a JSON object, or :meth:`from_dict` refuses it.
-        """
-        try:
-            settings = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"this configuration is not JSON: {error}.") from None
-        if not isinstance(settings, dict):
-            raise ConfigError("a configuration must be a JSON object of settings.")
-        return cls.from_dict(settings)
-
     def _check_range(self, name: str, low: float, high: float, closed: bool = True) -> None:
         value = getattr(self, name)
         if not _is_number(value) or not (low <= value < high or (closed and value == high)):

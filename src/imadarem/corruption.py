@@ -131,12 +131,6 @@ def masked_counts(rates: Tensor, lengths: Tensor) -> Tensor:
     return torch.minimum(counts.clamp(min=1), lengths)
 
 
-def last_of(counts: Tensor, eligible: Tensor) -> Tensor:
-    """The last ``counts`` ``(B,)`` eligible positions of each row: ``(B, L)`` bool."""
-    from_the_end = eligible.flip(1).cumsum(1).flip(1)
-    return eligible & (from_the_end <= counts[:, None])
-
-
 def choose_masked(counts: Tensor, eligible: Tensor, generator: torch.Generator) -> Tensor:
     """Choose exactly ``counts`` positions per row, uniformly among the eligible ones.
 

@@ -33,6 +33,8 @@ from imadarem.pretrained import CARD, default_card
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: In front of the names of the network's weights, and of the same weights of an EMA teacher.
 NETWORK_PREFIX, TEACHER_PREFIX = "network.", "teacher.network."
+#: Names of the heads, which stood beside the blocks in version 0.1.
+HEADS = ("gate.", "halt.", "joint.")
 #: Bytes of the largest ``config.json`` and safetensors header that are read.
 MAX_CONFIG_BYTES, MAX_HEADER_BYTES = 4 << 20, 1 << 20
 WEIGHT_DTYPES = {
@@ -244,9 +246,6 @@ def _no_fit(path: Path, reason: str) -> CheckpointError:
 
 def _too_large(path: Path, given: str, legal: str) -> CheckpointError:
     return CheckpointError(f"{path} has {given}, which is too large to load: legal is {legal}.")
-
-
-HEADS = ("gate.", "halt.", "joint.")
 
 
 def converted(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from imadarem.errors import ConfigError, DataError, MissingExtraError
 from imadarem.tokenizers import CorpusTokenizer
 
+#: Charges, isotopes, hydrogens and stereo marks in a SMILES.
+MARKS = re.compile(r"[][@/\\]")
 #: Reactants, agents and products; dative bonds, written -> and <-, are taken out before.
 _REACTION = re.compile(r"[^>]*>[^>]*>[^>]*")
 
@@ -131,10 +133,6 @@ def _chem() -> Any:
     except ImportError:
         raise MissingExtraError("rdkit", "mol") from None
     return Chem
-
-
-#: Charges, isotopes, hydrogens and stereo marks in a SMILES.
-MARKS = re.compile(r"[][@/\\]")
 
 
 @dataclass(frozen=True)

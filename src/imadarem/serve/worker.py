@@ -24,6 +24,12 @@ from imadarem.serve.limits import Limits
 from imadarem.serve.metrics import Metrics
 from imadarem.serve.reviews import review
 
+log = logging.getLogger("imadarem.serve")
+
+#: Most rows of one job in a batch that other jobs wait for too.
+ROWS_PER_TURN = 16
+#: Most tokens times passes of a batch: about a second of work, so that no job waits for long.
+MAX_BATCH_WORK = 65_536
 #: Longest waits as fractions of the duration of the last batch: for the first job after it,
 #: between two jobs, and in all.
 FIRST_WAIT, NEXT_WAIT, TOTAL_WAIT = 1 / 4, 1 / 8, 1 / 2
@@ -64,14 +70,6 @@ class BatchingDelay:
         if key != self._key or self._expected_jobs <= 0:
             return 0.0
         return max(0.0, min(self._next_deadline, self._last_deadline) - now)
-
-
-log = logging.getLogger("imadarem.serve")
-
-#: Most rows of one job in a batch that other jobs wait for too.
-ROWS_PER_TURN = 16
-#: Most tokens times passes of a batch: about a second of work, so that no job waits for long.
-MAX_BATCH_WORK = 65_536
 
 
 @dataclass(frozen=True)
