@@ -83,7 +83,7 @@ def sample() -> Action:
 def infill() -> Action:
     """One molecule with a gap, by the same model."""
     model = ImplicitRefinementModel.from_pretrained("default")
-    return lambda: model.infill(["[C][C]<mask><mask>[O]"], seed=0)
+    return lambda: model.infill(["CC<mask><mask>O"], seed=0)
 
 
 def train_step() -> Action:

@@ -11,8 +11,6 @@ from imadarem.sampling.draw import Truncation
 from imadarem.sampling.joint_draws import JointDraws, StepWeights
 from imadarem.sampling.noise import RowNoise, row_seeds
 
-__all__ = ["BestDraws", "per_token"]
-
 #: Run seed under which a row's own seed gives the noise of its further draws.
 FURTHER = 0x42455354
 

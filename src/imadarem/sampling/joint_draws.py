@@ -74,9 +74,11 @@ class JointDraws:
         self._drawn = torch.zeros_like(canvas.ids)
         uniform = noise.uniform(Stream.TOKEN, alone.shape[1])
         task = _Task(canvas, alone, uniform, temperature, truncation, self._logits, self._drawn)
-        self._walk: _NumpyWalk | _TorchWalk = (
-            _NumpyWalk(joint, task, weights) if joint.steps_in_numpy() else _TorchWalk(joint, task)
-        )
+        self._draws: _NumpyDraws | _TorchDraws
+        if joint.steps_in_numpy():
+            self._draws = _NumpyDraws(joint, task, weights)
+        else:
+            self._draws = _TorchDraws(joint, task)
         self._reached = 0
 
     @torch.no_grad()
@@ -90,11 +92,11 @@ class JointDraws:
         start = self._reached
         if end > start:
             for position in range(start, end):
-                self._walk.to(position, self._drawn_at[position])
+                self._draws.advance(position, self._drawn_at[position])
             self._log_probs[:, start:end] = self._logits[:, start:end].log_softmax(dim=-1)
             given = [p for p in range(start, end) if not self._drawn_at[p]]
             if given:
-                self._walk.draw_at(given)
+                self._draws.draw_at(given)
             self._reached = end
         return self._log_probs, self._drawn
 
@@ -126,14 +128,14 @@ class _Task:
     drawn: Tensor
 
 
-class _TorchWalk:
+class _TorchDraws:
     """Reads and draws position by position, in torch."""
 
     def __init__(self, joint: JointLogits, task: _Task) -> None:
         self._stepper, self._task = TorchStepper(joint), task
         self._previous = torch.full_like(task.canvas.ids[:, 0], joint.head.start_id)
 
-    def to(self, position: int, draws: bool) -> None:
+    def advance(self, position: int, draws: bool) -> None:
         """The next position; a token is drawn there if ``draws``."""
         task, canvas = self._task, self._task.canvas
         added = self._stepper.step(position, self._previous)
@@ -159,7 +161,7 @@ class _TorchWalk:
         return inverse_cdf(probs if truncation is None else truncation(probs), uniform)
 
 
-class _NumpyWalk:
+class _NumpyDraws:
     """The same in NumPy, over the same memory."""
 
     def __init__(self, joint: JointLogits, task: _Task, weights: StepWeights | None) -> None:
@@ -176,8 +178,8 @@ class _NumpyWalk:
         self._all_open: list[bool] = is_open.all(dim=0).tolist()
         self._previous = np.full(len(task.alone), joint.head.start_id)
 
-    def to(self, position: int, draws: bool) -> None:
-        """As :meth:`_TorchWalk.to`."""
+    def advance(self, position: int, draws: bool) -> None:
+        """As :meth:`_TorchDraws.advance`."""
         here = self._logits[position]
         added = self._stepper.step(position, self._previous)
         np.add(self._alone[position], added, out=here)
@@ -191,7 +193,7 @@ class _NumpyWalk:
         self._previous = token
 
     def draw_at(self, positions: list[int]) -> None:
-        """As :meth:`_TorchWalk.draw_at`."""
+        """As :meth:`_TorchDraws.draw_at`."""
         for position in positions:
             self._drawn[position] = self._draw(self._logits[position], self._uniform[position])
 
