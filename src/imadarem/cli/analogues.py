@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, SamplingFlags, is_molecular, load_model
+from imadarem.cli.models import is_molecular, load_model
 from imadarem.cli.molecule_table import (
-    FILTERS,
-    RANKING,
-    FilterFlags,
-    RankingFlags,
+    MOLECULES,
+    MoleculeFlags,
     deliver_molecules,
     molecule_row,
+    summary,
 )
 from imadarem.cli.numbers import Count
 from imadarem.cli.python_call import Code, accepting, call, print_program, settings_of
-from imadarem.cli.results import OUTPUT, OutputFlags
 from imadarem.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,10 +61,7 @@ def analogues(
     *,
     count: Count = 50,
     change: ChangeFlags = CHANGE,
-    filtering: FilterFlags = FILTERS,
-    ranked: RankingFlags = RANKING,
-    sampling: SamplingFlags = SAMPLING,
-    output: OutputFlags = OUTPUT,
+    flags: MoleculeFlags = MOLECULES,
 ) -> int:
     """Write analogues of a molecule: a branch, a linker or a run of its atoms is drawn again.
 
@@ -87,7 +81,8 @@ def analogues(
         molecule: A SMILES, or a file of molecules; its other columns are copied to the output.
         count: Analogues of each molecule.
     """
-    similar, accept, ranking = change.window(), filtering.accept(), ranked.ranking()
+    sampling, output = flags.sampling, flags.output
+    similar, accept, ranking = change.window(), flags.filtering.accept(), flags.ranked.ranking()
     output.check_molecules()
     if output.python:
         program = call(
@@ -97,11 +92,13 @@ def analogues(
             count,
             protect=change.protect,
             similar=similar,
-            accept=accepting(filtering),
+            accept=accepting(flags.filtering),
             **settings_of(sampling),
         )
-        print_program(sampling, program, "(row.smiles for row in made.rows)", ranked, output.out)
+        print_program(flags, program, "(row.smiles for row in made.rows)")
         return 0
+    from imadarem.design.analogues import analogues as write
+
     given = _given(molecule, change.column)
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
@@ -113,9 +110,18 @@ def analogues(
     start = time.perf_counter()
     with output.locked(), progress_bar("analogues", count * len(given)) as advance:
         for row in given:
-            made = _made(model, row["smiles"], count, change, similar, accept, advance, sampling)
+            made = write(
+                model,
+                row["smiles"],
+                count,
+                protect=change.protect or (),
+                similar=similar,
+                accept=accept,
+                on_rows=advance,
+                **sampling.settings(),
+            )
             found += ranking(_rows(made, row), failures)
-            summaries.append(_summary(made, count))
+            summaries.append(summary("analogues of", made.parent, made, count))
         seconds = time.perf_counter() - start
         return deliver_molecules(found, summaries, output, seconds, failures)
 
@@ -125,30 +131,6 @@ def _given(molecule: str, column: str | None) -> list[dict[str, Any]]:
     from imadarem.data.molecule_rows import is_file, read_rows
 
     return read_rows(molecule, column=column)[0] if is_file(molecule) else [{"smiles": molecule}]
-
-
-def _made(
-    model: Any,
-    smiles: str,
-    count: int,
-    change: ChangeFlags,
-    similar: tuple[float, float],
-    accept: Callable[[str], str | None] | None,
-    advance: Callable[[int], None],
-    sampling: SamplingFlags,
-) -> Analogues:
-    from imadarem.design.analogues import analogues
-
-    return analogues(
-        model,
-        smiles,
-        count,
-        protect=change.protect or (),
-        similar=similar,
-        accept=accept,
-        on_rows=advance,
-        **sampling.settings(),
-    )
 
 
 def _rows(made: Analogues, given: dict[str, Any]) -> list[dict[str, Any]]:
@@ -166,15 +148,3 @@ def _rows(made: Analogues, given: dict[str, Any]) -> list[dict[str, Any]]:
         )
         for row in made.rows
     ]
-
-
-def _summary(made: Analogues, count: int) -> dict[str, Any]:
-    return {
-        "task": "analogues of",
-        "given": made.parent,
-        "molecules": len(made.rows),
-        "asked": count,
-        "draws": made.draws,
-        "lost": made.lost,
-        "shown_by": made.shown_by,
-    }

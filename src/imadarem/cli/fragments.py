@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from imadarem.cli.console import note, progress_bar
-from imadarem.cli.molecule_table import deliver_molecules, molecule_row
+from imadarem.cli.molecule_table import deliver_molecules, molecule_row, summary
 from imadarem.cli.numbers import Positive
 from imadarem.cli.results import OutputFlags
 from imadarem.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from imadarem.design.completion import Completions, FragmentTask
+    from imadarem.design.completion import FragmentTask
     from imadarem.design.ranking import Ranking
 
 Repeated = Parameter(negative="")
@@ -144,18 +144,6 @@ def fill_fragments(
                 for row in made.rows
             ]
             found += ranking(rows, failures)
-            summaries.append(_summary(task, name, made, count))
+            summaries.append(summary(task.kind, name, made, count))
     seconds = time.perf_counter() - start
     return deliver_molecules(found, summaries, output, seconds, failures)
-
-
-def _summary(task: FragmentTask, name: str, made: Completions, count: int) -> dict[str, Any]:
-    return {
-        "task": task.kind,
-        "given": name,
-        "molecules": len(made.rows),
-        "asked": count,
-        "draws": made.draws,
-        "lost": made.lost,
-        "shown_by": made.shown_by,
-    }

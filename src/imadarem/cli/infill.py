@@ -6,8 +6,8 @@ import time
 
 from imadarem.cli.console import progress_bar
 from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
-from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
-from imadarem.cli.molecule_table import FILTERS, RANKING, FilterFlags, RankingFlags
+from imadarem.cli.models import Switch, is_molecular, load_model
+from imadarem.cli.molecule_table import MOLECULES, MoleculeFlags
 from imadarem.cli.numbers import Count
 from imadarem.cli.python_call import (
     Code,
@@ -17,7 +17,7 @@ from imadarem.cli.python_call import (
     redrawing_code,
     settings_of,
 )
-from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
+from imadarem.cli.results import deliver, judge, redrawing
 from imadarem.errors import ConfigError
 
 
@@ -26,10 +26,7 @@ def infill(
     count: Count | None = None,
     keep_invalid: Switch = False,
     fragments: FragmentFlags = FRAGMENTS,
-    filtering: FilterFlags = FILTERS,
-    ranked: RankingFlags = RANKING,
-    sampling: SamplingFlags = SAMPLING,
-    output: OutputFlags = OUTPUT,
+    flags: MoleculeFlags = MOLECULES,
 ) -> int:
     """Fill the blanks of prompts, or build molecules that contain given fragments.
 
@@ -68,25 +65,26 @@ def infill(
             "give either prompts with <mask> for each blank, or fragments with --linker, --core, "
             f"--ring, --motif, --scaffold or --superstructure. {both}See: imadarem infill --help"
         )
-    idle = [*fragments.idle, *filtering.given, *ranked.given]
+    sampling, output = flags.sampling, flags.output
+    idle = [*fragments.idle, *flags.of_molecules]
     if prompts and idle:
         raise ConfigError(f"--{idle[0]} has no effect on prompts; it needs a fragment.")
     if fragments.given and keep_invalid:
         raise ConfigError("--keep-invalid has no effect on fragments: every molecule is verified.")
-    accept, ranking = filtering.accept(), ranked.ranking()
+    accept, ranking = flags.filtering.accept(), flags.ranked.ranking()
     if fragments.given:
         output.check_molecules()
         fragments.tasks()  # before the model is loaded, which takes longer
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     if output.python and fragments.given:
-        _print_tasks(count, fragments, filtering, ranked, sampling, output)
+        _print_tasks(count or 16, fragments, flags)
         return 0
     if output.python:
         repeated = [prompt for prompt in prompts for _ in range(count or 1)]
         options = {**settings_of(sampling), **redrawing_code(model, keep_invalid)}
         made = call("model.infill", repeated, **options)
-        print_program(sampling, made, "made", ranked, output.out)
+        print_program(flags, made, "made")
         return 0
     if fragments.given:
         if not is_molecular(model.tokenizer):
@@ -105,23 +103,16 @@ def infill(
     return 0
 
 
-def _print_tasks(
-    count: int | None,
-    fragments: FragmentFlags,
-    filtering: FilterFlags,
-    ranked: RankingFlags,
-    sampling: SamplingFlags,
-    output: OutputFlags,
-) -> None:
+def _print_tasks(count: int, fragments: FragmentFlags, flags: MoleculeFlags) -> None:
     for task, _ in fragments.tasks():
         blanks = (fragments.min_blanks, fragments.max_blanks)
         made = call(
             "complete",
             Code("model"),
             call("FragmentTask.of", task.kind, *(part.smiles for part in task.fragments)),
-            count or 16,
+            count,
             blanks=blanks if any(blanks) else None,
-            accept=accepting(filtering),
-            **settings_of(sampling),
+            accept=accepting(flags.filtering),
+            **settings_of(flags.sampling),
         )
-        print_program(sampling, made, "made.smiles", ranked, output.out)
+        print_program(flags, made, "made.smiles")

@@ -10,9 +10,9 @@ from cyclopts import Group, Parameter
 from rich.text import Text
 
 from imadarem.cli.console import grid, heading, json_line, note, out
-from imadarem.cli.models import Switch
+from imadarem.cli.models import SAMPLING, SamplingFlags, Switch
 from imadarem.cli.numbers import Positive
-from imadarem.cli.results import LISTED, OutputFlags, write_file
+from imadarem.cli.results import LISTED, OUTPUT, OutputFlags, write_file
 
 if TYPE_CHECKING:
     from imadarem.design.ranking import Ranking
@@ -106,6 +106,41 @@ class RankingFlags:
 FILTERS, RANKING = FilterFlags(), RankingFlags()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class MoleculeFlags:
+    """Which molecules are wanted and come first, how they are drawn, and where they go."""
+
+    filtering: FilterFlags = FILTERS
+    ranked: RankingFlags = RANKING
+    sampling: SamplingFlags = SAMPLING
+    output: OutputFlags = OUTPUT
+
+    @property
+    def of_molecules(self) -> list[str]:
+        """The flags that were given and are for molecules alone."""
+        return [*self.filtering.given, *self.ranked.given]
+
+
+MOLECULES = MoleculeFlags()
+
+
+def summary(task: str, given: str | None, made: Any, asked: int) -> dict[str, Any]:
+    """What became of one thing that was given; ``made`` as ``complete`` or ``analogues`` returns.
+
+    ``asked`` is the number of molecules that were wanted.
+    """
+    return {
+        "task": task,
+        "given": given,
+        "molecules": len(made.rows),
+        "asked": asked,
+        "draws": made.draws,
+        "lost": made.lost,
+        "shown_by": made.shown_by,
+    }
+
+
 def molecule_row(
     smiles: str, before: Mapping[str, Any], behind: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -126,8 +161,7 @@ def deliver_molecules(
 
     Args:
         found: Rows; ``given`` says to which summary one belongs.
-        summaries: One for each thing that was given: ``task``, ``given``, ``molecules``,
-            ``asked``, ``draws``, ``lost`` and ``shown_by``.
+        summaries: One of :func:`summary` for each thing that was given.
         output: Where everything goes.
         seconds: That it took.
         failures: Of the score.

@@ -16,8 +16,8 @@ from imadarem.cli.console import json_line, note, out, progress_bar
 from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, is_molecular, load_model
 from imadarem.cli.molecule_table import (
     FILTERS,
-    RANKING,
     FilterFlags,
+    MoleculeFlags,
     molecule_row,
     molecule_table,
     reasons,
@@ -260,7 +260,7 @@ def _print_python(
     )
     best = f"(row.smiles for row in made.best({output.top}))"
     file = output.out if output.table is None else None
-    print_program(sampling, made, best, RANKING, file)
+    print_program(MoleculeFlags(sampling=sampling, output=OutputFlags(out=file)), made, best)
 
 
 def _note_failures(made: Evolution) -> None:

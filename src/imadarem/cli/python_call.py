@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from imadarem.cli.console import out
 from imadarem.cli.models import SamplingFlags
-from imadarem.cli.molecule_table import FilterFlags, RankingFlags
+from imadarem.cli.molecule_table import FilterFlags, MoleculeFlags
 from imadarem.cli.results import redrawing
 
 #: What the printed names are imported from.
@@ -68,18 +67,15 @@ def accepting(filtering: FilterFlags) -> Code | None:
     return Code(f"{made}.rejection_reason")
 
 
-def print_program(
-    sampling: SamplingFlags, made: Code, smiles: str, ranked: RankingFlags, file: Path | None
-) -> None:
-    """Print a program.
+def print_program(flags: MoleculeFlags, made: Code, smiles: str) -> None:
+    """Print a program that makes, ranks and writes molecules.
 
     Args:
-        sampling: Names the model and its device.
+        flags: Of the command.
         made: The call that makes the result ``made``.
         smiles: The molecules of ``made``, as an expression.
-        ranked: How they are ranked.
-        file: Where they go.
     """
+    sampling, ranked, file = flags.sampling, flags.ranked, flags.output.out
     model = call("ImplicitRefinementModel.from_pretrained", sampling.model)
     device = f".to({sampling.device!r})" if sampling.device else ""
     lines = [f"model = {model}{device}", f"made = {made}"]

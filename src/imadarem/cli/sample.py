@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imadarem.cli.console import progress_bar
-from imadarem.cli.models import SAMPLING, SamplingFlags, Switch, load_model
+from imadarem.cli.models import Switch, load_model
 from imadarem.cli.molecule_table import (
-    FILTERS,
-    RANKING,
-    FilterFlags,
-    RankingFlags,
+    MOLECULES,
+    MoleculeFlags,
     deliver_molecules,
     molecule_row,
+    summary,
 )
 from imadarem.cli.numbers import Positive, whole
 from imadarem.cli.python_call import (
@@ -25,7 +24,7 @@ from imadarem.cli.python_call import (
     redrawing_code,
     settings_of,
 )
-from imadarem.cli.results import OUTPUT, OutputFlags, deliver, judge, redrawing
+from imadarem.cli.results import OutputFlags, deliver, judge, redrawing
 from imadarem.cli.streaming import STREAMED, stream
 from imadarem.errors import ConfigError
 
@@ -44,10 +43,7 @@ def sample(
     length: Positive | None = None,
     resume: Switch = False,
     keep_invalid: Switch = False,
-    filtering: FilterFlags = FILTERS,
-    ranked: RankingFlags = RANKING,
-    sampling: SamplingFlags = SAMPLING,
-    output: OutputFlags = OUTPUT,
+    flags: MoleculeFlags = MOLECULES,
 ) -> int:
     """Draw samples from blank canvases.
 
@@ -75,27 +71,26 @@ def sample(
         resume: Continue the file of --out where it ends, or start it.
         keep_invalid: Draw every row once, molecule or not.
     """
-    chosen = [*filtering.given, *ranked.given]
-    _check(count, resume, keep_invalid, output, chosen)
-    accept, ranking = filtering.accept(), ranked.ranking()
+    sampling, output = flags.sampling, flags.output
+    _check(count, resume, keep_invalid, flags)
+    accept, ranking = flags.filtering.accept(), flags.ranked.ranking()
     model = load_model(sampling.model, sampling.device)
     output.check(model.tokenizer)
     if output.python:
         options = {**settings_of(sampling), **redrawing_code(model, keep_invalid)}
-        if chosen:
-            accept_code = accepting(filtering)
-            made = call("sample_molecules", Code("model"), count, accept=accept_code, **options)
-            print_program(sampling, made, "made.smiles", ranked, output.out)
+        if flags.of_molecules:
+            code = accepting(flags.filtering)
+            made = call("sample_molecules", Code("model"), count, accept=code, **options)
+            print_program(flags, made, "made.smiles")
         else:
-            made = call("model.sample", count, length=length, **options)
-            print_program(sampling, made, "made", ranked, output.out)
+            print_program(flags, call("model.sample", count, length=length, **options), "made")
         return 0
     settings = {"length": length, **sampling.settings(), **redrawing(model, keep_invalid)}
     if output.out is not None and (resume or count > STREAMED):
         stream(model, count, settings, output, resume=resume)
         return 0
     with output.locked():
-        if chosen:
+        if flags.of_molecules:
             return _selected(model, count, settings, accept, ranking, output)
         start = time.perf_counter()
         with progress_bar("sampling", count) as advance:
@@ -104,10 +99,9 @@ def sample(
     return 0
 
 
-def _check(
-    count: int, resume: bool, keep_invalid: bool, output: OutputFlags, chosen: list[str]
-) -> None:
+def _check(count: int, resume: bool, keep_invalid: bool, flags: MoleculeFlags) -> None:
     """Refuse what could not be done, before the model is loaded."""
+    output, chosen = flags.output, flags.of_molecules
     if output.out is None and count > MOST_IN_MEMORY:
         raise ConfigError(
             f"--count is {count:,}: at most {MOST_IN_MEMORY:,} samples are held in memory. Add "
@@ -146,15 +140,7 @@ def _selected(
         molecule_row(str(row.smiles), {}, {"forward_passes": row.forward_passes})
         for row in made.rows
     ]
-    summary = {
-        "task": "samples",
-        "given": None,
-        "molecules": len(made.rows),
-        "asked": count,
-        "draws": made.draws,
-        "lost": made.lost,
-        "shown_by": {},
-    }
     found = ranking(rows, failures)
     seconds = time.perf_counter() - start
-    return deliver_molecules(found, [summary], output, seconds, failures)
+    of_all = summary("samples", None, made, count)
+    return deliver_molecules(found, [of_all], output, seconds, failures)
