@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.config import MASK_SCHEDULES
 from imadarem.errors import ConfigError, nearest
 
@@ -57,8 +58,7 @@ class MaskSchedule:
     shape: Shape = "linear"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"steps={self.steps} must be at least 1.")
+        checks.at_least(1, steps=self.steps)
         check_shape(self.shape, self.steps)
 
     def mask_rate(self, t: float) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imadarem import checks
 from imadarem.canvas import Canvas, State
 from imadarem.corruption import choose_masked, masked_counts, stratified_rates
 from imadarem.errors import ConfigError, DataError, MissingExtraError
@@ -205,9 +206,7 @@ def _check(steps: int, bins: int, batch_size: int) -> None:
             f"steps={steps}: the gate reads the model's tokens from the second pass on. Give at "
             "least 2."
         )
-    for name, value in (("bins", bins), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1.")
+    checks.at_least(1, bins=bins, batch_size=batch_size)
 
 
 def _hidden(data: HeldOut, seed: int) -> Tensor:

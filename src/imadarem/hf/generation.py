@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imadarem import checks
 from imadarem.errors import ConfigError, DataError, nearest
 from imadarem.hf.outputs import ImadaremGenerateOutput
 from imadarem.model import ImplicitRefinementModel
@@ -88,8 +89,7 @@ class CanvasGeneration:
         self.refiner.config = self.config.core()
         rows = None if input_ids is None else self._prompts(input_ids, attention_mask)
         count = num_return_sequences * (1 if rows is None else len(rows))
-        if num_return_sequences < 1:
-            raise ConfigError(f"num_return_sequences={num_return_sequences} must be at least 1.")
+        checks.at_least(1, num_return_sequences=num_return_sequences)
         if streamer is not None and count != 1:
             raise ConfigError(f"a streamer shows one row, and there are {count}.")
         options |= {

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imadarem import checks
 from imadarem.data.tasks import Symmetry, Task, Transform, Verifier
 from imadarem.errors import ConfigError, DataError, nearest
 from imadarem.orchestrator.change import Strategy
@@ -115,8 +116,7 @@ class Augmenter:
     ) -> None:
         _refuse_names(strategies)
         _refuse_intensity(intensity or {})
-        if count < 0 or seed < 0:
-            raise ConfigError(f"count={count} and seed={seed} must be at least 0.")
+        checks.at_least(0, count=count, seed=seed)
         self.count = count
         self.seed = seed
         self._means = Means(
