@@ -30,7 +30,7 @@ from imadarem.model_folder import (
     write_folder,
 )
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
-from imadarem.pretrained import find_folder
+from imadarem.pretrained import CARD, find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
 from imadarem.sampling.batching import Run, RunOptions, Samples
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings, lengths_of
@@ -319,8 +319,11 @@ class ImplicitRefinementModel(
             CheckpointError: The disk is full or the directory cannot be written.
         """
         folder = Path(save_directory)
-        write_folder(folder, distinct_state(self), self.config, self.tokenizer, model_card)
+        # The hub's client saves once more, into a folder of its own, and hands these back.
+        card = model_card or (kwargs.pop("model_card_kwargs", None) or {}).get("text")
+        write_folder(folder, distinct_state(self), self.config, self.tokenizer, card)
         if kwargs.pop("push_to_hub", False):
+            kwargs["model_card_kwargs"] = {"text": (folder / CARD).read_text(encoding="utf-8")}
             return str(self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs))
         return None
 
