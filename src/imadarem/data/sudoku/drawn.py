@@ -78,6 +78,7 @@ class Recipe:
 
 
 def choices_of(givens: Givens | Mapping[int, Givens] | None, size: int) -> tuple[Choice, ...]:
+    """The numbers of givens that puzzles of ``size`` are drawn with; one outside it is refused."""
     cells = geometry(size).cells
     found = givens.get(size) if isinstance(givens, Mapping) else givens
     found = DEFAULT_GIVENS[size] if found is None else found
