@@ -17,11 +17,13 @@ import json
 import random
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import product
 from typing import Any
 
 import torch
 
+from imadarem import ImplicitRefinementConfig
 from imadarem.cli.recipes import recipe_of
 from imadarem.cli.settings import parse_settings
 from imadarem.cli.start import task_model
@@ -73,10 +75,12 @@ def trained(
 ) -> UnifiedRefinerOrchestrator:
     """An orchestrator that learned a task for so many CPU seconds, the last fifth of them decay."""
     recipe = recipe_of("any")
-    model = task_model({**recipe.model, **_of(recipe.model, changed)}, task, seed)
+    model = task_model({**recipe.model, **_of(ImplicitRefinementConfig, changed)}, task, seed)
     model.init_teacher()
-    config = OrchestrationConfig(**{**recipe.orchestration, **_of(recipe.orchestration, changed)})
-    training = TrainingConfig(**{**recipe.training, **_of(recipe.training, changed)})
+    config = OrchestrationConfig(
+        **{**recipe.orchestration, **_of(OrchestrationConfig, changed), "seed": seed}
+    )
+    training = TrainingConfig(**{**recipe.training, **_of(TrainingConfig, changed)})
     orchestrator = UnifiedRefinerOrchestrator(model, task.tokenizer, None, config)
     orchestrator.register(task)
     orchestrator.train()
@@ -97,7 +101,8 @@ def trained(
     return orchestrator.averaged()
 
 
-def _of(known: Any, changed: dict[str, Any]) -> dict[str, Any]:
+def _of(config: Any, changed: dict[str, Any]) -> dict[str, Any]:
+    known = {field.name for field in fields(config)}
     return {name: value for name, value in changed.items() if name in known}
 
 

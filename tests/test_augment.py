@@ -327,8 +327,11 @@ def test_an_element_is_drawn_by_another_strategy_where_one_changes_nothing():
     draw = for_text(both, intensity={"masking": 1.0})
     rows = draw.batch(inputs.repeat(20, 1), labels.repeat(20, 1), [0] * 20, range(1, 21))
     assert rows.counts() == {"masking": 20}
+    # Of twenty elements every other one was the format's turn.
+    why = "in 10 of 20 rows: no format changes this text within the vocabulary"
+    assert rows.passed_over() == {"format_variation": why}
     alone = for_text(["format_variation"])(inputs, labels, 0, 1)
-    assert alone.strategy == IDENTITY and "no format changes this text" in alone.metadata["reason"]
+    assert alone.strategy == IDENTITY and alone.passed_over.keys() == {"format_variation"}
 
 
 def test_format_variation_needs_letters_in_the_vocabulary():
@@ -392,7 +395,7 @@ def test_a_molecule_is_spelt_anew_with_as_many_holes(kind):
         for k in range(1, 5):
             drawn = draw(inputs, labels, number, k)
             assert canonical(tokenizer.decode(drawn.labels)) == canonical(smiles)
-            if drawn.metadata.get("reason"):
+            if drawn.strategy == IDENTITY:
                 assert torch.equal(drawn.inputs, inputs)
                 continue
             spelt += 1
@@ -477,7 +480,7 @@ def test_an_incomplete_label_is_left_as_it_is():
     row = torch.tensor([3, MASK, 3])
     drawn = for_text(["format_variation"], tokenizer)(row, row, 0, 1)
     assert torch.equal(drawn.labels, row)
-    assert drawn.metadata["reason"] == "the label is not one whole molecule"
+    assert drawn.passed_over == {"format_variation": "the label is not one whole molecule"}
 
 
 # ---------------------------------------------------------------- paraphrase

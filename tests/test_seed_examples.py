@@ -220,6 +220,11 @@ def test_three_ids_and_a_bank_without_settings_are_enough_and_the_result_says_wh
     left_out = info["augmentations_left_out"]
     assert left_out.keys() == {"position_shift", "paraphrase", "format_variation"}
     assert "convert_ids_to_tokens" in left_out["format_variation"]
+    # The same in a model of drawn lengths, whose rows have no padding to move into.
+    config = OrchestrationConfig(augmentation_strategies=["position_shift"])
+    over = UnifiedRefinerOrchestrator(parts.model(), bare, None, config).train()
+    shifts = over.train_step(torch.randint(3, 7, (4, 6)), parts.adam(over), task_type="text")
+    assert "no padding" in shifts["augmentations_left_out"]["position_shift"]
     # Plain data: half of the loss for the first step, the rest growing with the steps.
     weights = info["step_weights"]
     assert weights[0] == 0.5 and weights[1:] == sorted(weights[1:])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class Augmented:
             takes an answer back. None for noise and for what cannot be undone.
         metadata: What was drawn: ``positions`` of noise and of other words, ``shift``,
             ``formats``, ``tokens`` of a new spelling, or the ``reason`` why nothing changed.
+        passed_over: Strategies whose turn came before and that changed nothing → the reason.
     """
 
     inputs: Tensor
@@ -58,6 +59,7 @@ class Augmented:
     strategy: str
     transform: Transform | None
     metadata: Mapping[str, Any]
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,12 @@ class AugmentedBatch:
     def counts(self) -> dict[str, int]:
         """Rows per strategy."""
         return dict(Counter(row.strategy for row in self.rows))
+
+    def passed_over(self) -> dict[str, str]:
+        """Strategies that could not change a row whose turn it was → why, and in how many rows."""
+        met = Counter(item for row in self.rows for item in row.passed_over.items())
+        rows = f"of {len(self.rows)} rows"
+        return {name: f"in {n} {rows}: {why}" for (name, why), n in reversed(met.most_common())}
 
 
 class Augmenter:
@@ -150,15 +158,16 @@ class Augmenter:
         if not 0 <= k <= self.count:
             raise ConfigError(f"k={k} is no element: legal are 0 (the episode) to {self.count}.")
         _refuse_shapes(inputs, labels)
-        metadata: Mapping[str, Any] = {}
+        passed_over: dict[str, str] = {}
         for turn in range(len(self.available) if k else 0):
             # Another one comes first in the next task.
             name = self.available[(task_id + k + turn) % len(self.available)]
             element = self.apply(name, inputs, labels, task_id, k)
             if not (element.inputs.equal(inputs) and element.labels.equal(labels)):
-                return element
-            metadata = metadata or element.metadata
-        return Augmented(inputs, labels, k, IDENTITY, None, metadata)
+                return replace(element, passed_over=passed_over)
+            if "reason" in element.metadata:
+                passed_over[name] = element.metadata["reason"]
+        return Augmented(inputs, labels, k, IDENTITY, None, {}, passed_over)
 
     def apply(
         self, strategy: str, inputs: Tensor, labels: Tensor, task_id: int, k: int
@@ -291,20 +300,19 @@ class KnownTasks:
     def augmenter(self, task_type: str) -> Augmenter:
         """What augments a task type."""
         if task_type not in self._augmenters:
-            self._augmenters[task_type] = self._new_augmenter(self._parts(task_type))
+            self._augmenters[task_type] = self._new_augmenter(
+                self.known.get(task_type, TaskParts())
+            )
         return self._augmenters[task_type]
 
     def halting(self, task_type: str) -> Halting:
         """The stopping rules of a task type."""
         return Halting(
-            verify=self._parts(task_type).verify,
+            verify=self.known.get(task_type, TaskParts()).verify,
             confidence=self.config.halt_confidence,
             quality=self.config.quality_threshold,
             patience=self.config.patience,
         )
-
-    def _parts(self, task_type: str) -> TaskParts:
-        return self.known.get(task_type, TaskParts())
 
     def _new_augmenter(self, parts: TaskParts) -> Augmenter:
         strategies = list(self.config.augmentation_strategies)

@@ -15,7 +15,7 @@ from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.data.tasks import Episodes
 from imadarem.errors import DataError, nearest
-from imadarem.orchestrator.augment import Augmenter
+from imadarem.orchestrator.augment import AugmentedBatch, Augmenter
 from imadarem.orchestrator.memory import Memory, Recall
 from imadarem.orchestrator.unroll import Question
 from imadarem.sampling.noise import mix_rows
@@ -122,8 +122,8 @@ def corrupted(
 
 def questions(
     given: Batch, augmenter: Augmenter, model: Any, count: int, generator: torch.Generator
-) -> tuple[Question, dict[str, int]]:
-    """A batch, augmented, as questions; and the rows per strategy of augmentation.
+) -> tuple[Question, AugmentedBatch]:
+    """A batch, augmented, as questions; and how each row was augmented.
 
     Args:
         given: The rows.
@@ -141,7 +141,7 @@ def questions(
         canvas = canvas_of(ids, special)
     else:
         canvas, labels = corrupted(labels, ids, special, config, generator)
-    return Question(canvas, labels, may_end=config.length_mode == "eos"), rows.counts()
+    return Question(canvas, labels, may_end=config.length_mode == "eos"), rows
 
 
 def recall(

@@ -66,7 +66,8 @@ class OrchestrationConfig:
         loss_smoothing_window: Losses that the smoothed loss is a mean of.
         augmentation_strategies: Which strategies to draw from; those that a task cannot have
             are left out and logged, see :attr:`Augmenter.unavailable`.
-        augmentation_count: Different augmentations of each episode.
+        augmentation_count: Augmented elements of each episode. None equals the episode where a
+            strategy can change it; a short text has fewer different ones than this.
         canvas_edit_strategies: The edits to choose between.
         adaptive_edit_selection: Let a bandit choose the edit of a step. False takes
             ``replace`` if it is named, else the first one that can be made.

@@ -155,12 +155,12 @@ class UnifiedRefinerOrchestrator(nn.Module):
             ``loss``, ``token_loss``, ``gate_loss``, ``halt_loss``, ``memory_loss`` (nats;
             None where a term did not apply), ``smoothed_loss``, ``step_losses`` (token loss
             of each step), ``step_weights`` (their shares of the loss; the first step of plain
-            data has at least ``base_loss_share``), ``graph_cuts`` (steps after which the
-            gradient was cut while unrolling, which saves the memory that
-            :meth:`apply_truncated_backprop` cannot), ``token_accuracy`` and
+            data has at least ``base_loss_share``), ``graph_cuts`` (steps after which unrolling
+            cut the gradient, instead of :meth:`apply_truncated_backprop`), ``token_accuracy`` and
             ``exact_accuracy`` after the last step, ``gradient_norm`` before clipping,
             ``skipped``, ``edits`` (of each step), ``augmentations`` (rows per strategy),
-            ``augmentations_left_out`` (strategy → why it is not used), ``rows_replaced``
+            ``augmentations_left_out`` (strategy → why it is not used, or not in some rows),
+            ``rows_replaced``
             (``carry`` mode), ``memory_written``.
 
         Raises:
@@ -173,10 +173,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
         optimizer.zero_grad(set_to_none=True)
         generator = step_generator(self.config.seed, self.step_count)
         given = read_batch(batch, self.model.special, self.model.config)
-        count = self.config.augmentation_count
-        question, augmented = questions(
-            given, self.augmenter(task_type), self.model, count, generator
-        )
+        count, known = self.config.augmentation_count, self.augmenter(task_type)
+        question, augmented = questions(given, known, self.model, count, generator)
         task_ids, carried, replaced = given.task_ids, None, 0
         if self.config.gradient_mode == "carry":
             carried, replaced = Carried.merged(
@@ -216,8 +214,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
             "smoothed_loss": self.record.smoothed_loss(self.config.loss_smoothing_window),
             "gradient_norm": norm,
             "skipped": norm is None,
-            "augmentations": augmented,
-            "augmentations_left_out": dict(self.augmenter(task_type).unavailable),
+            "augmentations": augmented.counts(),
+            "augmentations_left_out": known.unavailable | augmented.passed_over(),
             "rows_replaced": replaced,
             "memory_written": written,
         }
