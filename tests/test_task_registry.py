@@ -23,7 +23,8 @@ SMALL = {
 
 
 def test_the_tasks_of_the_library_are_these():
-    assert list(TASKS) == list(SMALL)
+    # Of tests/test_reasoning.py: its questions come from a package that others exclude.
+    assert list(TASKS) == [*SMALL, "reasoning"]
 
 
 @pytest.mark.parametrize("name", SMALL)

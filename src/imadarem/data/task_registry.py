@@ -15,6 +15,7 @@ from typing import Any
 from imadarem.data.arc import arc_task
 from imadarem.data.arithmetic import addition_task
 from imadarem.data.molecule_task import molecule_task
+from imadarem.data.reasoning import reasoning_task
 from imadarem.data.residues import modular_task
 from imadarem.data.tasks import Task
 from imadarem.data.text_task import text_task
@@ -34,6 +35,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "addition": addition_task,
     "text": text_task,
     "molecules": molecule_task,
+    "reasoning": reasoning_task,
 }
 """What :func:`load_task` loads; each is called with settings by keyword."""
 
