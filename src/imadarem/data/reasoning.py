@@ -11,8 +11,6 @@ from imadarem.data.pairs import pairs_task
 from imadarem.data.tasks import Task
 from imadarem.errors import ConfigError, DataError, MissingExtraError, nearest
 
-__all__ = ["Questions", "questions_task", "reasoning_task"]
-
 
 class Questions(Protocol):
     """A data set of reasoning-gym, or one of yours that is used like it."""
