@@ -1,18 +1,24 @@
 """The four fragment tasks on ten approved drugs, beside GenMol's published quality.
 
     python benchmarks/fragments.py --model default --n 100
+    python benchmarks/fragments.py --once                        each row once, odd ones too
     python benchmarks/fragments.py --model runs/safe/model --n 100 --seeds 3 --json rows.json
     python benchmarks/fragments.py --quick                        3 drugs, 10 rows each
 
-For each drug and task the model fills n rows, each once; nothing is drawn again in place of
-what was lost. As GenMol (arXiv:2501.06158) defines them, averaged over the drugs:
+For each drug and task the model fills rows until n different molecules are found that have all
+that was given, and no odd group or unknown ring beside (as ``imadarem infill``), or 20 n rows.
+With ``--once`` it fills n rows, each once, and nothing is rejected as odd. As GenMol
+(arXiv:2501.06158) defines them, averaged over the drugs:
 
-valid       share of the n rows that RDKit reads as a molecule
-kept        share of the valid ones with everything that was given in them: what peers leave out
-unique      distinct ÷ returned; a row is returned only if it is valid and kept
+found       returned molecules ÷ n; with ``--once`` repeated ones are among them
+kept        share of the filled valid rows with everything that was given in them
+unique      distinct ÷ returned
 quality     distinct returned molecules with QED >= 0.6 and SA <= 4, ÷ n
+odd         share of the returned ones with an odd group or a ring system that is not in the
+            reference table, beside those of the fragments
 diversity   1 - mean Tanimoto similarity between returned molecules (Morgan, radius 2, 2048 bits)
 distance    1 - mean Tanimoto similarity of the returned molecules to the drug
+rows        filled rows ÷ n
 
 Below the table stands how often a *returned* molecule was found without what was given, by a
 search apart from the library's own: it must be 0. The drugs and fragments (fragments.csv)
@@ -36,7 +42,8 @@ from rdkit import Chem
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import canonical
-from imadarem.design.completion import FragmentTask, draw
+from imadarem.design.completion import FragmentTask, complete, draw
+from imadarem.design.verification import LOST, TOO_LONG, UNFIT
 from imadarem.evaluation.chemistry import describe
 
 TASKS = {
@@ -56,14 +63,15 @@ class Row:
     task: str
     drug: str
     seed: int
-    valid: float
+    found: float
     kept: float | None
     unique: float | None
     quality: float
+    odd: float | None
     diversity: float | None
     distance: float | None
     violations: int
-    passes: float
+    rows: float
     lost: dict[str, int]
 
 
@@ -71,9 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="default")
     parser.add_argument("--n", type=int, default=100, help="rows for each drug and task")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--once", action="store_true", help="fill n rows, whatever they become")
+    parser.add_argument("--steps", type=int, help="default: the model's setting")
     parser.add_argument("--policy")
     parser.add_argument("--temperature", type=float)
+    parser.add_argument("--width", type=int, help="candidates of each row, chosen by the verdict")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -83,18 +93,20 @@ def main() -> None:
     model = ImplicitRefinementModel.from_pretrained(given.model)
     sampling = {
         name: value
-        for name in ("steps", "policy", "temperature")
+        for name in ("steps", "policy", "temperature", "width")
         if (value := getattr(given, name)) is not None
     }
     begun = time.process_time()
     rows = [
-        measured(model, task, drug, n, seed, sampling)
+        measured(model, task, drug, n, seed, given.once, sampling)
         for task in TASKS
         for drug in drugs
         for seed in range(given.seeds)
     ]
     print(f"{given.model}, {model.tokenizer.notation}, {len(drugs)} drugs, {n} rows each, ", end="")
-    print(f"{given.steps} steps, {time.process_time() - begun:.0f} s of CPU time\n")
+    settings = ", ".join(f"{name} {value}" for name, value in sampling.items())
+    seconds = time.process_time() - begun
+    print(f"{settings or 'settings of the model'}, {seconds:.0f} s of CPU time\n")
     print(table(rows))
     lost = Counter[str]()
     for row in rows:
@@ -106,35 +118,47 @@ def main() -> None:
 
 
 def measured(
-    model: Any, task: str, drug: dict[str, str], n: int, seed: int, sampling: dict[str, Any]
+    model: Any,
+    task: str,
+    drug: dict[str, str],
+    n: int,
+    seed: int,
+    once: bool,
+    sampling: dict[str, Any],
 ) -> Row:
-    """Fill n rows of one task on one drug, and measure what is returned."""
+    """Fill rows of one task on one drug, and measure what is returned."""
     asked = FragmentTask.of(task, drug[TASKS[task]])
-    drawn = draw(model, asked, n, seed=seed, **sampling)
-    valid = [row for row in drawn if row.smiles is not None]
-    returned = [row.smiles for row in valid if row.lost is None and row.smiles is not None]
+    if once:
+        drawn = draw(model, asked, n, seed=seed, **sampling)
+        returned = [str(row.smiles) for row in drawn if row.smiles and row.lost is None]
+        draws, lost = n, dict(Counter(row.lost for row in drawn if row.lost is not None))
+    else:
+        made = complete(model, asked, n, seed=seed, **sampling)
+        returned, draws, lost = made.smiles, made.draws, made.lost
     distinct = sorted(set(returned))
     known = [found for s in distinct if (found := describe(s, filters=False)) is not None]
     good = sum(found.qed >= 0.6 and found.sa <= 4 for found in known)
     bits = {s: found.wide for s, found in zip(distinct, known, strict=True)}
     target = describe(canonical(drug["smiles"]) or "", filters=False)
     assert target is not None
+    oddities, count = asked.oddities(), len(returned)
+    broken = sum(lost.get(reason, 0) for reason in (UNFIT, TOO_LONG, "no molecule"))
+    missing = sum(lost.get(reason, 0) for reason in LOST) - broken
     all_bits = unpacked([bits[s] for s in returned])
     return Row(
         task=task,
         drug=drug["name"],
         seed=seed,
-        valid=len(valid) / n,
-        kept=len(returned) / len(valid) if valid else None,
-        unique=len(distinct) / len(returned) if returned else None,
+        found=count / n,
+        kept=1 - missing / (draws - broken) if draws > broken else None,
+        unique=len(distinct) / count if count else None,
         quality=good / n,
+        odd=sum(bool(oddities.rejection_reason(s)) for s in returned) / count if count else None,
         diversity=diversity(unpacked([found.wide for found in known])),
-        distance=1 - float(tanimoto(all_bits, unpacked([target.wide])).mean())
-        if returned
-        else None,
+        distance=1 - float(tanimoto(all_bits, unpacked([target.wide])).mean()) if count else None,
         violations=sum(not has_all(s, asked) for s in distinct),
-        passes=fmean(row.forward_passes for row in drawn),
-        lost=dict(Counter(row.lost for row in drawn if row.lost is not None)),
+        rows=draws / n,
+        lost=lost,
     )
 
 
@@ -175,10 +199,10 @@ def unpacked(packed: list[bytes]) -> Any:
 
 
 def table(rows: list[Row]) -> str:
-    names = ("valid", "kept", "unique", "quality", "diversity", "distance")
+    names = ("found", "kept", "unique", "quality", "odd", "diversity", "distance", "rows")
     lines = [
-        "| task | valid | kept | unique | quality | GenMol's quality | diversity | distance |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | found | kept | unique | quality | GenMol's | odd | diversity | distance | rows |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for task in TASKS:
         ours = [row for row in rows if row.task == task]
@@ -186,7 +210,7 @@ def table(rows: list[Row]) -> str:
         for name in names:
             values = [v for row in ours if (v := getattr(row, name)) is not None]
             mean = fmean(values) if values else float("nan")
-            percent = name not in ("diversity", "distance")
+            percent = name not in ("diversity", "distance", "rows")
             cells.append(f"{mean:.1%}" if percent else f"{mean:.3f}")
             if name == "quality":
                 cells.append(f"{GENMOL[task]} %")

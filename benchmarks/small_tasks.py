@@ -99,7 +99,7 @@ def trained(
     generator = torch.Generator().manual_seed(seed)
     start, step = time.process_time(), 0
     while (spent := (time.process_time() - start) / seconds) < 1:
-        factor = min(1.0, (step + 1) / training.warmup_steps, (1 - spent) / 0.2)
+        factor = min(1.0, (step + 1) / training.warmup, (1 - spent) / 0.2)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = factor * rate
         rows = torch.randint(len(task.train), (training.batch_size,), generator=generator)

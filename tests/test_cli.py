@@ -534,6 +534,7 @@ def test_a_run_on_molecules_learns_new_tokens_and_says_what_it_changed(said, mol
     assert code == 0
     assert re.search(r"\d+ tokens are new to the model: .*\[N\+1\]", err)
     assert "samples before and after, beside held-out molecules" in out
+    assert re.search(r"with stereo marks +\S+ +\S+ +[0-9.]+%", out)
     found = json.loads(Path("run/before_after.json").read_text())
     assert [report["samples"] for report in found.values()] == [6, 6, 6]
     assert found["held out"]["valid"] == 1.0

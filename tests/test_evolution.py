@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -19,6 +20,8 @@ from imadarem.design.evolution import Evolution, EvolutionSettings, evolve
 from imadarem.design.fragment import read_fragment
 from imadarem.design.mutation import Mutation
 from imadarem.design.pareto import pareto_order
+from imadarem.design.ring_edits import with_other_rings
+from imadarem.design.rings import new_ring_systems
 from imadarem.design.score_command import CommandScore
 from imadarem.design.scores import Score, score_named, similarity_to
 from imadarem.design.surrogate import Surrogate
@@ -335,3 +338,32 @@ def test_another_program_scores_one_or_many(tmp_path):
         slow("C")
     with pytest.raises(ValueError, match="cannot be run"):
         CommandScore("no-such-program-here")(["C"])
+
+
+def test_another_score_needs_a_reason_and_scores_all_molecules_again(model, tmp_path):
+    file = tmp_path / "run.csv"
+    evolve(model, Counted(), small(budget=12), start=SIXTY[:10], out=file, **STEPS)
+    other = Score("bonds", lambda smiles: float(smiles.count("=")))
+    now = small(score="bonds", budget=12)
+    with pytest.raises(ConfigError, match="say why with reason"):
+        evolve(model, other, now, out=file, resume=True, **STEPS)
+    made = evolve(model, other, now, out=file, resume=True, reason="bonds matter", **STEPS)
+    assert all(row.score == row.smiles.count("=") for row in made.scored.values())
+    kept = json.loads(file.with_name("run.csv.settings.json").read_text())
+    assert kept["changes"][0]["reason"] == "bonds matter"
+    assert kept["score"] == "bonds"
+    # The same command again changes nothing more.
+    again = evolve(model, other, now, out=file, resume=True, **STEPS)
+    assert again.scored == made.scored
+    with pytest.raises(ConfigError, match="population"):
+        evolve(model, other, small(score="bonds", population=3), out=file, resume=True, reason="-")
+
+
+def test_rings_change_on_the_graph_and_stay_known():
+    rng = np.random.default_rng(0)
+    found = {with_other_rings("COc1cc(N)ncn1", rng) for _ in range(60)} - {None}
+    assert any("c2" in text for text in found)  # a ring was fused
+    assert canonical("COc1cncnc1N") in found or canonical("COc1nccc(N)n1") in found
+    assert all(not new_ring_systems(parse(text)) for text in found)
+    assert with_other_rings("c1ccc2[nH]ccc2c1", np.random.default_rng(1)) != "c1ccc2[nH]ccc2c1"
+    assert with_other_rings("CCO", rng) is None

@@ -14,6 +14,7 @@ from cli_parts import SIXTY, records, saved_model
 from imadarem.data.molecule_rows import FORMATS, read_rows, write_rows
 from imadarem.data.molecules import canonical, parse
 from imadarem.design.filters import PROPERTIES, Filters
+from imadarem.design.odd_groups import Oddities
 from imadarem.design.ranking import Ranking, pick_diverse
 from imadarem.design.rings import ring_systems
 from imadarem.design.scores import Score
@@ -107,6 +108,22 @@ def test_ranking_sorts_by_the_score_and_a_failure_comes_last():
     assert len(Ranking(top=2)(rows)) == 2
     with pytest.raises(ConfigError, match="--top"):
         Ranking(diverse=True)
+
+
+def test_open_centres_are_enumerated_and_defined_ones_stay():
+    rows = [
+        {"smiles": "CC(N)[C@H](C)O", "undefined_stereo": 1},
+        {"smiles": "CC=CC"},
+        {"smiles": "C"},
+    ]
+    made = Ranking(isomers=8)(rows)
+    assert [canonical(row["smiles"]) for row in made[:2]] == sorted(
+        map(canonical, ("C[C@H](N)[C@H](C)O", "C[C@@H](N)[C@H](C)O")),
+        key=[row["smiles"] for row in made].index,
+    )
+    assert [row.get("undefined_stereo") for row in made] == [0, 0, None, None, None]
+    assert {row["smiles"] for row in made[2:]} == {"C/C=C/C", "C/C=C\\C", "C"}
+    assert len(Ranking(isomers=1)(rows)) == 3
 
 
 ROWS = [
@@ -206,3 +223,36 @@ def test_the_printed_python_makes_the_same_molecules(said, folder, line):
     texts = [row.get("smiles", row.get("text")) for row in made]
     assert texts
     assert [row["smiles"] for row in scope["rows"]] == texts
+
+
+@pytest.mark.parametrize(
+    ("smiles", "group"),
+    [
+        ("CC=COC", "enol ether or ester"),
+        ("CC=CC=CCO", "polyene"),
+        ("C=C1C=CC=C1", "cyclopentadiene"),
+        ("CCOOC", "peroxide"),
+        ("CCC=NC", "imine"),
+        ("CN=NC", "azo or azide"),
+        ("OC(C)NC", "hemiacetal or hemiaminal"),
+        ("OCC1OC(O)C(O)C1O", None),  # a sugar
+        ("COC=CC(=O)OC", None),  # a vinylogous ester
+        ("CC(C)=NO", None),
+        ("CC(=O)Nc1ccc(OC(F)F)cc1", None),
+        ("CN(C)C(=N)N", None),
+    ],
+)
+def test_an_odd_group_is_named(smiles, group):
+    reason = Oddities().rejection_reason(smiles)
+    assert (reason or "").startswith("odd group") == (group is not None)
+    assert (group is not None) == Filters.of("odd_groups>0").conditions[0](parse(smiles))
+    assert group is None or reason == f"odd group: {group}"
+
+
+def test_what_was_given_may_be_odd_and_a_closed_ring_may_be_new():
+    given = parse("CC=COC*")
+    assert Oddities([given]).rejection_reason("CC=COCc1ccccc1") is None
+    assert Oddities([given]).rejection_reason("CC=COCCOC=CC") == "odd group: enol ether or ester"
+    wide = "O=C1CNCCCCCCc2cccc(c2)N1"
+    assert "not in the reference table" in str(Oddities().rejection_reason(wide))
+    assert Oddities(macrocycles=True).rejection_reason(wide) is None

@@ -16,7 +16,7 @@ from imadarem import ImplicitRefinementModel
 from imadarem.data.molecules import canonical, parse
 from imadarem.design.completion import KINDS, NOTATIONS, FragmentTask, complete, draw
 from imadarem.design.fragment import read_fragment, without_salts
-from imadarem.design.prompts import known_token, split_blanks
+from imadarem.design.prompts import split_blanks
 from imadarem.design.scores import score_named
 from imadarem.design.verification import LOST, TOO_LONG, rejection_reason
 from imadarem.errors import ConfigError, DataError, TrainingError
@@ -26,6 +26,7 @@ from imadarem.tokenizers import (
     SelfiesTokenizer,
     SmilesTokenizer,
 )
+from imadarem.tokenizers.relatives import known_token
 
 KINDS_OF = {"safe": SafeTokenizer, "selfies": SelfiesTokenizer, "smiles": SmilesTokenizer}
 

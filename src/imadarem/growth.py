@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +13,8 @@ from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError, TokenizerError
 from imadarem.nn import EmaTeacher
 from imadarem.nn.ema import frozen_shared
+from imadarem.tokenizers import MOLECULE_NOTATIONS
+from imadarem.tokenizers.relatives import known_token
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,8 +25,9 @@ RARE = 4.0
 def with_vocabulary(model: Model, tokenizer: Any = None, *, vocab_size: int | None = None) -> Model:
     """A model with these weights for a tokenizer with further tokens behind the known ones.
 
-    A further token starts as the mean of the known ones, and as one that is hardly ever drawn.
-    The teacher is left behind.
+    A further token of molecules starts as its nearest known one (``[C@H]`` as ``C``), others as the
+    mean of the known ones, and all as tokens that are hardly ever drawn. The teacher is left
+    behind.
 
     Args:
         model: An :class:`~imadarem.ImplicitRefinementModel`.
@@ -45,7 +48,8 @@ def with_vocabulary(model: Model, tokenizer: Any = None, *, vocab_size: int | No
             f"this tokenizer has {size} tokens and its mask is {mask}; the model has {known} and "
             f"{special.mask}. Extend the model's own tokenizer, or train a new model."
         )
-    grown = _grown(old, replace(old.config, vocab_size=size), tokenizer)
+    config = replace(old.config, vocab_size=size)
+    grown = _grown(old, config, tokenizer, _relatives(tokenizer, known))
     if tokenizer is None:
         grown.special = special
     return grown
@@ -107,9 +111,26 @@ def with_judge(model: Model) -> Model:
     return _grown(old, replace(old.config, judge=True), old.tokenizer)
 
 
-def _grown(old: Any, config: ImplicitRefinementConfig, tokenizer: Any) -> Any:
+def _relatives(tokenizer: Any, known: int) -> list[int | None]:
+    """Of each token behind the first ``known``: the id of the nearest of those, or None."""
+    notation = getattr(tokenizer, "notation", None)
+    if notation not in MOLECULE_NOTATIONS:
+        return []
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    ids = {token: number for number, token in enumerate(tokens[:known])}
+    near = (known_token(token, frozenset(ids), notation) for token in tokens[known:])
+    return [ids.get(token or "") for token in near]
+
+
+def _grown(
+    old: Any,
+    config: ImplicitRefinementConfig,
+    tokenizer: Any,
+    relatives: Sequence[int | None] = (),
+) -> Any:
     model = alike(old, config, tokenizer)
-    model.load_state_dict(grown_weights(old.student_weights(), model.student_weights()))
+    weights = grown_weights(old.student_weights(), model.student_weights(), relatives)
+    model.load_state_dict(weights)
     return model
 
 
@@ -135,17 +156,22 @@ def alike(old: Any, config: ImplicitRefinementConfig, tokenizer: Any) -> Any:
     return type(old)(config, tokenizer=tokenizer, backbone=backbone)
 
 
-def grown_weights(trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def grown_weights(
+    trained: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    relatives: Sequence[int | None] = (),
+) -> dict[str, Tensor]:
     """The weights of a trained model put into those of a larger one.
 
     What is new to the model is as its initialisation made it: a block is the identity. A new
-    position starts like the last known one. A new token starts as the mean of the known ones, and
-    as one that is hardly ever drawn. New units of the joint head read the old ones, and nothing
-    reads them yet.
+    position starts like the last known one. A new token starts as a relative or the mean of the
+    known ones, and as one that is hardly ever drawn. New units of the joint head read the old ones,
+    and nothing reads them yet.
 
     Args:
         trained: State of the model, without its teacher.
         fresh: State of a new, larger model by the same names.
+        relatives: The known token that each new one starts as; None or none: the mean.
 
     Returns:
         A weight for each name of ``fresh``.
@@ -160,8 +186,12 @@ def grown_weights(trained: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) ->
         elif "joint.recurrence" in name or old.shape[0] == new.shape[0]:
             grown[name] = _more_units(old, new, gates=3 if "recurrence" in name else 1)
         else:
-            mean = old.mean(dim=0) - (RARE if name.endswith("to_logits.bias") else 0.0)
-            grown[name] = torch.cat([old, mean.expand(len(new) - len(old), *old.shape[1:])])
+            mean = old.mean(dim=0)
+            count = len(new) - len(old)
+            near = [*relatives, *[None] * (count - len(relatives))]
+            further = torch.stack([mean if i is None else old[i] for i in near])
+            rarer = RARE if name.endswith("to_logits.bias") else 0.0
+            grown[name] = torch.cat([old, further - rarer])
     return grown
 
 

@@ -12,8 +12,8 @@ from cyclopts import Group, Parameter
 from imadarem.cli.console import progress_bar
 from imadarem.cli.models import is_molecular, load_model
 from imadarem.cli.molecule_table import (
-    MOLECULES,
-    MoleculeFlags,
+    GROWN,
+    GrownFlags,
     deliver_molecules,
     molecule_row,
     summary,
@@ -61,7 +61,7 @@ def analogues(
     *,
     count: Count = 50,
     change: ChangeFlags = CHANGE,
-    flags: MoleculeFlags = MOLECULES,
+    flags: GrownFlags = GROWN,
 ) -> int:
     """Write analogues of a molecule: a branch, a linker or a run of its atoms is drawn again.
 
@@ -93,6 +93,7 @@ def analogues(
             protect=change.protect,
             similar=similar,
             accept=accepting(flags.filtering),
+            allow_odd=flags.filtering.allow_odd or None,
             **settings_of(sampling),
         )
         print_program(flags, program, "(row.smiles for row in made.rows)")
@@ -117,6 +118,7 @@ def analogues(
                 protect=change.protect or (),
                 similar=similar,
                 accept=accept,
+                allow_odd=flags.filtering.allow_odd,
                 on_rows=advance,
                 **sampling.settings(),
             )

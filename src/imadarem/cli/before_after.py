@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from rich.text import Text
 from imadarem.cli.console import grid, heading, json_line, out, progress_bar, stages
 from imadarem.cli.evaluate import FIGURES, SHARES, cell
 from imadarem.cli.models import is_molecular
+from imadarem.cli.results import share
+from imadarem.data.molecules import canonical
 
 if TYPE_CHECKING:
     from imadarem.data.prepare import PreparedData
@@ -22,8 +26,18 @@ COMPARED = 500
 MOST_ROWS = 50_000
 #: Held-out rows below which there is nothing to compare with.
 LEAST_HELD_OUT = 4
+#: What a SMILES has of it.
+MARKS = {"with charges, nitro aside": r"\[[^]]*[+-]", "with stereo marks": r"[@/\\]"}
 #: Too much for a first look.
 LEFT_OUT = ("unique_1k", "unique_10k", "int_div2", "diversity")
+
+
+def _marked(samples: Sequence[str | None], pattern: str) -> str:
+    """The share of the valid samples that a pattern is found in, nitro groups left out."""
+    forms = [form for text in samples if (form := canonical(text or "")) is not None]
+    plain = (form.replace("[N+](=O)[O-]", "").replace("O=[N+]([O-])", "") for form in forms)
+    found = sum(re.search(pattern, form) is not None for form in plain)
+    return share(found / len(forms)) if forms else "none"
 
 
 def samples_to_compare(requested: int | None, data: PreparedData) -> int:
@@ -81,6 +95,8 @@ def compare_before_after(
         values = [getattr(report, field) for report in reports.values()]
         if field not in LEFT_OUT and any(value is not None for value in values):
             rows.append((title, *(cell(field, value) for value in values)))
+    for title, pattern in MARKS.items():
+        rows.insert(1, (title, *(_marked(column, pattern) for column in columns.values())))
     rows.insert(0, ("molecules", *(f"{report.samples:,}" for report in reports.values())))
     out().print(grid(("", *reports), rows))
     against = (

@@ -7,7 +7,7 @@ import time
 from imadarem.cli.console import progress_bar
 from imadarem.cli.fragments import FRAGMENTS, FragmentFlags, fill_fragments
 from imadarem.cli.models import Switch, is_molecular, load_model
-from imadarem.cli.molecule_table import MOLECULES, MoleculeFlags
+from imadarem.cli.molecule_table import GROWN, GrownFlags
 from imadarem.cli.numbers import Count
 from imadarem.cli.python_call import (
     Code,
@@ -26,7 +26,7 @@ def infill(
     count: Count | None = None,
     keep_invalid: Switch = False,
     fragments: FragmentFlags = FRAGMENTS,
-    flags: MoleculeFlags = MOLECULES,
+    flags: GrownFlags = GROWN,
 ) -> int:
     """Fill the blanks of prompts, or build molecules that contain given fragments.
 
@@ -90,9 +90,8 @@ def infill(
         if not is_molecular(model.tokenizer):
             raise ConfigError(f"the model {sampling.model} writes texts; fragments are molecules.")
         with output.locked():
-            return fill_fragments(
-                model, fragments, count or 16, accept, ranking, output, sampling.settings()
-            )
+            settings = {**sampling.settings(), "allow_odd": flags.filtering.allow_odd}
+            return fill_fragments(model, fragments, count or 16, accept, ranking, output, settings)
     repeated = [prompt for prompt in prompts for _ in range(count or 1)]
     with output.locked():
         start = time.perf_counter()
@@ -103,7 +102,7 @@ def infill(
     return 0
 
 
-def _print_tasks(count: int, fragments: FragmentFlags, flags: MoleculeFlags) -> None:
+def _print_tasks(count: int, fragments: FragmentFlags, flags: GrownFlags) -> None:
     for task, _ in fragments.tasks():
         blanks = (fragments.min_blanks, fragments.max_blanks)
         made = call(
@@ -113,6 +112,7 @@ def _print_tasks(count: int, fragments: FragmentFlags, flags: MoleculeFlags) -> 
             count,
             blanks=blanks if any(blanks) else None,
             accept=accepting(flags.filtering),
+            allow_odd=flags.filtering.allow_odd or None,
             **settings_of(flags.sampling),
         )
         print_program(flags, made, "made.smiles")

@@ -50,7 +50,7 @@ class FilterFlags:
     Attributes:
         where: Conditions such as "QED>0.6, MW<450, new_rings=0". Properties: QED, SA, MW, logP,
             TPSA, HBD, HBA, rotatable, rings, aromatic_rings, heavy_atoms, Fsp3, charge, new_rings
-            (ring systems that are not in the reference table) and undefined_stereo.
+            (ring systems that are not in the reference table), odd_groups and undefined_stereo.
         alerts: Reject molecules with a structural alert of these catalogues: PAINS, BRENK, NIH,
             CHEMBL, with commas between them.
     """
@@ -61,11 +61,11 @@ class FilterFlags:
     @property
     def given(self) -> list[str]:
         """The flags that were given."""
-        return [name for name, value in vars(self).items() if value]
+        return [name.replace("_", "-") for name, value in vars(self).items() if value]
 
     def accept(self) -> Callable[[str], str | None] | None:
         """Why a molecule is not wanted, as a function; None where no flag was given."""
-        if not self.given:
+        if not self.where and not self.alerts:
             return None
         from imadarem.design.filters import Filters
 
@@ -83,11 +83,14 @@ class RankingFlags:
         top: Keep this many molecules (of each fragment).
         diverse: Keep those that differ the most from each other (MaxMin); with --score, among
             the best 5 times as many.
+        isomers: Write the stereoisomers of a molecule with open stereo centres in its place, at
+            most this many.
     """
 
     score: str | None = None
     top: Positive | None = None
     diverse: Switch = False
+    isomers: Positive | None = None
 
     @property
     def given(self) -> list[str]:
@@ -100,10 +103,24 @@ class RankingFlags:
         from imadarem.design.scores import score_named
 
         score = None if self.score is None else score_named(self.score)
-        return Ranking(score, self.top, self.diverse)
+        return Ranking(score, self.top, self.diverse, self.isomers)
 
 
-FILTERS, RANKING = FilterFlags(), RankingFlags()
+@Parameter(name="*", group=Group("Filters", sort_key=1))
+@dataclass(frozen=True, kw_only=True)
+class AddedPartFlags(FilterFlags):
+    """Which molecules are wanted, where a part of them is given.
+
+    Attributes:
+        allow_odd: Keep molecules with odd groups, such as enol ethers, polyenes and peroxides, and
+            ring systems that are not in the reference table; those of what was given are
+            always kept.
+    """
+
+    allow_odd: Switch = False
+
+
+FILTERS, RANKING, ADDED_PART = FilterFlags(), RankingFlags(), AddedPartFlags()
 
 
 @Parameter(name="*")
@@ -122,7 +139,15 @@ class MoleculeFlags:
         return [*self.filtering.given, *self.ranked.given]
 
 
-MOLECULES = MoleculeFlags()
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class GrownFlags(MoleculeFlags):
+    """The same for molecules of which a part is given."""
+
+    filtering: AddedPartFlags = ADDED_PART
+
+
+MOLECULES, GROWN = MoleculeFlags(), GrownFlags()
 
 
 def summary(task: str, given: str | None, made: Any, asked: int) -> dict[str, Any]:

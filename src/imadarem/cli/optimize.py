@@ -147,6 +147,8 @@ class BestFlags:
         out: Every scored molecule, highest score first: in a .csv file that is written after each
             generation, or after the search as .tsv, .smi, .sdf, .sdf.gz, .parquet, .svg or .png.
         resume: Continue the run of --out (.csv), or start it.
+        reason: With --resume: why another --score, --weight or --pareto is given. The molecules
+            are scored again; the reason is kept in FILE.settings.json.
         top: Number of molecules to show.
         diverse: Show those of the best 5 times as many that differ the most from each other.
         grid: Also draw them in this .svg or .png file.
@@ -156,6 +158,7 @@ class BestFlags:
 
     out: Path | None = None
     resume: Switch = False
+    reason: str | None = None
     top: Positive = 10
     diverse: Switch = False
     grid: Path | None = None
@@ -174,6 +177,8 @@ class BestFlags:
         files.check_grid()
         if self.resume and self.out is not None and self.table is None:
             raise ConfigError(f"--resume continues a .csv file; --out is {self.out}.")
+        if self.reason is not None and not self.resume:
+            raise ConfigError("--reason says why a resumed run changes; add --resume.")
 
 
 SEARCH, BEST = SearchFlags(), BestFlags()
@@ -256,6 +261,7 @@ def _print_python(
         call("EvolutionSettings", **changed),
         out=table,
         resume=output.resume or None,
+        reason=output.reason,
         **options,
     )
     best = f"(row.smiles for row in made.best({output.top}))"
@@ -293,6 +299,7 @@ def _evolved(
             start=start,
             out=output.table,
             resume=output.resume,
+            reason=output.reason,
             on_generation=_View(advance, output.json),
             **{k: v for k, v in sampling.settings().items() if k != "seed"},
         )

@@ -61,7 +61,7 @@ def redrawing_code(model: Any, keep_invalid: bool) -> dict[str, Any]:
 
 def accepting(filtering: FilterFlags) -> Code | None:
     """The filters as an argument."""
-    if not filtering.given:
+    if not filtering.where and not filtering.alerts:
         return None
     made = call("Filters.of", filtering.where or "", filtering.alerts or "")
     return Code(f"{made}.rejection_reason")
@@ -82,7 +82,8 @@ def print_program(flags: MoleculeFlags, made: Code, smiles: str) -> None:
     lines.append(f"rows = [{{'smiles': smiles}} for smiles in {smiles}]")
     if ranked.given:
         score = None if ranked.score is None else call("score_named", ranked.score)
-        lines.append(f"rows = {call('Ranking', score, ranked.top, ranked.diverse)}(rows)")
+        given = (score, ranked.top, ranked.diverse)
+        lines.append(f"rows = {call('Ranking', *given, isomers=ranked.isomers)}(rows)")
     place = None if file is None else call("Path", str(file))
     lines.append("print(rows)" if place is None else f"write_rows(rows, {place})")
     text = "\n".join(lines)

@@ -74,7 +74,7 @@ class Run:
     Attributes:
         objective: What to train, on what.
         molecular: Whether samples are molecules.
-        then: What there is to do once it is finished.
+        then: What there is to do once it ends or is stopped.
     """
 
     objective: TrainingObjective
@@ -115,7 +115,7 @@ def train(
     python -m torch.distributed.run --nproc_per_node 2 -m imadarem train --data moses
     ```
 
-    Ctrl-C saves and stops; a second one stops at once. All settings can stand in a TOML
+    Ctrl-C saves, compares and stops; a second one stops at once. All settings can stand in a TOML
     file (`--print-config` writes one); flags win over it.
 
     Args:
@@ -191,8 +191,7 @@ def _train(settings: RunSettings, options: Options) -> int:
         with view, _stopping(trainer):
             result = trainer.run(locked=True)
     code = report_end(result, run.objective, options.folder, options.json)
-    if result.finished:
-        run.then(result)
+    run.then(result)
     return code
 
 

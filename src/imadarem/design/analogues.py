@@ -12,6 +12,7 @@ from imadarem.data.molecules import canonical, parse
 from imadarem.design.completion import Completed, collect, notation_of, row_seed
 from imadarem.design.fragment import matched_part
 from imadarem.design.mutation import Mutation
+from imadarem.design.odd_groups import Oddities, first_reason
 from imadarem.design.prompts import Prompt
 from imadarem.design.scores import similarity_to
 from imadarem.design.verification import rejection_reason
@@ -73,6 +74,7 @@ def analogues(
     similar: tuple[float, float] = (0.4, 1.0),
     seed: int = 0,
     accept: Callable[[str], str | None] | None = None,
+    allow_odd: bool = False,
     most_draws: int | None = None,
     on_rows: Callable[[int], None] | None = None,
     **sampling: Any,
@@ -90,6 +92,8 @@ def analogues(
         similar: Least and most Tanimoto similarity to the molecule.
         seed: The same seed gives the same analogues.
         accept: Why an analogue is not wanted, or None.
+        allow_odd: Return analogues with odd groups and unknown ring systems that the molecule does
+            not have, too; see :func:`~imadarem.design.completion.complete`.
         most_draws: Rows to give up after; default 20 for each analogue.
         on_rows: Called with the number of analogues just found.
         sampling: Settings of :meth:`ImplicitRefinementModel.infill`. With ``width`` above 1 a
@@ -106,6 +110,8 @@ def analogues(
     kept = matched_part(parent, protect)
     mutate = Mutation(notation_of(model), kept)
     similarity = similarity_to(parent)
+    if not allow_odd:
+        accept = first_reason(Oddities([parse(parent)]).rejection_reason, accept)
 
     def lost(child: str) -> str | None:
         if child == parent:

@@ -17,6 +17,7 @@ import numpy as np
 from imadarem.data.molecules import canonical
 from imadarem.design.fragment import Fragment
 from imadarem.design.fragment_task import KINDS, FragmentTask
+from imadarem.design.odd_groups import first_reason
 from imadarem.design.prompts import Notation, Prompt, SafeNotation, SmilesNotation
 from imadarem.design.selfies_prompts import SelfiesNotation
 from imadarem.design.verification import TOO_LONG, UNFIT
@@ -96,6 +97,7 @@ def complete(
     blanks: tuple[int | None, int | None] = (None, None),
     seed: int = 0,
     accept: Callable[[str], str | None] | None = None,
+    allow_odd: bool = False,
     most_draws: int | None = None,
     on_rows: Callable[[int], None] | None = None,
     **sampling: Any,
@@ -111,6 +113,8 @@ def complete(
         seed: The same seed gives the same molecules.
         accept: Why a molecule with all fragments is not wanted, or None; such as
             :meth:`imadarem.design.filters.Filters.rejection_reason`.
+        allow_odd: Return molecules with odd groups (:mod:`imadarem.design.odd_groups`) and ring
+            systems that the reference table does not have, beside those of the fragments, too.
         most_draws: Rows to give up after; default 20 for each molecule wanted.
         on_rows: Called with the number of molecules just found.
         sampling: Settings of :meth:`ImplicitRefinementModel.infill`.
@@ -126,6 +130,8 @@ def complete(
             model, task, count, blanks=blanks, seed=seed, first=first, shown_by=shown_by, **sampling
         )
 
+    if not allow_odd:
+        accept = first_reason(task.oddities().rejection_reason, accept)
     made = collect(drawn, n, accept=accept, most_draws=most_draws, on_rows=on_rows)
     return replace(made, shown_by=shown_by)
 

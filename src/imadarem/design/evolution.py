@@ -14,24 +14,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imadarem.checkpoint import digest
 from imadarem.data.molecules import canonical
 from imadarem.design.completion import complete, notation_of, row_seed
 from imadarem.design.mutation import Mutation
 from imadarem.design.prompts import Prompt
+from imadarem.design.ring_edits import with_other_rings
 from imadarem.design.scored_table import Evolution, Generation, Scored
 from imadarem.design.scores import Score
+from imadarem.design.search_run import begun, made_with, settings_file
 from imadarem.design.search_settings import Constraint, EvolutionSettings
 from imadarem.design.surrogate import Surrogate
 from imadarem.errors import ConfigError, DataError, TrainingError
-from imadarem.files import load_json, save_json
+from imadarem.files import save_json
 from imadarem.locks import exclusive
 
 __all__ = ["Evolution", "EvolutionSettings", "Generation", "Scored", "evolve"]
@@ -39,11 +39,9 @@ __all__ = ["Evolution", "EvolutionSettings", "Generation", "Scored", "evolve"]
 #: Generations without a molecule that was not known, after which a run gives up.
 PATIENCE = 20
 SECONDS_BETWEEN_SAVES = 30.0
-#: Settings that may change on resuming, and those that older runs do not have.
-FREE = ("budget", "until", "workers")
-MISSING = {"where": "", "alerts": "", "prescreen": 1, "weights": [], "pareto": False}
-#: Share of the children that are parts of two parents, bonded to each other.
-CROSSINGS = 0.5
+#: Shares of the children that are parts of two parents, bonded to each other, and of those whose
+#: rings are changed on the graph; the model writes the rest.
+CROSSINGS, RING_EDITS = 0.4, 0.2
 #: Scores without which nothing is guessed.
 FEWEST_KNOWN = 10
 Child = tuple[str | None, str]
@@ -60,6 +58,7 @@ def evolve(
     start: Iterable[str] | None = None,
     out: Path | None = None,
     resume: bool = False,
+    reason: str | None = None,
     on_generation: Callable[[Generation], None] | None = None,
     **sampling: Any,
 ) -> Evolution:
@@ -76,11 +75,13 @@ def evolve(
         out: A ``.csv`` file, written after every generation; the settings stand beside it.
             No other process can write it meanwhile.
         resume: Continue the run in ``out``, or begin it where there is none.
+        reason: Why the score of a resumed run changes. Its molecules are scored again first, which
+            ``budget`` does not count; the reason is kept beside the file, under ``changes``.
         on_generation: Called after every generation.
         sampling: Settings of :meth:`ImplicitRefinementModel.infill`.
 
     Raises:
-        ConfigError: A setting is out of range, or ``resume`` changes one.
+        ConfigError: A setting is out of range, or ``resume`` changes one without ``reason``.
         DataError: The scaffold cannot be read, or nothing to begin with keeps the
             constraints.
         BusyError: Another process writes ``out``.
@@ -90,11 +91,13 @@ def evolve(
     if out is None and resume:
         raise ConfigError("there is nothing to resume without a file; give out=.")
     with nullcontext() if out is None else exclusive(out):
-        if out is None:
-            state = Evolution()
-        else:
-            state = _begun(settings, _made_with(model, sampling), out, resume)
+        state, changed = Evolution(), None
+        if out is not None:
+            state, changed = begun(settings, made_with(model, sampling), out, resume, reason)
         search = _Search(model, score, settings, state, out, on_generation, sampling)
+        if out is not None and changed is not None:
+            search.score_again()
+            save_json(changed, settings_file(out))
         if not state.scored:
             search.begin(start)
         idle = 0
@@ -174,7 +177,7 @@ class _Search:
         found = [term.many(list(wanted), self.settings.workers) for term in self.scores]
         values = zip(*found, strict=True)
         for (form, parent), terms in zip(wanted.items(), values, strict=True):
-            self._record(form, parent, terms)
+            self._record(form, parent, terms, self.state.generation)
             # A resumed run repeats its last generation, but not the start.
             late = time.monotonic() - saved > SECONDS_BETWEEN_SAVES
             if late and self.out is not None and self.state.generation:
@@ -185,6 +188,17 @@ class _Search:
         if self.on_generation is not None and self.state.scored:
             self.on_generation(self.state.status(self.settings.population))
         return len(wanted)
+
+    def score_again(self) -> None:
+        """Score every molecule of the table, which was scored for something else, and save."""
+        rows = sorted(self.state.scored.values(), key=lambda row: row.call)
+        self.state.scored.clear()
+        smiles = [row.smiles for row in rows]
+        found = [term.many(smiles, self.settings.workers) for term in self.scores]
+        for row, terms in zip(rows, zip(*found, strict=True), strict=True):
+            self._record(row.smiles, row.parent, terms, row.generation)
+        if self.out is not None:
+            self.state.save(self.out)
 
     def _checked(self, text: str | None) -> tuple[str | None, str | None]:
         """The canonical form, and why it is not wanted."""
@@ -231,7 +245,9 @@ class _Search:
         ]
         return weights @ np.stack(guesses)
 
-    def _record(self, form: str, parent: str, terms: Sequence[float | TrainingError]) -> None:
+    def _record(
+        self, form: str, parent: str, terms: Sequence[float | TrainingError], generation: int
+    ) -> None:
         call, failure, value = len(self.state.scored) + 1, "", -math.inf
         error = next((term for term in terms if isinstance(term, TrainingError)), None)
         known = [term for term in terms if isinstance(term, float) and math.isfinite(term)]
@@ -244,11 +260,11 @@ class _Search:
             weights = self.settings.weights or (1.0,) * len(known)
             value = sum(w * v for w, v in zip(weights, known, strict=True)) / sum(weights)
         several = tuple(known) if len(terms) > 1 and math.isfinite(value) else ()
-        place = (call, self.state.generation, parent)
+        place = (call, generation, parent)
         self.state.scored[form] = Scored(form, value, *place, failure, several)
 
     def children(self) -> Iterator[Child]:
-        """What one generation writes, with the parents: crossings, and what the model fills."""
+        """What one generation writes, with the parents."""
         settings, generation = self.settings, self.state.generation
         rng = np.random.default_rng([settings.seed, generation])
         parents = self._parents()
@@ -258,8 +274,11 @@ class _Search:
         prompts: list[tuple[Prompt, str]] = []
         for _ in range(settings.children * settings.prescreen):
             one, other = (parents[int(i)] for i in rng.choice(len(parents), 2, p=weights))
-            if rng.random() < CROSSINGS:
+            kind = rng.random()
+            if kind < CROSSINGS:
                 yield self.mutate.cross(one, other, rng), one
+            elif kind < CROSSINGS + RING_EDITS:
+                yield with_other_rings(one, rng), one
             elif (prompt := self.mutate(one, rng)) is not None:
                 prompts.append((prompt, one))
             else:
@@ -311,42 +330,3 @@ def _scores(
     if settings.pareto and len(scores) < 2:
         raise ConfigError("a Pareto front needs at least two scores; give another.")
     return scores
-
-
-def _begun(
-    settings: EvolutionSettings, made_with: dict[str, Any], out: Path, resume: bool
-) -> Evolution:
-    """A new table, or the one of the run that is resumed."""
-    beside = out.with_name(f"{out.name}.settings.json")
-    ours = {**asdict(settings), **made_with}
-    if not resume and out.exists():
-        raise ConfigError(f"{out} exists. Continue it with resume, or choose another file.")
-    if not out.exists():
-        save_json(ours, beside)
-        return Evolution()
-    saved = load_json(beside)
-    # More calls, another target or more workers do not change what has been done.
-    changed = [
-        k for k in ours if k not in FREE and saved.get(k, MISSING.get(k)) != _as_json(ours[k])
-    ]
-    if changed:
-        raise ConfigError(
-            f"the run in {out} has {changed[0]} = {saved.get(changed[0])!r}, and "
-            f"{ours[changed[0]]!r} was given. Only budget and until may change on resuming."
-        )
-    return Evolution.load(out)
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _made_with(model: Any, sampling: dict[str, Any]) -> dict[str, Any]:
-    """What the children depend on beside the settings, as JSON values."""
-    plain = (str, int, float, bool, type(None))
-    given = {
-        name: value if isinstance(value, plain) else repr(value)
-        for name, value in sampling.items()
-        if name not in ("batch_size", "on_rows")
-    }
-    return {"weights": digest(model.state_dict()), "sampling": given}

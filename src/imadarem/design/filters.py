@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from imadarem.data.molecules import parse
+from imadarem.design.odd_groups import odd_groups
 from imadarem.design.rings import new_ring_systems
 from imadarem.errors import ConfigError, MissingExtraError, nearest
 
@@ -63,12 +64,14 @@ PROPERTIES: dict[str, Callable[[Any], float]] = {
     "Fsp3": rdMolDescriptors.CalcFractionCSP3,
     "charge": Chem.GetFormalCharge,
     "new_rings": lambda molecule: len(new_ring_systems(molecule)),
+    "odd_groups": lambda molecule: odd_groups(molecule).total(),
     "undefined_stereo": _undefined_stereo,
 }
 """What a condition can name: number of a molecule. ``MW`` is in daltons, ``SA`` from 1 (easy) to
 10, ``TPSA`` in square ångströms, ``Fsp3`` a share; ``new_rings`` counts the ring systems that
-are not in the reference table, ``undefined_stereo`` the centres and double bonds without a mark;
-the others are counts."""
+are not in the reference table, ``odd_groups`` those of
+:data:`~imadarem.design.odd_groups.ODD_GROUPS`, ``undefined_stereo`` the centres and double bonds
+without a mark; the others are counts."""
 
 COLUMNS = ("QED", "SA", "MW", "logP", "new_rings", "undefined_stereo")
 #: Columns that have another name in the tables of this package.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from imadarem.design.fragment import Fragment, read_fragments, without_salts
+from imadarem.design.odd_groups import Oddities
 from imadarem.design.verification import rejection_reason
 from imadarem.errors import ConfigError, DataError
 
@@ -72,6 +73,11 @@ class FragmentTask:
             return [int(atom) for atom in rng.permutation(free)[: 1 + (self.kind == "ring")]]
         count = int(rng.integers(1, min(MOST_DRAWN_ENDS, len(free)) + 1))
         return [int(atom) for atom in rng.permutation(free)[:count]]
+
+    def oddities(self) -> Oddities:
+        """What makes a molecule odd that the fragments do not have; a closed ring may be new."""
+        given = (fragment.molecule for fragment in self.fragments)
+        return Oddities(given, macrocycles=self.kind == "ring")
 
     def rejection_reason(self, smiles: str) -> str | None:
         """See :func:`~imadarem.design.verification.rejection_reason`."""

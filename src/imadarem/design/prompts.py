@@ -20,6 +20,7 @@ from imadarem.design.fragment import Fragment
 from imadarem.design.nearby import visible_parts
 from imadarem.errors import ConfigError, DataError
 from imadarem.tokenizers import CorpusTokenizer, SmilesTokenizer
+from imadarem.tokenizers.relatives import known_token
 from imadarem.tokenizers.safe import FIRST_LINK, Piece, fragment_bonds, join, pieces
 
 Ends = tuple[int, ...]
@@ -27,17 +28,6 @@ Fill = Sequence[Sequence[str]]
 """The tokens that stand in each run of blanks of a prompt."""
 
 SPELLINGS = 20
-#: What stands for an element that the vocabulary does not have, the first known one.
-MATES = {
-    "I": ("Br", "Cl", "F"),
-    "Br": ("Cl", "F"),
-    "Cl": ("Br", "F"),
-    "Si": ("C",),
-    "Se": ("S",),
-    "se": ("s",),
-    "B": ("C",),
-    "P": ("N",),
-}
 
 
 @dataclass(frozen=True)
@@ -327,29 +317,6 @@ def spelt_towards(ends: Sequence[int], molecule: Any, rng: np.random.Generator) 
         if written["_smilesAtomOutputOrder"][-1] >= len(others):
             break
     return text
-
-
-def known_token(token: str, known: frozenset[str], notation: str) -> str | None:
-    """``token``, or the nearest to it that is known; "" for a mark that can be left out.
-
-    Stereo marks, isotopes, hydrogens and charges go first, then the element.
-    """
-    if token in known:
-        return token
-    if token in ("/", "\\"):
-        return ""
-    if token.startswith("%"):
-        return max((other for other in known if other.startswith("%")), default=None)
-    found = re.fullmatch(r"\[([=#/\\]*)\d*([A-Z][a-z]?|[a-z]{1,2}).*\]", token)
-    if found is None and not token.isalpha():
-        return None
-    bond, element = ("", token) if found is None else (found[1].strip("/\\"), found[2])
-    carbon = "c" if element.islower() else "C"
-    for mate in (element, *MATES.get(element, ()), carbon):
-        for form in (f"[{bond}{mate}]",) if notation == "selfies" else (mate, f"[{mate}H]"):
-            if form in known:
-                return form
-    return None
 
 
 def split_blanks(blanks: int, ends: int, rng: np.random.Generator) -> list[int]:

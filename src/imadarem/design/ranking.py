@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ class Ranking:
         top: Keep so many; None keeps all.
         diverse: Keep those that differ the most instead of the first ones; with a score, among
             the best 5 times as many.
+        isomers: First replace each molecule with undefined stereo centres or double bonds by its
+            stereoisomers, at most so many; None leaves it as it is.
 
     Raises:
         ConfigError: ``diverse`` stands without ``top``.
@@ -49,6 +51,7 @@ class Ranking:
     score: Score | None = None
     top: int | None = None
     diverse: bool = False
+    isomers: int | None = None
 
     def __post_init__(self) -> None:
         if self.diverse and self.top is None:
@@ -68,6 +71,8 @@ class Ranking:
                 is None, as that of one that the score has no number for.
         """
         ranked = [dict(row) for row in rows]
+        if self.isomers is not None:
+            ranked = [isomer for row in ranked for isomer in _isomers(row, self.isomers)]
         if self.score is not None:
             for row in ranked:
                 row["score"] = self._value(row["smiles"], failures)
@@ -86,3 +91,15 @@ class Ranking:
                 failures.append(str(error))
             return None
         return value if math.isfinite(value) else None
+
+
+def _isomers(row: dict[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """A row for each stereoisomer of its molecule; the row itself where all is defined."""
+    from rdkit.Chem import EnumerateStereoisomers as Isomers
+    from rdkit.Chem import MolToSmiles
+
+    known = {"undefined_stereo": 0} if "undefined_stereo" in row else {}
+    options = Isomers.StereoEnumerationOptions(maxIsomers=most, unique=True, rand=0)
+    found = list(Isomers.EnumerateStereoisomers(parse(row["smiles"]), options))
+    for molecule in found:
+        yield {**row, "smiles": str(MolToSmiles(molecule)), **known}

@@ -20,6 +20,8 @@ COUNTS = (
     "valid_rows",
 )
 NONE_OR_MORE = ("warmup_steps", "weight_decay", "seed", "surplus", "sample_count")
+#: Steps of warm-up where none are given.
+LONGEST_WARMUP = 100
 #: Settings that training on rows of data uses, and training on a task does not.
 OF_ROWS_ALONE = (
     "accumulation",
@@ -62,7 +64,7 @@ class TrainingConfig:
         learning_rate: Peak rate; the gate's is ``gate_lr_scale`` times it.
         optimizer: ``adamw``, ``muon``, ``ranger21`` or another name of pytorch_optimizer.
         schedule: ``cosine`` or ``wsd`` (stable, then a linear decay in the last fifth).
-        warmup_steps: Steps of linear warm-up.
+        warmup_steps: Steps of linear warm-up. None: a tenth of the run, at most 100.
         weight_decay: On the matrices of the blocks.
         gradient_clip: Global norm that gradients are cut to.
         gate_lr_scale: The gate's learning rate relative to the rest.
@@ -99,7 +101,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     optimizer: str = "adamw"
     schedule: str = "cosine"
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     gate_lr_scale: float = 3.0
@@ -134,7 +136,7 @@ class TrainingConfig:
             blank_share=self.blank_share,
             window_share=self.window_share,
         )
-        checks.at_least(0, **{name: given[name] for name in NONE_OR_MORE})
+        checks.at_least(0, **{name: given[name] or 0 for name in NONE_OR_MORE})
         if self.early_stop is not None:
             checks.whole("early_stop", self.early_stop, 1)
             if self.best_by is None:
@@ -146,7 +148,13 @@ class TrainingConfig:
         # Here, not above: a command line that shows these settings need not load torch.
         from imadarem.training.optim import learning_rate_factor
 
-        learning_rate_factor(0, self.steps, self.warmup_steps, self.schedule)
+        learning_rate_factor(0, self.steps, self.warmup, self.schedule)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of linear warm-up."""
+        longest = min(LONGEST_WARMUP, self.steps // 10)
+        return longest if self.warmup_steps is None else self.warmup_steps
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> TrainingConfig:

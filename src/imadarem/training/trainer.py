@@ -211,7 +211,7 @@ class Trainer:
 
     def _train_step(self) -> tuple[StepFigures, float]:
         factor = learning_rate_factor(
-            self.step, self.config.steps, self.config.warmup_steps, self.config.schedule
+            self.step, self.config.steps, self.config.warmup, self.config.schedule
         )
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
