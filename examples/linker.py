@@ -14,9 +14,11 @@ from imadarem.design.completion import complete
 from imadarem.design.scores import score_named
 
 
-def main(one: str = "*N1CCOCC1", other: str = "*c1ccc(F)cc1", name: str = "default") -> None:
+def main(
+    one: str = "*N1CCOCC1", other: str = "*c1ccc(F)cc1", name: str = "default", count: int = 16
+) -> None:
     model = ImplicitRefinementModel.from_pretrained(name)
-    made = complete(model, FragmentTask.of("linker", one, other), 16, seed=0)
+    made = complete(model, FragmentTask.of("linker", one, other), count, seed=0)
     qed = score_named("qed")
     for smiles in sorted(made.smiles, key=qed, reverse=True)[:5]:
         print(f"{qed(smiles):.2f}  {smiles}")

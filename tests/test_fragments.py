@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -495,11 +496,13 @@ def script(path: str):
 def test_the_benchmark_measures_what_is_returned(models):
     benchmark = script("benchmarks/fragments.py")
     drug = {"name": "X", "smiles": "CCc1ccccc1", "motif_extension": "[1*]c1ccccc1"}
-    row = benchmark.measured(models["selfies"], "motif", drug, 12, 0, {"steps": 2})
-    assert row.violations == 0
-    assert row.valid == pytest.approx(1 - row.lost.get("blanks do not fit the fragment", 0) / 12)
-    assert row.quality <= row.valid
-    assert "| motif |" in benchmark.table([row])
+    once = benchmark.measured(models["selfies"], "motif", drug, 12, 0, True, {"steps": 2})
+    assert once.violations == 0 and once.rows == 1 and once.odd is not None
+    assert once.found == pytest.approx(1 - once.lost.get("blanks do not fit the fragment", 0) / 12)
+    row = benchmark.measured(models["selfies"], "motif", drug, 3, 0, False, {"steps": 2})
+    assert (row.found, row.unique, row.odd) == (1, 1, 0) and row.rows >= 1
+    assert row.quality <= row.found
+    assert "| motif |" in benchmark.table([once, row])
 
 
 def test_the_benchmarks_own_search_sees_what_is_missing():
@@ -511,5 +514,6 @@ def test_the_benchmarks_own_search_sees_what_is_missing():
 
 
 def test_the_example_joins_two_fragments(folders, capsys):
-    script("examples/linker.py").main("*N1CCOCC1", "*c1ccc(F)cc1", str(folders["selfies"]))
-    assert "16 molecules of" in capsys.readouterr().out
+    linker = script("examples/linker.py")
+    linker.main("*N1CCOCC1", "*c1ccc(F)cc1", str(folders["selfies"]), 2)
+    assert re.search(r"[0-2] molecules of \d+ rows; lost: ", capsys.readouterr().out)

@@ -476,10 +476,9 @@ def test_a_larger_vocabulary_changes_nothing_about_the_tokens_that_were_known(jo
     torch.testing.assert_close(after.gate_logits, before.gate_logits)
     if joint:
         torch.testing.assert_close(after.joint_logits[..., :size], before.joint_logits)
-    # A new token is as its nearest known one, e⁴ times less likely: there is no other halogen, so
-    # both are as carbon.
-    carbon = model.tokenizer.tokens.index("[C]")
-    near = before.logits[..., [carbon, carbon]]
+    # A new token is as its nearest known one, e⁴ times less likely: of the halogens, chlorine.
+    chlorine = model.tokenizer.tokens.index("[Cl]")
+    near = before.logits[..., [chlorine, chlorine]]
     torch.testing.assert_close(after.logits[..., size:], near - 4.0)
 
 

@@ -16,8 +16,6 @@ import numpy as np
 from imadarem.data.molecules import parse
 from imadarem.design.rings import new_ring_systems
 
-__all__ = ["with_other_rings"]
-
 #: Atoms that a fused ring has beside the two of the bond, as atomic numbers; 0 is C or N.
 BRIDGES = ((0, 0, 0, 0), (0, 0, 7), (7, 0, 0), (0, 0, 8), (8, 0, 0), (0, 0, 16), (16, 0, 0))
 #: Share of the fused rings that have six atoms, and of N among the atoms that may be C.

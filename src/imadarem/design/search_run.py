@@ -12,8 +12,6 @@ from imadarem.design.search_settings import EvolutionSettings
 from imadarem.errors import ConfigError
 from imadarem.files import load_json, save_json
 
-__all__ = ["begun", "made_with", "settings_file"]
-
 #: Settings that may change on resuming, and those that older runs do not have.
 FREE = ("budget", "until", "workers")
 MISSING = {"where": "", "alerts": "", "prescreen": 1, "score_weights": [], "pareto": False}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["known_token"]
-
 #: What stands for an element that the vocabulary does not have, the first known one.
 MATES = {
     "I": ("Br", "Cl", "F"),
