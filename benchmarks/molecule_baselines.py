@@ -161,7 +161,8 @@ def train(
         step += 1
         weight = 1.0 - min(AVERAGE, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), weight)
+            for ours, theirs in zip(averaged.parameters(), model.parameters(), strict=True):
+                ours.lerp_(theirs, weight)
     return averaged.eval(), step
 
 
