@@ -5,8 +5,9 @@
     python examples/any_backbone.py antiberty --train chains.txt --run runs/gate
 
 Prints what each policy fills in with the same number of passes, and how probable the model itself
-finds the result. With ``--train``, a file with one row a line, the gate is trained on top of the
-frozen model: which tokens are wrong, learned from what the model fills in itself.
+finds the result; ``--plot FILE.png`` draws it over the passes. With ``--train``, a file with one
+row a line, the gate is trained on top of the frozen model: which tokens are wrong, learned from
+what the model fills in itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 
 from imadarem import ImplicitRefinementModel, MaskedTraining, Trainer, TrainingConfig
 from imadarem.data.prepare import prepare
+from imadarem.sampling.batching import Samples
 
 POLICIES = ("gate", "confidence", "margin", "left-to-right", "ancestral")
 
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", required=True, help="a text with <mask> for each blank")
     parser.add_argument("--passes", type=int, default=4)
     parser.add_argument("-n", type=int, default=16, help="fillings by each policy")
+    parser.add_argument("--plot", help="a picture of 1 to --passes passes; needs matplotlib")
     parser.add_argument("--train", help="a file with one row a line")
     parser.add_argument("--run", default="runs/gate")
     parser.add_argument("--steps", type=int, default=200)
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     model = ImplicitRefinementModel.from_masked_lm(args.model, freeze=True)
     compare(model, args.prompt, args.passes, args.n)
+    if args.plot:
+        plot(model, args.prompt, args.passes, args.n, args.plot)
     if args.train:
         data = prepare(args.train, tokenizer=model.tokenizer)
         config = TrainingConfig(steps=args.steps, warmup_steps=args.steps // 10, sample_count=0)
@@ -46,12 +51,34 @@ def compare(model: ImplicitRefinementModel, prompt: str, passes: int, n: int) ->
     """Print a line for each policy: passes, nats per token, and its most probable filling."""
     print(f"{'policy':14} {'passes':>6} {'nats/token':>10}  most probable of {n}")
     for policy in POLICIES:
-        filled = model.infill([prompt] * n, policy=policy, steps=passes, seed=0)
-        judged = model.judge([row.ids.tolist() for row in filled.rows])
-        nats = [sum(row.surprise) / len(row.surprise) for row in judged]
+        filled, nats = fillings(model, prompt, policy, passes, n)
         spent = sum(filled.forward_passes) / n
         best = filled.texts[nats.index(min(nats))]
         print(f"{policy:14} {spent:6.1f} {sum(nats) / n:10.2f}  {best}")
+
+
+def fillings(
+    model: ImplicitRefinementModel, prompt: str, policy: str, passes: int, n: int
+) -> tuple[Samples, list[float]]:
+    """Fillings of a prompt, and the model's own nats per token of each."""
+    filled = model.infill([prompt] * n, policy=policy, steps=passes, seed=0)
+    judged = model.judge([row.ids.tolist() for row in filled.rows])
+    return filled, [sum(row.surprise) / len(row.surprise) for row in judged]
+
+
+def plot(model: ImplicitRefinementModel, prompt: str, most: int, n: int, path: str) -> None:
+    """Draw nats per token over the passes, a line for each policy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    passes = range(1, most + 1)
+    for policy in POLICIES:
+        each = [fillings(model, prompt, policy, steps, n)[1] for steps in passes]
+        axes.plot(passes, [sum(nats) / n for nats in each], marker="o", label=policy)
+    axes.set(xlabel="passes", ylabel="nats per token in place", xticks=list(passes))
+    axes.legend(frameon=False)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from imadarem.backbones.antiberty import amino_acid_tokenizer
+from imadarem.config import ImplicitRefinementConfig
 from imadarem.model import ImplicitRefinementModel
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -68,7 +69,26 @@ def plain_model(family: str) -> Any:
     return model.eval()
 
 
+def own_refiner() -> ImplicitRefinementModel:
+    """The project's own network, with random weights, over the same tokens."""
+    torch.manual_seed(0)
+    config = ImplicitRefinementConfig(
+        **{"vocab_size": len(VOCABULARY), "hidden_size": 32, "num_layers": 2, "num_heads": 2},
+        **{"max_seq_len": 64, "dropout": 0.0, "self_conditioning": False},
+        **{"length_mode": "drawn", "gate_from_likelihood": True, "gate_bias_init": 0.0},
+    )
+    ending = amino_acid_tokenizer(VOCABULARY)
+    ending.eos_token = "[SEP]"
+    model = ImplicitRefinementModel(config, tokenizer=ending)
+    with torch.no_grad():
+        for weight in model.network.backbone.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return model.eval()
+
+
 def refiner(family: str = "BertForMaskedLM", **given: Any) -> ImplicitRefinementModel:
+    if family == "own":
+        return own_refiner()
     return ImplicitRefinementModel.from_masked_lm(
         plain_model(family), tokenizer=tokenizer(), **given
     )

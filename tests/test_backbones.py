@@ -1,4 +1,10 @@
-"""Pretrained masked language models as backbones: every family does what our own network does."""
+"""Pretrained masked language models as backbones: every family does what our own network does.
+
+One matrix: sampling, infilling, holes of unknown length, judging, repair, likelihood, a loss with
+its gradient, the teacher, training frozen and with LoRA, saving, the Auto classes, the orchestrator
+and the server, for each family. AntiBERTy is a ``BertForMaskedLM`` with this tokenizer; its own
+weights are read in ``test_antiberty.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +15,17 @@ import pytest
 import torch
 from backbone_parts import FAMILIES, LETTERS, SIZES, plain_model, refiner, tokenizer
 
+from imadarem.backbone_spec import BackboneSpec
+from imadarem.backbones import opening
 from imadarem.checkpoint import load_tensors
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from imadarem.evaluation.likelihood import likelihood_bound, row_bounds
+from imadarem.hf import ImadaremForMaskedLM
 from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
+from imadarem.serve.catalogue import load_catalogue
 from imadarem.training.masked import MaskedTraining
 from imadarem.training.settings import TrainingConfig
 from imadarem.training.trainer import Trainer
@@ -25,9 +35,13 @@ LENGTHS = [9, 20, 33, 15, 17, 40, 14, 31]
 TEXTS = [LETTERS[start:] + LETTERS[: start // 2] for start in range(12)]
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=["own", *FAMILIES])
 def model(request):
     return refiner(request.param)
+
+
+def of_every_family(test):
+    return pytest.mark.parametrize("family", list(FAMILIES))(test)
 
 
 def test_tokens_that_are_given_stay_and_no_special_token_is_written(model):
@@ -37,6 +51,8 @@ def test_tokens_that_are_given_stay_and_no_special_token_is_written(model):
     for policy in ("gate", "confidence", "margin", "entropy-bound", "remask", "left-to-right"):
         texts = model.sample(2, length=10, steps=3, policy=policy, seed=1).texts
         assert all(len(text) == 10 and set(text) <= set(LETTERS) for text in texts), policy
+    with pytest.raises(DataError, match="trained without such holes"):
+        model.infill("ACD<gap>WY")
 
 
 def test_a_row_does_not_depend_on_the_batch(model):
@@ -46,16 +62,19 @@ def test_a_row_does_not_depend_on_the_batch(model):
         for row, length in enumerate(LENGTHS)
     ]
     assert together == alone
-    judged = model.judge(TEXTS)
-    assert [judgement.surprise for judgement in judged] == [
-        model.judge(text)[0].surprise for text in TEXTS
-    ]
+    for text, judged in zip(TEXTS, model.judge(TEXTS), strict=True):
+        (by_itself,) = model.judge(text)
+        # Our own network reads judged rows on canvases of their own width.
+        assert judged.surprise == pytest.approx(by_itself.surprise, abs=1e-5)
 
 
 def test_the_surprise_of_a_token_is_that_of_the_model_itself(model):
     ids = torch.tensor([tokenizer().encode(TEXTS[3])])
     with torch.no_grad():
-        logits = model.network.backbone.model(ids, torch.ones_like(ids)).logits[0, 1:-1]
+        if model.config.backbone is None:
+            logits = model.network.backbone(ids[:, 1:-1]).logits[0]
+        else:
+            logits = model.network.backbone.model(ids, torch.ones_like(ids)).logits[0, 1:-1]
     # Special tokens are ruled out: what is left is renormalised.
     logits[:, :5] = -torch.inf
     direct = -logits.log_softmax(-1).gather(-1, ids[0, 1:-1, None]).squeeze(-1)
@@ -78,7 +97,7 @@ def test_a_loss_trains_backbone_and_gate_and_the_teacher_follows(model):
     loss.total.backward()
     reached = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert "network.gate.score.weight" in reached
-    assert any("backbone.model" in name and "0" in name for name in reached)
+    assert any("backbone." in name and "0" in name for name in reached)
     before = model.teacher.network.gate.score.bias.clone()
     with torch.no_grad():
         model.network.gate.score.bias += 1.0
@@ -119,6 +138,22 @@ def test_a_saved_model_computes_the_same(model, tmp_path):
         assert torch.equal(model(ids).logits, read(ids).logits)
     assert read.special == model.special
     assert read.sample(2, length=9, seed=4).texts == model.sample(2, length=9, seed=4).texts
+    (served,) = load_catalogue([f"mine={tmp_path}"], "cpu")
+    described = served.description["mask"], served.description["max_length"]
+    assert described == ("[MASK]", model.config.max_seq_len)
+    if model.config.backbone is not None:
+        kind = model.config.backbone["architecture"]
+        with pytest.raises(ConfigError, match=f"{kind}.*network.backbone.model"):
+            ImadaremForMaskedLM.from_pretrained(tmp_path)
+    # Weights too large for one file go into several, and back.
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    parts = ImplicitRefinementModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, parts(ids).logits)
+    model.save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
     # A tied matrix is stored once.
     saved = load_tensors(tmp_path / "model.safetensors")
     size = sum(weight.numel() for name, weight in saved.items() if "inv_freq" not in name)
@@ -131,10 +166,11 @@ def corpus(texts=TEXTS) -> TokenCorpus:
 
 
 @pytest.mark.parametrize("how", [{"freeze": True}, {"lora": 4}], ids=["frozen", "lora"])
-def test_training_changes_what_is_trainable_and_nothing_else(how, tmp_path):
-    model = refiner("EsmForMaskedLM", **how)
+@of_every_family
+def test_training_changes_what_is_trainable_and_nothing_else(family, how, tmp_path):
+    model = refiner(family, **how, max_refinement_steps=2)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    sizes = {"steps": 4, "batch_size": 6, "accumulation": 2, "warmup_steps": 1, "sample_count": 2}
+    sizes = {"steps": 4, "batch_size": 4, "accumulation": 2, "warmup_steps": 1, "sample_count": 2}
     config = TrainingConfig(**sizes, gate_warmup=0.0, eval_every=10, save_every=10)
     result = Trainer(MaskedTraining(model, corpus(), corpus(TEXTS[:4])), config, tmp_path).run()
     assert result.finished and result.skipped == 0
@@ -145,7 +181,7 @@ def test_training_changes_what_is_trainable_and_nothing_else(how, tmp_path):
     assert {n for n in trainable if "contact_head" not in n} == changed
     assert "network.gate.score.weight" in changed
     assert any("lora_" in name for name in changed) == ("lora" in how)
-    assert not any("word_embeddings" in name for name in changed)
+    assert not any("embeddings" in name or "embed_tokens" in name for name in changed)
     # The teacher holds copies of these alone.
     shared = {id(weight) for weight in model.network.parameters()}
     copies = [p for p in model.teacher.network.parameters() if id(p) not in shared]
@@ -261,8 +297,29 @@ def test_a_config_cannot_name_a_class_that_is_no_language_model(tmp_path):
             ImplicitRefinementModel.from_pretrained(tmp_path)
 
 
-def test_the_orchestrator_trains_over_a_backbone_and_answers():
-    model = refiner(heads=("gate", "halting"))
+def test_where_a_model_was_fetched_is_written_down(tmp_path):
+    plain = plain_model("BertForMaskedLM")
+    plain.config._commit_hash = "0123abc"  # as transformers notes it for a model of the hub
+    found = opening._origin("user/name", plain, "main")
+    assert found == {"source": "user/name", "revision": "0123abc"}
+    assert opening._origin(str(tmp_path), plain, None) == opening._origin(plain, plain, None) == {}
+    kept = BackboneSpec(architecture="BertForMaskedLM", config={}, pad=0, **found)
+    assert BackboneSpec.from_dict(kept.to_dict()) == kept
+
+
+def test_an_index_of_weights_names_files_of_its_folder_alone(tmp_path):
+    refiner().save_pretrained(tmp_path, max_shard_size="20KB")
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    for places in ({"a": "../model.safetensors"}, {}, {"a": "model-9-of-9.safetensors"}):
+        index.write_text(json.dumps({**content, "weight_map": places}))
+        with pytest.raises(CheckpointError, match="no part of it|names no files|no file"):
+            ImplicitRefinementModel.from_pretrained(tmp_path)
+
+
+@of_every_family
+def test_the_orchestrator_trains_over_a_backbone_and_answers(family):
+    model = refiner(family, heads=("gate", "halting"))
     config = OrchestrationConfig()
     orchestrator = UnifiedRefinerOrchestrator(model, tokenizer(), None, config)
     ids = torch.tensor([tokenizer().encode(text[:12], add_special_tokens=False) for text in TEXTS])
@@ -277,12 +334,16 @@ def test_the_orchestrator_trains_over_a_backbone_and_answers():
     assert torch.equal(answers[:, 6:], ids[:, 6:]) and not (answers == model.special.mask).any()
 
 
-def test_the_auto_classes_say_what_reads_a_backbone(tmp_path):
-    from imadarem.hf import ImadaremForMaskedLM
-
-    refiner().save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="BertForMaskedLM.*network.backbone.model"):
-        ImadaremForMaskedLM.from_pretrained(tmp_path)
+def test_token_ids_need_no_tokenizer_that_reads_texts():
+    ids = SimpleNamespace(mask_token_id=4, pad_token_id=0, eos_token_id=3)
+    model = ImplicitRefinementModel.from_masked_lm(
+        plain_model("BertForMaskedLM"), tokenizer=ids, max_refinement_steps=2
+    )
+    rows = [[5, 6, 7, 8], [9, 10, 11]]
+    assert [judged.tokens for judged in model.judge(rows)] == rows
+    assert [len(repair.tokens) for repair in model.repair(rows, threshold=0.9)] == [4, 3]
+    with pytest.raises(ConfigError, match="cannot read texts; give token ids"):
+        model.judge("ACD")
 
 
 def test_pad_may_be_the_end_of_sequence_where_the_vocabulary_is_fixed():

@@ -119,8 +119,10 @@ def test_killing_a_writer_never_leaves_a_damaged_file(tmp_path: Path) -> None:
     save_tensors({"x": torch.zeros(10)}, path)
     script = (
         "import sys, torch; from imadarem.checkpoint import save_tensors\n"
-        "print('ready', flush=True); i = 0\n"
-        "while True: i += 1; save_tensors({'x': torch.full((200_000,), float(i))}, sys.argv[1])"
+        "i = 0\n"
+        "while True:\n"
+        "    i += 1; save_tensors({'x': torch.full((200_000,), float(i))}, sys.argv[1])\n"
+        "    print('written', flush=True)"
     )
     source = str(Path(__file__).parent.parent / "src")
     writer = subprocess.Popen(

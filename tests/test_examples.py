@@ -125,6 +125,8 @@ def test_five_policies_are_compared_on_a_backbone_and_a_gate_is_trained(tmp_path
     script("examples/any_backbone.py").main(
         [str(tmp_path / "bert"), "--prompt", "ACD<mask><mask>WY", "-n", "2", "--passes", "2"]
         + ["--train", str(rows), "--run", str(tmp_path / "run"), "--steps", "3"]
+        + ["--plot", str(tmp_path / "policies.png")]
     )
+    assert (tmp_path / "policies.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert printed.count("left-to-right     2.0") == 2 and "gate, AUROC" in printed

@@ -29,6 +29,8 @@ class BackboneSpec:
         lora: Rank of the LoRA adapters (arXiv:2106.09685) on all linear layers but the last;
             0 for none. With adapters the rest is frozen.
         lora_alpha: Their scale is ``lora_alpha / lora``; None means twice the rank.
+        source: Name under which the model was fetched; None for an object or a local folder.
+        revision: Of the source, as exactly as it is known.
     """
 
     architecture: str
@@ -39,6 +41,8 @@ class BackboneSpec:
     frozen: bool = False
     lora: int = 0
     lora_alpha: float | None = None
+    source: str | None = None
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture.endswith(KINDS):

@@ -47,6 +47,8 @@ class Canvas:
         optional: ``(B, L)`` bool, where the token *nothing* may be written: the blanks that a
             hole of unknown length has beyond its least number of tokens. None: nowhere.
         min_length: Tokens of a row, at least: no EOS stands before so many.
+        condition: ``(B, C)`` what the rows are to be like, as the network reads it: see
+            :mod:`imadarem.conditions`. None asks for nothing.
     """
 
     ids: Tensor
@@ -55,6 +57,7 @@ class Canvas:
     grain: int = 1
     optional: Tensor | None = None
     min_length: int = 1
+    condition: Tensor | None = None
 
     @classmethod
     def blank(cls, lengths: Sequence[int] | Tensor, special: SpecialIds) -> Canvas:
@@ -104,10 +107,10 @@ class Canvas:
 
     def to(self, device: torch.device) -> Canvas:
         """The same canvas on another device."""
+        ids, state = self.ids.to(device), self.state.to(device)
         optional = None if self.optional is None else self.optional.to(device)
-        return replace(
-            self, ids=self.ids.to(device), state=self.state.to(device), optional=optional
-        )
+        condition = None if self.condition is None else self.condition.to(device)
+        return replace(self, ids=ids, state=state, optional=optional, condition=condition)
 
     @property
     def open(self) -> Tensor:
@@ -130,6 +133,11 @@ class Canvas:
         """:attr:`attended`, or None where every position is attended (a faster kernel)."""
         attended = self.attended
         return None if bool(attended.all()) else attended
+
+    @property
+    def asked(self) -> dict[str, Tensor]:
+        """The condition as a keyword argument of a network; empty where there is none."""
+        return {} if self.condition is None else {"condition": self.condition}
 
     def ending_allowed(self) -> Tensor:
         """``(B, L)`` bool: blanks where an EOS may stand.
@@ -191,8 +199,10 @@ class Canvas:
             used = (state < State.FROZEN).any(dim=0)
             longest = max(int((positions * used).amax()), 1)
             width = -(-longest // self.grain) * self.grain
+        ids, state = self.ids[keep, :width], state[:, :width]
         optional = None if self.optional is None else self.optional[keep, :width]
-        return replace(self, ids=self.ids[keep, :width], state=state[:, :width], optional=optional)
+        condition = None if self.condition is None else self.condition[keep]
+        return replace(self, ids=ids, state=state, optional=optional, condition=condition)
 
     def padded(self, width: int) -> Canvas:
         """The same rows on ``width`` positions at least, PAD behind their ends."""

@@ -8,11 +8,15 @@ JSON skeleton that says where they belong. Every file is whole or not there; see
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,10 +25,57 @@ from imadarem.errors import CheckpointError
 from imadarem.files import load_json, save_json, write_atomically
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write named tensors as safetensors, atomically."""
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: str | Path, most: int | str | None = None
+) -> None:
+    """Write named tensors as safetensors, atomically.
+
+    Args:
+        tensors: By name.
+        path: Of the file.
+        most: Bytes of a file at most, such as ``"5GB"``: what is larger goes into several files
+            with an index beside them, named as transformers names them. None: one file.
+    """
+    path = Path(path)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda aside: save_file(whole, aside, metadata={"format": "pt"}))
+    old, index = set(weight_files(path)), _index_of(path)
+    pattern = f"{path.stem}{{suffix}}{path.suffix}"
+    limit = sys.maxsize if most is None else most
+    plan = split_torch_state_dict_into_shards(whole, filename_pattern=pattern, max_shard_size=limit)
+    for file, names in plan.filename_to_tensors.items():
+        part = {name: whole[name] for name in names}
+        write_atomically(path.with_name(file), partial(save_file, part, metadata={"format": "pt"}))
+    if plan.is_sharded:
+        save_json({"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}, index)
+    else:
+        index.unlink(missing_ok=True)
+    for left in old - {path.with_name(file) for file in plan.filename_to_tensors}:
+        left.unlink(missing_ok=True)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold the tensors of ``path``: itself, or those that an index names.
+
+    Raises:
+        CheckpointError: The index is damaged or names a file elsewhere.
+    """
+    index = _index_of(path)
+    if not index.is_file() or path.is_file():
+        return [path]
+    content = load_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} names no files of weights. Copy the folder again.")
+    names = sorted({str(name) for name in places.values()})
+    shard = re.compile(rf"{re.escape(path.stem)}-\d{{1,6}}-of-\d{{1,6}}{re.escape(path.suffix)}")
+    for name in names:
+        if not shard.fullmatch(name):
+            raise CheckpointError(f"{index} names the file {name[:80]!r}, which is no part of it.")
+    return [path.with_name(name) for name in names]
+
+
+def _index_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.index.json")
 
 
 def distinct_state(module: nn.Module) -> dict[str, Tensor]:
@@ -52,7 +103,18 @@ def with_shared_names(weights: Mapping[str, Tensor], module: nn.Module) -> dict[
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file."""
+    """Read a safetensors file, or the several files that it was split into.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    found: dict[str, Tensor] = {}
+    for file in weight_files(Path(path)):
+        found |= _load_file(file)
+    return found
+
+
+def _load_file(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from typing import Any
 
 from imadarem import checks
 from imadarem.backbone_spec import BackboneSpec
+from imadarem.conditions import check_conditions
 from imadarem.errors import ConfigError
 
 MODEL_TYPE = "imadarem"
@@ -114,6 +115,8 @@ class ImplicitRefinementConfig:
         backbone: The pretrained masked language model that reads the canvas, by the settings of
             :class:`~imadarem.backbone_spec.BackboneSpec`; None builds the project's own
             transformer. ``hidden_size``, ``num_layers`` and ``num_heads`` then describe it.
+        conditions: Numbers and classes that rows can be asked to have, by name, each ``{"mean": …,
+            "std": …}`` or ``{"classes": […]}``: see :mod:`imadarem.conditions`.
         gate_from_likelihood: Start the gate from the network's own probability that the token in
             its place is wrong, ``1 - p``: without training it is that, and training corrects it.
 
@@ -164,6 +167,7 @@ class ImplicitRefinementConfig:
     eos_token_id: int | None = None
     nothing_token_id: int | None = None
     backbone: dict[str, Any] | None = None
+    conditions: dict[str, Any] | None = None
     gate_from_likelihood: bool = False
 
     def __post_init__(self) -> None:
@@ -210,6 +214,8 @@ class ImplicitRefinementConfig:
         self._check_length_counts()
         self._check_relations()
         self._check_backbone()
+        if self.conditions is not None:
+            check_conditions(self.conditions)
         for name in ("mask_token_id", "pad_token_id", "eos_token_id", "nothing_token_id"):
             self._check_token_id(name)
 
@@ -289,7 +295,7 @@ class ImplicitRefinementConfig:
                 f"backbone must be an object of settings; got {reprlib.repr(self.backbone)}."
             )
         BackboneSpec.from_dict(self.backbone)
-        own = ("carry", "memory", "relations", "self_conditioning")
+        own = ("carry", "memory", "relations", "self_conditioning", "conditions")
         for name in own:
             if getattr(self, name):
                 raise ConfigError(

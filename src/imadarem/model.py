@@ -17,6 +17,7 @@ from imadarem import checks, growth
 from imadarem.backbones import opening
 from imadarem.canvas import Canvas
 from imadarem.checkpoint import distinct_state, load_tensors, with_shared_names
+from imadarem.conditions import as_numbers
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.evaluation.judgement import Judgement, judge_rows, row_verdicts
 from imadarem.model_folder import (
@@ -313,15 +314,16 @@ class ImplicitRefinementModel(
         Args:
             save_directory: Made if it does not exist.
             model_card: Text of ``README.md``; an existing card is kept where it is None.
-            kwargs: ``push_to_hub`` and ``repo_id`` as in ``huggingface_hub``.
+            kwargs: ``max_shard_size``, beyond which weights go into several files, ``5GB``;
+                ``push_to_hub`` and ``repo_id`` as in ``huggingface_hub``.
 
         Raises:
             CheckpointError: The disk is full or the directory cannot be written.
         """
-        folder = Path(save_directory)
+        folder, most = Path(save_directory), kwargs.pop("max_shard_size", "5GB")
         # The hub's client saves once more, into a folder of its own, and hands these back.
         card = model_card or (kwargs.pop("model_card_kwargs", None) or {}).get("text")
-        write_folder(folder, distinct_state(self), self.config, self.tokenizer, card)
+        write_folder(folder, distinct_state(self), self.config, self.tokenizer, card, most)
         if kwargs.pop("push_to_hub", False):
             kwargs["model_card_kwargs"] = {"text": (folder / CARD).read_text(encoding="utf-8")}
             return str(self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs))
@@ -390,4 +392,7 @@ class ImplicitRefinementModel(
 
     @torch.no_grad()
     def _run(self, canvas: Canvas, seeds: Tensor, run: Run) -> Samples:
+        if run.condition:
+            asked = as_numbers(self.config.conditions, run.condition, len(canvas))
+            canvas = replace(canvas, condition=torch.tensor(asked))
         return refine_rows(self, canvas, seeds, run, row_verdicts)

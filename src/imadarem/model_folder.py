@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from imadarem.checkpoint import distinct_state, save_tensors
+from imadarem.checkpoint import distinct_state, save_tensors, weight_files
 from imadarem.config import MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.files import load_json, write_text
@@ -56,6 +56,7 @@ def write_folder(
     config: ImplicitRefinementConfig,
     tokenizer: Any,
     card: str | None,
+    max_shard_size: int | str = "5GB",
 ) -> None:
     """Write a model's folder; every file is written aside and moved into place, the config last.
 
@@ -65,11 +66,12 @@ def write_folder(
         config: Of the model.
         tokenizer: Saved where it can save itself.
         card: Text of ``README.md``; an existing card is kept where it is None.
+        max_shard_size: Bytes of a file of weights at most.
 
     Raises:
         CheckpointError: The disk is full or the directory cannot be written.
     """
-    save_tensors(weights, folder / WEIGHTS)
+    save_tensors(weights, folder / WEIGHTS, max_shard_size)
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(folder)
     if card is not None or not (folder / CARD).exists():
@@ -110,7 +112,21 @@ def read_config(folder: Path) -> ImplicitRefinementConfig:
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The weights of a safetensors file as tensors without memory: names, types and shapes."""
+    """The weights of a safetensors file as tensors without memory: names, types and shapes.
+
+    Those of several files where an index names them; see
+    :func:`~imadarem.checkpoint.weight_files`.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, or a weight is no floating-point tensor.
+    """
+    found: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        found |= _header_of(file)
+    return found
+
+
+def _header_of(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

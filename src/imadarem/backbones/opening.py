@@ -119,6 +119,7 @@ def _parts(
         end=end,
         frozen=freeze,
         lora=lora,
+        **_origin(source, model, revision),
     )
     width, attention_heads = _width_and_heads(model.config)
     decided: dict[str, Any] = {
@@ -188,6 +189,13 @@ def _model_and_tokenizer(
         raise CheckpointError(
             f"{name!r} cannot be loaded as a masked language model: {reason}"
         ) from error
+
+
+def _origin(source: Any, model: Any, revision: str | None) -> dict[str, Any]:
+    """Under which name a model was fetched, and its commit where the hub told it."""
+    if not isinstance(source, str) or Path(source).exists():
+        return {}
+    return {"source": source, "revision": getattr(model.config, "_commit_hash", None) or revision}
 
 
 def _loader(transformers: Any, settings: Any, name: str) -> Any:

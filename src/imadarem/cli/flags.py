@@ -174,6 +174,9 @@ class DataFlags:
         backbone: Train on top of this pretrained masked language model, with its tokenizer: a
             folder or hub name that transformers reads, or "antiberty".
         freeze: With --backbone: train the gate alone and leave the backbone as it is.
+        condition: What samples can be asked for afterwards (sample --condition NAME=VALUE); repeat
+            the flag. A property of molecules (QED, logP, MW, ...), a column of the table with
+            numbers or classes, or length, in tokens.
         lora: With --backbone: train LoRA adapters of this rank beside its frozen weights.
     """
 
@@ -188,6 +191,7 @@ class DataFlags:
     backbone: str | None = None
     freeze: Annotated[bool | None, Parameter(negative=""), _ADVANCED_DATA] = None
     lora: Annotated[int | None, whole(1, 65_536), _ADVANCED_DATA] = None
+    condition: Annotated[list[str] | None, Parameter(negative=""), _ADVANCED_DATA] = None
 
 
 TrainingFlags = _flags_of(TrainingConfig, "Training", 2, "training")

@@ -45,6 +45,10 @@ class SamplingFlags:
         suppress_tokens: Ids of tokens that are never written; repeat the flag.
         forbid_end: Fill every blank. --no-forbid-end lets a model that writes an end of sequence
             end rows where it likes; default: the lengths that are given or drawn are kept.
+        condition: What the rows are to be like, as NAME=VALUE of a model that was trained with
+            --condition; repeat the flag.
+        guidance: Strength of classifier-free guidance: 1 is none, more follows the condition, or
+            else the prompt, more closely; each pass then costs two.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default: cuda if available.
         batch_size: Rows refined together; changes the speed, not the samples.
@@ -62,17 +66,32 @@ class SamplingFlags:
     max_length: Positive | None = None
     suppress_tokens: tuple[int, ...] | None = None
     forbid_end: bool | None = None
+    condition: Annotated[tuple[str, ...] | None, Parameter(negative="")] = None
+    guidance: float | None = None
     seed: Seed = 0
     device: str | None = None
     batch_size: Positive = 256
 
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of ``sample`` and ``infill``."""
-        elsewhere = ("model", "device")
-        return {name: value for name, value in vars(self).items() if name not in elsewhere}
+        elsewhere = ("model", "device", "condition")
+        found = {name: value for name, value in vars(self).items() if name not in elsewhere}
+        if self.condition is None:
+            return found
+        return {**found, "condition": dict(_pair(text) for text in self.condition)}
 
 
 SAMPLING = SamplingFlags()
+
+
+def _pair(text: str) -> tuple[str, str | float]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip() or not value.strip():
+        raise ConfigError(f"--condition {text} must be NAME=VALUE, such as --condition QED=0.9.")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        return name.strip(), value.strip()
 
 
 def load_model(name: str, device: str | None) -> ImplicitRefinementModel:

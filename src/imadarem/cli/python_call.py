@@ -50,7 +50,7 @@ def settings_of(sampling: SamplingFlags) -> dict[str, Any]:
     """The sampling settings that are not the default, and the seed."""
     usual = SamplingFlags().settings()
     found = sampling.settings().items()
-    return {name: value for name, value in found if name == "seed" or value != usual[name]}
+    return {name: value for name, value in found if name == "seed" or value != usual.get(name)}
 
 
 def redrawing_code(model: Any, keep_invalid: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from imadarem.cli.before_after import compare_before_after, samples_to_compare
+from imadarem.cli.condition_sources import condition_sources
 from imadarem.cli.console import note, speaks, stages
 from imadarem.cli.flags import (
     DataFlags,
@@ -106,6 +107,7 @@ def train(
     ```
     imadarem train --data moses-sample --out runs/first --steps 2000
     imadarem train --data mine.csv --column SMILES --init default --out runs/mine
+    imadarem train --data moses --init smiles --condition QED --condition logP --out runs/asked
     imadarem train --data words.txt --tokenizer char --out runs/words
     imadarem train --task sudoku --set sizes=4,6 --unroll-steps 8 --out runs/sudoku
     imadarem train --task text --set source=novel.txt --out runs/novel
@@ -216,7 +218,8 @@ def _on_rows(settings: RunSettings, options: Options) -> Run:
             seed, init = settings.training["seed"], settings.data["init"]
             compare_before_after(init, result.model_dir, data, wanted, seed, options.json)
 
-    objective = MaskedTraining(model, data.train, data.valid)
+    conditions = condition_sources(settings, data)
+    objective = MaskedTraining(model, data.train, data.valid, conditions)
     return Run(objective, is_molecular(data.tokenizer), compare)
 
 

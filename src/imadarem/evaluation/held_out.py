@@ -39,16 +39,22 @@ class HeldOut:
         inside: ``(N, L)`` bool, the positions that belong to the row's canvas.
         special: The tokenizer's special ids.
         ends: Whether an EOS closes a row and is predicted like any token.
+        given: ``(N,)`` tokens at the start of each row that are given and not predicted.
     """
 
     targets: Tensor
     inside: Tensor
     special: SpecialIds
     ends: bool
+    given: Tensor | None = None
 
     @classmethod
     def from_rows(
-        cls, rows: TokenRows | HeldOut, special: SpecialIds, canvas_length: int | None = None
+        cls,
+        rows: TokenRows | HeldOut,
+        special: SpecialIds,
+        canvas_length: int | None = None,
+        given: Sequence[int] | None = None,
     ) -> HeldOut:
         """Lay out rows of token ids; rows that are laid out stay as they are.
 
@@ -58,6 +64,7 @@ class HeldOut:
             canvas_length: None where a row's length is given to the model. Otherwise a canvas
                 has so many positions, and behind its text a row is filled up with EOS, as
                 in training with ``length_mode="eos"``. No effect on a tokenizer without EOS.
+            given: Tokens at the start of each row that are not predicted; None: no token is given.
 
         Raises:
             DataError: There is no row; a row is empty, too long, or holds a special token.
@@ -84,7 +91,7 @@ class HeldOut:
         if special.eos is not None and ends:
             targets = targets.masked_fill(~inside, special.eos)
             inside = torch.ones_like(inside)
-        return cls(targets, inside, special, ends)
+        return cls(targets, inside, special, ends, None if given is None else torch.tensor(given))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -93,6 +100,14 @@ class HeldOut:
     def positions(self) -> Tensor:
         """``(N,)`` positions of each canvas, those filled up with EOS included."""
         return self.inside.sum(dim=1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """``(N, L)`` bool, the positions that the model has to predict."""
+        if self.given is None:
+            return self.inside
+        places = torch.arange(self.inside.shape[1], device=self.inside.device)
+        return self.inside & (places >= self.given[:, None])
 
     @property
     def tokens(self) -> Tensor:
@@ -119,7 +134,8 @@ class HeldOut:
             width = int(self.positions[numbers].max())
             targets = self.targets[numbers, :width].to(device)
             inside = self.inside[numbers, :width].to(device)
-            yield numbers, HeldOut(targets, inside, self.special, self.ends)
+            given = None if self.given is None else self.given[numbers].to(device)
+            yield numbers, HeldOut(targets, inside, self.special, self.ends, given)
 
 
 def device_of(network: nn.Module) -> torch.device:

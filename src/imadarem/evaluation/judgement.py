@@ -11,6 +11,7 @@ from torch import Tensor
 
 from imadarem import checks
 from imadarem.canvas import Canvas
+from imadarem.errors import ConfigError
 from imadarem.evaluation.held_out import HeldOut, device_of
 from imadarem.sampling.draw import forbid
 
@@ -43,11 +44,16 @@ def encoded_rows(model: Any, rows: Sequence[str] | Sequence[Sequence[int]]) -> l
     """The token ids of texts, without special tokens; token ids stay as they are.
 
     Raises:
+        ConfigError: There is a text, and the tokenizer cannot read texts.
         DataError: A text cannot be read.
     """
-    encode = model.tokenizer.encode
+    encode = getattr(model.tokenizer, "encode", None)
+    if encode is None and any(isinstance(row, str) for row in rows):
+        raise ConfigError("this model's tokenizer cannot read texts; give token ids.")
     return [
-        list(encode(row, add_special_tokens=False)) if isinstance(row, str) else list(row)
+        list(encode(row, add_special_tokens=False))
+        if encode is not None and isinstance(row, str)
+        else [int(token) for token in row]
         for row in rows
     ]
 

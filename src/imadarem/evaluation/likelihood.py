@@ -107,14 +107,15 @@ def row_bounds(
     for numbers, part in data.batches(batch_size, device):
         own = seeds[numbers].to(device)
         offset = RowNoise(own, 0).uniform(Stream.LENGTH, 1).squeeze(1)
+        counts = part.predicted.sum(dim=1)
         for number in range(canvases):
             # Strata of rates in (0, 1): m = floor(rate · L) + 1 is uniform on 1 … L.
-            m = ((number + offset) / canvases * part.positions).long() + 1
-            m = torch.minimum(m, part.positions)
+            m = ((number + offset) / canvases * counts).long() + 1
+            m = torch.minimum(m, counts)
             noise = RowNoise(own, number).uniform(Stream.ORDER, part.inside.shape[1])
-            canvas = part.canvas(_lowest(noise, part.inside, m))
+            canvas = part.canvas(_lowest(noise, part.predicted, m))
             nats = _blank_nats(network, canvas, part)
-            total[numbers] += (nats * part.positions / m).cpu() / canvases
+            total[numbers] += (nats * counts / m).cpu() / canvases
         if on_rows is not None:
             on_rows(len(numbers))
     return total

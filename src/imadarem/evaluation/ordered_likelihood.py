@@ -103,7 +103,7 @@ def ordered_log_likelihood(
     total = torch.zeros(len(data), dtype=torch.float64)
     for numbers, part in data.batches(batch_size, device_of(network)):
         if steps is not None or (jointly and order == "left-to-right"):
-            passes = int(part.positions.max()) if steps is None else steps
+            passes = int(part.predicted.sum(dim=1).max()) if steps is None else steps
             total[numbers] = _in_blocks(network, part, passes, jointly).cpu()
         else:
             total[numbers] = _in_order(network, part, ORDERS[order]).cpu()
@@ -114,7 +114,7 @@ def ordered_log_likelihood(
 
 def _in_order(network: nn.Module, data: HeldOut, rank: Callable[[Tensor], Tensor]) -> Tensor:
     """Write the data into blank canvases, the highest rank first: ``(B,)`` nats, float64."""
-    canvas = data.canvas(data.inside)
+    canvas = data.canvas(data.predicted)
     total = torch.zeros(len(data), dtype=torch.float64, device=data.targets.device)
     inputs: dict[str, Tensor | None] = {"prev_probs": None}
     while bool(canvas.open.any()):
@@ -133,7 +133,7 @@ def _in_order(network: nn.Module, data: HeldOut, rank: Callable[[Tensor], Tensor
 
 def _in_blocks(network: nn.Module, data: HeldOut, steps: int, jointly: bool) -> Tensor:
     """Write the data from left to right, a block per pass: ``(B,)`` nats, float64."""
-    canvas = data.canvas(data.inside)
+    canvas, counts = data.canvas(data.predicted), data.predicted.sum(dim=1)
     targets = {"targets": data.targets} if jointly else {}
     schedule, beliefs, carry = MaskSchedule(steps), None, None
     total = torch.zeros(len(data), dtype=torch.float64, device=data.targets.device)
@@ -148,7 +148,7 @@ def _in_blocks(network: nn.Module, data: HeldOut, steps: int, jointly: bool) -> 
         log_probs = alone
         if output.joint_logits is not None:
             log_probs = forbid(output.joint_logits, canvas, may_end=data.ends)
-        count = canvas.open.sum(dim=1) - schedule.remaining(step, data.positions)
+        count = canvas.open.sum(dim=1) - schedule.remaining(step, counts)
         chosen = canvas.open & (canvas.open.long().cumsum(dim=1) <= count[:, None])
         total -= surprise(log_probs, data.targets, chosen & ~behind).sum(dim=1)
         canvas = canvas.write(chosen, data.targets).freeze_endings()

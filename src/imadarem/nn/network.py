@@ -64,6 +64,7 @@ class RefinementNetwork(nn.Module):
         prev_probs: Tensor | None = None,
         carry: Tensor | None = None,
         memory: Retrieved | None = None,
+        condition: Tensor | None = None,
         targets: Tensor | None = None,
         rows: Tensor | None = None,
     ) -> RefinementOutput:
@@ -80,6 +81,8 @@ class RefinementNetwork(nn.Module):
                 or the gate judges its odds instead of its fit).
             carry: ``(B, L, D)``, the ``carry`` of the last step's output; None starts afresh.
             memory: Earlier canvases to look at; None, or none for a row, changes nothing.
+            condition: ``(B, C)``, what the rows are to be like, by
+                :func:`imadarem.conditions.as_numbers`; None, or NaN for a row, asks for nothing.
             targets: ``(B, L)`` the data's tokens, for ``joint_logits``: each position reads
                 those left of it, as they will stand there when its turn comes.
             rows: ``(R,)`` indices into the batch, to judge a canvas for several targets in one
@@ -87,14 +90,27 @@ class RefinementNetwork(nn.Module):
 
         Raises:
             DataError: The canvas is longer than the backbone takes.
-            ConfigError: A carry, a memory or targets are given to a model built without.
+            ConfigError: A carry, a memory, a condition or targets are given to a model built
+                without.
         """
+        if condition is not None and self.config.conditions is None:
+            raise ConfigError(
+                "this model was trained without conditions; give none, or train it with some "
+                "(imadarem train --condition NAME)."
+            )
         if targets is not None and self.joint is None:
             raise ConfigError(
                 "this model has no joint head to read targets; build it with joint_size > 0."
             )
+        asked = {} if condition is None else {"condition": condition}
         read: BackboneOutput = self.backbone(
-            input_ids, attention_mask, time=time, prev_probs=prev_probs, carry=carry, memory=memory
+            input_ids,
+            attention_mask,
+            time=time,
+            prev_probs=prev_probs,
+            carry=carry,
+            memory=memory,
+            **asked,
         )
         joint_logits = None
         if self.joint is not None and targets is not None:

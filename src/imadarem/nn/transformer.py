@@ -15,6 +15,7 @@ from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
 from imadarem.nn.block import Block
+from imadarem.nn.conditions import ConditionEmbedding
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
 from imadarem.nn.relations import Layouts
 
@@ -66,6 +67,9 @@ class RefinementTransformer(nn.Module):
         self.memory_embedding = MemoryEmbedding(width) if config.memory else None
         self.memory = GatedCrossAttention(width, config.num_heads) if config.memory else None
         self.layouts = None if config.relations is None else Layouts(config.relations)
+        self.conditions = (
+            None if config.conditions is None else ConditionEmbedding(config.conditions, width)
+        )
 
     def forward(
         self,
@@ -76,6 +80,7 @@ class RefinementTransformer(nn.Module):
         prev_probs: Tensor | None = None,
         carry: Tensor | None = None,
         memory: Retrieved | None = None,
+        condition: Tensor | None = None,
     ) -> BackboneOutput:
         """One pass over a canvas; the arguments are those of :class:`RefinementNetwork`."""
         length = input_ids.shape[1]
@@ -86,6 +91,8 @@ class RefinementTransformer(nn.Module):
             raise ConfigError("this model has no memory; build it with memory=True, or give none.")
         attended = None if attention_mask is None else attention_mask.bool()
         x = self._embed(input_ids, attended, time, prev_probs)
+        if condition is not None and self.conditions is not None:
+            x = x + self.conditions(condition, length)
         states = self._run_blocks(x, carry, attended, memory)
         return BackboneOutput(states, self.to_logits(states))
 

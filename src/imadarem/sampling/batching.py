@@ -3,13 +3,12 @@
 What makes a batch changes the speed and no result. Draws belong to rows (see
 :mod:`imadarem.sampling.noise`), which leaves the rounding of the network's kernels. Those of
 torch on a CPU round a row the same in every batch where the shapes keep to the rules of
-:class:`Widths`; ``tests/test_batching.py`` holds it. The rules were measured on Intel and AMD
-processors, not read in a specification: on another kind of processor run that test.
+:class:`Widths`, which were measured on Intel and AMD; ``tests/test_batching.py`` holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -34,7 +33,6 @@ GROUP = 16
 GRAIN = 8
 #: Positions refined together on a CPU: what fits the cache beats what fills the batch.
 CHUNK_TOKENS = 4096
-#: Candidates of a row, at most.
 MOST_CANDIDATES = 1024
 
 StepObserver = Callable[[Tensor, Step], None]
@@ -46,20 +44,22 @@ class RunOptions(SamplingOptions, total=False):
     """What ``model.sample`` and ``model.infill`` take beside what they start from.
 
     Attributes:
-        width: Candidates of each row, of which one is kept: drawn by the odds that the judge
-            gives it, or the most certain where the model has a halting head. Default 1.
+        condition: Numbers or classes of the rows, for all or one for each: ``{"QED": 0.9}``.
+        width: Candidates of each row, of which one is kept: drawn by the judge's odds, or the
+            most certain by the halting head. Default 1.
         verifier: Says of a text whether it is right; candidates that it takes are preferred.
-        redraws: How often a row that the verifier refuses is drawn again, on a canvas of the
-            same length; one that it refuses every time is handed back as drawn last. Default 0.
+        redraws: How often a row that the verifier refuses is drawn again, at its length; one that
+            is refused every time stays as drawn last. Default 0.
         seed: The same seed gives the same samples, whatever the batch size.
         generator: Draws the seed where ``seed`` is None; default torch's global generator.
         return_trajectory: Keep the records of every step in ``.trajectory``.
         batch_size: Rows refined together; default 256.
         on_rows: Called with the number of rows just finished.
-        on_step: Called with the numbers of a batch's rows and each
-            :class:`~imadarem.sampling.loop.Step` of it, not for rows that are drawn again.
+        on_step: Called with row numbers and each :class:`~imadarem.sampling.loop.Step` of them,
+            but for rows that are drawn again.
     """
 
+    condition: Mapping[str, Any] | None
     width: int
     verifier: TextVerifier | None
     redraws: int
@@ -76,6 +76,7 @@ class Run:
     """One call of ``model.sample`` or ``model.infill``, beside its canvases: see the options."""
 
     settings: SamplingSettings
+    condition: Mapping[str, Any] | None = None
     width: int = 1
     verifier: TextVerifier | None = None
     redraws: int = 0
@@ -377,8 +378,7 @@ def _untouched(canvas: Canvas, numbers: list[int]) -> dict[int, Refined]:
 
 
 def _finished(step: Step) -> Iterator[tuple[int, Refined]]:
-    done = step.reasons != 0
-    if not bool(done.any()):
+    if not bool((done := step.reasons != 0).any()):
         return
     rows, reasons = step.rows[done].tolist(), step.reasons[done].tolist()
     quality = step.quality[done].tolist()

@@ -20,6 +20,7 @@ from imadarem.nn import EmaTeacher, RefinementOutput
 from imadarem.nn.heads import JointHead
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.filling import Decision
+from imadarem.sampling.guidance import guided_pass
 from imadarem.sampling.halting import StoppingReason, Track
 from imadarem.sampling.joint_draws import StepWeights
 from imadarem.sampling.noise import RowNoise
@@ -44,7 +45,8 @@ class Step:
         entropy: ``(B, L)`` normalised entropy in [0, 1].
         confidence: ``(B, L)`` probability of the token drawn in this step.
         changed_fraction: ``(B,)`` share of the row's writable positions that changed.
-        forward_passes: Passes each of these rows has cost so far, teacher included.
+        forward_passes: Passes each of these rows has cost so far, those of the teacher and of
+            guidance included.
         reasons: ``(B,)`` values of :class:`StoppingReason`; 0 goes on.
         quality: ``(B,)`` mean probability of the tokens on the writable positions; a blank
             counts as 0.
@@ -176,7 +178,7 @@ class _Rows:
             shown, canvas = shown.masked_fill(written, canvas.special.mask), canvas.reopened()
         schedule = MaskSchedule(settings.steps, settings.schedule)
         view = LoopView(
-            output=self.inputs.read_by(network, shown, attended, first=step == 1),
+            output=guided_pass(network, self.inputs, canvas, shown, settings.guidance, step == 1),
             teacher=None if judge is None else self.inputs.read_by(judge, shown, attended),
             canvas=canvas,
             settings=settings,
@@ -286,7 +288,7 @@ class _LoopStep(Step):
             changed=changed,
             # An end in the first blank leaves nothing that could change.
             changed_fraction=changed.sum(dim=1) / writable.sum(dim=1).clamp(min=1),
-            forward_passes=view.step if view.teacher is None else 2 * view.step,
+            forward_passes=view.step * (1 + (view.teacher is not None) + settings.guided),
             halt=None if halt is None else sigmoid(halt),
             edit=decision.edit,
             view=view,

@@ -41,12 +41,17 @@ class PassInputs:
     memory: Retrieved | None = None
 
     def read_by(
-        self, network: Network, ids: Tensor, attended: Tensor | None, first: bool = False
+        self,
+        network: Network,
+        ids: Tensor,
+        attended: Tensor | None,
+        first: bool = False,
+        condition: Tensor | None = None,
     ) -> RefinementOutput:
         """One pass. Keywords are given only where there is something: a network may know fewer."""
         if first and self.memory is None:
-            return forward_unique_rows(network, ids, attended)
-        optional = {"carry": self.carry, "memory": self.memory}
+            return forward_unique_rows(network, ids, attended, condition)
+        optional = {"carry": self.carry, "memory": self.memory, "condition": condition}
         given: dict[str, Any] = {name: x for name, x in optional.items() if x is not None}
         return network(ids, attended, prev_probs=self.prev_probs, **given)
 
@@ -83,7 +88,9 @@ def reads_beliefs(network: Network) -> bool:
     return not isinstance(config, ImplicitRefinementConfig) or config.self_conditioning
 
 
-def forward_unique_rows(network: Network, ids: Tensor, attended: Tensor | None) -> RefinementOutput:
+def forward_unique_rows(
+    network: Network, ids: Tensor, attended: Tensor | None, condition: Tensor | None = None
+) -> RefinementOutput:
     """A pass whose only input is the canvas; equal rows go through the network once.
 
     The first pass of a run reads blanks, the same number of them in many rows; copies of a
@@ -94,20 +101,28 @@ def forward_unique_rows(network: Network, ids: Tensor, attended: Tensor | None) 
         network: Called as ``network(input_ids, attention_mask, prev_probs=None)``.
         ids: ``(B, L)``.
         attended: ``(B, L)`` bool; None where every position is.
+        condition: ``(B, C)`` float32, see :class:`~imadarem.canvas.Canvas`.
 
     Returns:
         Of all ``B`` rows.
     """
+
+    def forward(rows: Tensor | slice) -> RefinementOutput:
+        some = None if attended is None else attended[rows]
+        asked = {} if condition is None else {"condition": condition[rows]}
+        return network(ids[rows], some, prev_probs=None, **asked)
+
     alike = getattr(network, "rows_independent", False) and ids.device.type == "cpu"
     if len(ids) == 1 or not alike:
-        return network(ids, attended, prev_probs=None)
+        return forward(slice(None))
     key = ids if attended is None else 2 * ids + attended
+    if condition is not None:
+        # By their bits: NaN asks for nothing, and equals no number.
+        key = torch.cat([key, condition.view(torch.int32).long()], dim=1)
     _, first, which = np.unique(key.numpy(), axis=0, return_index=True, return_inverse=True)
     if len(first) == len(ids):
-        return network(ids, attended, prev_probs=None)
-    rows = torch.from_numpy(first)
-    some = None if attended is None else attended[rows]
-    return network(ids[rows], some, prev_probs=None).spread(torch.from_numpy(which.reshape(-1)))
+        return forward(slice(None))
+    return forward(torch.from_numpy(first)).spread(torch.from_numpy(which.reshape(-1)))
 
 
 class LoopView(PassView):

@@ -48,6 +48,8 @@ class SamplingOptions(TypedDict, total=False):
         forbid_end: True fills every blank; False lets the model write an end of sequence in the
             blanks at a row's end. Default: a given length, of a canvas or of a prompt, is kept,
             and a free sample ends where its drawn length or the model says.
+        guidance: Strength of classifier-free guidance: 1 is none, more follows the condition or
+            the prompt more closely, at twice the passes; see :mod:`imadarem.sampling.guidance`.
     """
 
     steps: int | None
@@ -61,6 +63,7 @@ class SamplingOptions(TypedDict, total=False):
     max_length: int | None
     suppress_tokens: Sequence[int] | None
     forbid_end: bool | None
+    guidance: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class SamplingSettings:
         suppress_tokens: Ids that are never written.
         state_noise: Standard deviation of noise added to the carry between steps, by which the
             candidates of a row differ (PTRM, arXiv:2605.19943); 0 adds none.
+        guidance: Strength of classifier-free guidance; 1 is none.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -110,6 +114,7 @@ class SamplingSettings:
     max_length: int | None = None
     suppress_tokens: tuple[int, ...] = ()
     state_noise: float = 0.0
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         checks.whole("min_length", self.min_length, 1)
@@ -118,8 +123,14 @@ class SamplingSettings:
         checks.whole("steps", self.steps, 1)
         checks.whole("best_of", self.best_of, 1)
         checks.finite(temperature=self.temperature, state_noise=self.state_noise)
+        checks.finite(guidance=self.guidance)
         checks.share(stop_threshold=self.stop_threshold)
         check_shape(self.schedule, self.steps)
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step costs a second pass without the condition."""
+        return self.guidance != 1.0
 
     @classmethod
     def from_config(
@@ -141,8 +152,8 @@ class SamplingSettings:
             options: Of the call.
 
         Raises:
-            ConfigError: An option is unknown or out of range, no policy has that name, or there
-                are limits to the length of rows that have one.
+            ConfigError: An option is unknown or out of range, no policy has that name, there are
+                limits to the length of rows that have one, or guidance has nothing to follow.
         """
         checks.known_keys(options, SamplingOptions.__annotations__, "option of sampling")
 
@@ -178,6 +189,7 @@ class SamplingSettings:
             min_length=options.get("min_length") or 1,
             max_length=options.get("max_length"),
             suppress_tokens=_token_ids(options.get("suppress_tokens") or (), config.vocab_size),
+            guidance=_guidance(config, filling, options.get("guidance")),
         )
 
     def restricted(self, canvas: Canvas) -> Canvas:
@@ -199,6 +211,16 @@ def _best_of(config: ImplicitRefinementConfig, filling: bool, given: int | None)
             "(joint_size=0). Leave it out; width= compares whole rows."
         )
     return given
+
+
+def _guidance(config: ImplicitRefinementConfig, filling: bool, given: float | None) -> float:
+    """The strength of guidance: that of the call, or none."""
+    if given not in (None, 1) and not filling and config.conditions is None:
+        raise ConfigError(
+            f"guidance={given} follows a prompt or a condition, and here is neither. Leave it out, "
+            "give a prompt, or take a model that was trained with conditions."
+        )
+    return 1.0 if given is None else given
 
 
 def _may_end(

@@ -85,6 +85,13 @@ class Sampling(Request):
         description="true fills every blank; false lets the model end a row in the blanks at its "
         "end. Default: lengths that are given are kept.",
     )
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Strength of classifier-free guidance by the prompt: 1 is none, more follows "
+        "the given tokens more closely, at twice the passes.",
+    )
     seed: int | None = Field(
         None,
         ge=0,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from imadarem.tokenizers import SpecialIds
 from imadarem.training.contract import StepFigures
 from imadarem.training.objective import Objective
 from imadarem.training.processes import rank, step_generator, world_size
+from imadarem.training.row_conditions import RowConditions, Source
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig, refuse_parts_trained_by_unrolling
 from imadarem.training.update import GuardedUpdate, TrainingRecord
@@ -44,20 +47,34 @@ class MaskedTraining:
         model: Changed in place.
         train: Training rows.
         valid: Held-out rows.
+        conditions: What the training rows are like, by name: a number or a class for each row, or
+            a function of its text that gives one. Models for which ``sample(condition=…)`` works
+            afterwards; see :class:`~imadarem.training.row_conditions.RowConditions`.
 
     Raises:
-        ConfigError: The model has parts that this objective does not train.
+        ConfigError: The model has parts that this objective does not train, or was trained with
+            other conditions.
         DataError: No row fits into ``max_seq_len``.
     """
 
     unit = "tokens"
     validates_first = True
 
-    def __init__(self, model: Any, train: TokenCorpus, valid: TokenCorpus) -> None:
+    def __init__(
+        self,
+        model: Any,
+        train: TokenCorpus,
+        valid: TokenCorpus,
+        conditions: Mapping[str, Source] | None = None,
+    ) -> None:
         refuse_parts_trained_by_unrolling(model.config)
         limit = _longest_row(model.config, model.special)
         self.model = model
         self.train, self.valid = train.no_longer_than(limit), valid.no_longer_than(limit)
+        self.conditions = None
+        if conditions:
+            kept = np.flatnonzero(train.lengths <= limit)
+            self.conditions = RowConditions(model, conditions, train, kept)
         if model.config.length_mode == "drawn" and model.config.length_counts is None:
             model.config = replace(model.config, length_counts=self.train.length_counts())
         self.training = TrainingRecord()
@@ -78,17 +95,20 @@ class MaskedTraining:
         Raises:
             TrainingError: The gradient was not finite many steps in a row.
         """
-        ids, inside, generator = self._batch(self.training.step_count)
+        ids, inside, condition, generator = self._batch(self.training.step_count)
         self.model.train()
         loss, token, gate = math.nan, None, None
         # A model that gives NaN where it fills its own canvases makes this a step to skip.
         with suppress(NonFiniteError):
             parts = [
-                self._backward(rows, real, len(rows) / len(ids), generator)
-                for rows, real in zip(
+                self._backward(rows, real, asked, len(rows) / len(ids), generator)
+                for rows, real, asked in zip(
                     ids.chunk(self.config.accumulation),
                     inside.chunk(self.config.accumulation),
-                    strict=True,
+                    repeat(None)
+                    if condition is None
+                    else condition.chunk(self.config.accumulation),
+                    strict=False,
                 )
             ]
             loss, token, gate = (sum(column) for column in zip(*parts, strict=True))
@@ -99,11 +119,16 @@ class MaskedTraining:
         return StepFigures(loss, token, norm, tokens, {"gate_loss": gate})
 
     def _backward(
-        self, ids: Tensor, inside: Tensor, share: float, generator: torch.Generator
+        self,
+        ids: Tensor,
+        inside: Tensor,
+        condition: Tensor | None,
+        share: float,
+        generator: torch.Generator,
     ) -> tuple[float, float, float]:
         """Add the gradient of a part of the batch; the loss and its terms, times its share."""
         with self.update.autocast():
-            terms = self.objective()(self.model, ids, inside, generator)
+            terms = self.objective()(self.model, ids, inside, generator, condition=condition)
             total = terms.total * share
         self.update.backward(total)
         return float(total.detach()), float(terms.token) * share, float(terms.gate) * share
@@ -115,13 +140,17 @@ class MaskedTraining:
         """
         frozen = bool((self.model.config.backbone or {}).get("frozen"))
         warm = frozen or self.training.step_count >= self.config.gate_warmup * self.config.steps
+        blank = self._share(self.config.blank_share, BLANK_SHARE)
+        ends = self._share(self.config.suffix_share, SUFFIX_SHARE)
+        # Shares that are given leave less than usual for the windows.
+        room = max(1.0 - blank - ends, 0.0)
         return Objective(
             config=self.model.config,
             special=self.model.special,
             on_policy_share=self.config.on_policy_share if warm else 0.0,
-            blank_share=self._share(self.config.blank_share, BLANK_SHARE),
-            suffix_share=self._share(self.config.suffix_share, SUFFIX_SHARE),
-            window_share=self._share(self.config.window_share, WINDOW_SHARE),
+            blank_share=blank,
+            suffix_share=ends,
+            window_share=self._share(self.config.window_share, min(WINDOW_SHARE, room)),
             surplus=self.config.surplus,
         )
 
@@ -191,12 +220,16 @@ class MaskedTraining:
             return given
         return with_joint_head if self.model.config.joint_size else 0.0
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None, torch.Generator]:
+        """Ids, which are real, what the rows are asked to be like, and the step's generator."""
         generator = step_generator(self.config.seed, step)
-        rows = [self.train[i] for i in self.buckets.batch(step)[rank() :: world_size()]]
-        ids, inside = collate(rows, self.model.special.pad)
+        numbers = self.buckets.batch(step)[rank() :: world_size()]
+        ids, inside = collate([self.train[i] for i in numbers], self.model.special.pad)
         device = self.update.device
-        return ids.to(device), inside.to(device), generator
+        condition = None
+        if self.conditions is not None:
+            condition = self.conditions.of(numbers, generator).to(device)
+        return ids.to(device), inside.to(device), condition, generator
 
     def _global_batch(self) -> int:
         rows = min(self.config.batch_size, len(self.train))

@@ -98,14 +98,11 @@ class Objective:
     Args:
         config: Weights, length mode and whether there is a gate to train.
         special: The tokenizer's special ids.
-        on_policy_share: Share of the rows whose blanks the model fills itself, in [0, 1].
-            0 trains no gate; at most a half keeps the likelihood from rotting.
-        suffix_share: Share of the rows whose masked part is their end: what a left-to-right
-            policy leaves, in [0, 1].
-        blank_share: Share of the rows that show nothing at all, in [0, 1]. They cost a joint
-            head alone: rows of one length share a pass.
+        on_policy_share: Share of the rows whose blanks the model fills itself; 0 trains no gate.
+        suffix_share: Share of the rows whose end is masked, as a left-to-right policy leaves it.
+        blank_share: Share of the rows that show nothing at all: those of a length share a pass.
         window_share: Share of the rows that hide one or two windows, of up to 60 % of the row
-            together, in [0, 1]. What the three shares leave hides scattered positions.
+            together. What the three shares leave hides scattered positions.
         surplus: Blanks at most that the holes of a row have beyond their tokens, in half of the
             batches and in rows that hide windows or their end. Needs the token *nothing*.
         grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
@@ -147,6 +144,7 @@ class Objective:
         attention_mask: Tensor | None,
         generator: torch.Generator,
         rollout: nn.Module | None = None,
+        condition: Tensor | None = None,
     ) -> LossTerms:
         """Corrupt a batch and score it.
 
@@ -156,8 +154,10 @@ class Objective:
             attention_mask: ``(B, L)``, nonzero where a token is real; None means all are.
             generator: On the CPU; the only source of randomness but for dropout.
             rollout: The network that fills canvases, without a graph; default ``network``.
+            condition: ``(B, C)`` what the rows are like, as the network reads it.
         """
         batch = self.corrupt(input_ids, attention_mask, generator)
+        batch = replace(batch, canvas=replace(batch.canvas, condition=condition))
         filler = network if rollout is None else rollout
         if self.config.use_refine_gate and self.on_policy_share > 0:
             batch = self.fill(batch, filler, generator)
@@ -294,21 +294,22 @@ class Objective:
         self, network: nn.Module, batch: TrainingCanvas, prev_probs: Tensor | None
     ) -> RefinementOutput:
         """One pass; blank canvases of one length go through the network once."""
-        canvas = batch.canvas
+        canvas, mask = batch.canvas, batch.canvas.attention_mask
+        given = {"prev_probs": prev_probs, **canvas.asked}
         if not self.config.joint_size:
-            ids, mask = canvas.ids, canvas.attention_mask
-            plain: RefinementOutput = network(ids, mask, prev_probs=prev_probs)
+            plain: RefinementOutput = network(canvas.ids, mask, **given)
             return plain
         numbers = torch.arange(len(canvas), device=canvas.ids.device)
         blank = batch.blank.to(numbers.device)
+        if canvas.condition is not None:
+            blank = blank & canvas.condition.isnan().all(dim=1)
         kinds = torch.where(blank, canvas.open.sum(dim=1), -1 - numbers)
         kinds, rows = kinds.unique(return_inverse=True)
         first = torch.zeros_like(kinds).scatter(0, rows, numbers)
-        mask = canvas.attention_mask
         joint: RefinementOutput = network(
             canvas.ids[first],
             None if mask is None else mask[first],
-            prev_probs=None if prev_probs is None else prev_probs[first],
+            **{name: None if part is None else part[first] for name, part in given.items()},
             targets=batch.targets,
             rows=rows,
         )
@@ -346,7 +347,8 @@ class Objective:
         ids, state = canvas.ids.clone(), canvas.state.clone()
         # The data is given while the model fills in, and anonymous again afterwards.
         prompt = state[rows].masked_fill(canvas.written[rows], State.GIVEN)
-        part = replace(canvas, ids=ids[rows], state=prompt)
+        condition = None if canvas.condition is None else canvas.condition[rows]
+        part = replace(canvas, ids=ids[rows], state=prompt, condition=condition)
         training = network.training
         network.eval()
         # The loop drops rows without blanks at once, so a row's last record is its result.
@@ -386,5 +388,5 @@ class Objective:
         if not self.config.self_conditioning or torch.rand((), generator=generator) < 0.5:
             return None
         with torch.no_grad():
-            logits: Tensor = network(canvas.ids, canvas.attention_mask).logits
+            logits: Tensor = network(canvas.ids, canvas.attention_mask, **canvas.asked).logits
         return logits.float().softmax(dim=-1)

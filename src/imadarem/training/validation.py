@@ -105,6 +105,10 @@ def judge_own_tokens(
     return torch.cat(logits), torch.cat(wrong)
 
 
+#: Bound of the logarithm of the gate's temperature, and weight of the squares of its other two.
+LOG_TEMPERATURE, PULL = math.log(20.0), 1e-6
+
+
 @dataclass(frozen=True)
 class GateCalibration:
     """What makes a gate's logit honest: ``g / temperature + offset + progress_slope · s``.
@@ -132,7 +136,8 @@ def fit_gate_calibration(
     Minimises the binary cross-entropy of "this token is wrong" (Platt scaling, with the
     progress as a second feature) over held-out rows of which a part is hidden and written
     anew in 1 to ``K - 1`` of ``K`` steps: the canvases that the passes 2 to ``K`` judge. The
-    temperature stays within [0.05, 20].
+    temperature stays within [0.05, 20], and a slight pull to 0 keeps the other two finite where
+    the gate makes no mistake on these rows.
     """
     logits, shares, wrong = _judged_by_policy(network, objective, corpus, seed)
     log_t = torch.zeros((), requires_grad=True)
@@ -141,13 +146,15 @@ def fit_gate_calibration(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        fitted = logits / log_t.exp() + shift[0] + shift[1] * shares
+        scale = log_t.clamp(-LOG_TEMPERATURE, LOG_TEMPERATURE).exp()
+        fitted = logits / scale + shift[0] + shift[1] * shares
         loss = F.binary_cross_entropy_with_logits(fitted, wrong.float())
+        loss = loss + PULL * shift.square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    temperature = min(max(math.exp(log_t.item()), 0.05), 20.0)
+    temperature = math.exp(min(max(log_t.item(), -LOG_TEMPERATURE), LOG_TEMPERATURE))
     return GateCalibration(temperature, shift[0].item(), shift[1].item())
 
 
