@@ -49,8 +49,7 @@ def test_each_parent_stays_once_and_the_changes_are_counted():
 
 def test_molecules_that_a_notation_refuses_or_a_canvas_is_too_short_for_are_counted(monkeypatch):
     monkeypatch.setattr(inspection, "MOST_SAFE", 3)
-    # A chain of 60 atoms fits the 64 tokens of "selfies" and the 72 of "smiles-fill", not the 54
-    # of "smiles".
+    # A chain of 60 atoms fits the 64 tokens of "selfies" and the 72 of "smiles".
     smiles = ["CCO", "C" * 60, "C" * 70, "[Cu+2]", "CC(=O)[O-].[Na+]"]
     with Workers() as workers:
         notated = inspect_notations(smiles, workers)
@@ -60,9 +59,8 @@ def test_molecules_that_a_notation_refuses_or_a_canvas_is_too_short_for_are_coun
         **{"tried": 5, "refused": 0, "shortest": 1, "median": 9, "longest": 70, "vocabulary": 9}
     }
     fits = {fit.model: fit for fit in canvas_fits(notated)}
-    assert set(fits) == {"selfies", "smiles", "smiles-fill"}
-    assert (fits["smiles-fill"].canvas, fits["smiles-fill"].too_long) == (72, 0)
-    assert (fits["smiles"].canvas, fits["smiles"].too_long, fits["smiles"].of) == (54, 2, 5)
+    assert set(fits) == {"selfies", "smiles"}
+    assert (fits["smiles"].canvas, fits["smiles"].too_long, fits["smiles"].of) == (72, 0, 5)
     assert (fits["selfies"].canvas, fits["selfies"].too_long) == (64, 1)
     for name, reason in notated["selfies"].refused:
         assert reason, name
@@ -75,7 +73,7 @@ def test_the_command_names_what_was_standardized_and_who_has_no_room(said, elsew
     summary = records(out)[-1]
     assert (summary["fragments_removed"], summary["neutralised"]) == (1, 1)
     assert (summary["duplicates_removed"], summary["distinct"]) == (1, 7)
-    assert summary["models"]["smiles"] == {"canvas": 54, "too_long": 1, "of": 7}
+    assert summary["models"]["smiles"] == {"canvas": 72, "too_long": 0, "of": 7}
     code, out, err = said("data", "inspect", "a.smi")
     assert re.search(r"smiles +smiles +54 tokens +1 \(12\.5%\)", out)
     assert err == ""

@@ -47,18 +47,18 @@ def test_the_smiles_model_fills_holes_in_a_smiles() -> None:
         assert text.startswith("c1ccc(") and text.endswith(")cc1")
 
 
-def test_the_filling_model_writes_holes_of_unknown_length() -> None:
-    texts = shipped("smiles-fill").infill(["CC(=O)Nc1ccc(<gap>)cc1"] * 64, seed=0).texts
+def test_the_smiles_model_writes_holes_of_unknown_length() -> None:
+    texts = shipped("smiles").infill(["CC(=O)Nc1ccc(<gap>)cc1"] * 64, seed=0).texts
     assert all(text.startswith("CC(=O)Nc1ccc(") and text.endswith(")cc1") for text in texts)
     assert len({len(text) for text in texts}) > 3
     # The card: 7 of 10; four standard errors below.
     assert sum(canonical(text) is not None for text in texts) > 28
 
 
-def test_the_filling_model_finds_a_token_out_of_place() -> None:
+def test_the_smiles_model_finds_a_token_out_of_place() -> None:
     molecules = [text for text in load_moses_sample("test")[:120] if "1" in text]
     broken = [text.replace("1", "2", 1) for text in molecules]
-    found = shipped("smiles-fill").judge([*molecules, *broken])
+    found = shipped("smiles").judge([*molecules, *broken])
     worst = [max(row.wrong or []) for row in found]
     whole, wrong = worst[: len(molecules)], worst[len(molecules) :]
     # The card says 99.8 % of clean rows; here blanks cannot hide the mistake.

@@ -18,7 +18,6 @@ _PACKAGE = Path(__file__).parent / "shipped"
 SHIPPED = {
     "default": _PACKAGE / "smiles",
     "smiles": _PACKAGE / "smiles",
-    "smiles-fill": _PACKAGE / "smiles-fill",
     "selfies": _PACKAGE / "selfies",
     "sudoku": _PACKAGE / "sudoku",
 }

@@ -41,7 +41,7 @@ def infill(
     imadarem infill --scaffold scaffolds.csv -n 8 --out new.csv
     imadarem infill --motif "*c1ccncc1" --where "QED>0.6, new_rings=0" --alerts PAINS,BRENK
     imadarem infill "CC<mask><mask><mask>O"
-    imadarem infill --model smiles-fill "CC(=O)Nc1ccc(<gap>)cc1" -n 8
+    imadarem infill "CC(=O)Nc1ccc(<gap>)cc1" -n 8
     imadarem infill --model runs/text/model "a <mask><mask><mask> day" -n 8 --json
     ```
 
