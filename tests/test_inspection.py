@@ -75,7 +75,7 @@ def test_the_command_names_what_was_standardized_and_who_has_no_room(said, elsew
     assert (summary["duplicates_removed"], summary["distinct"]) == (1, 7)
     assert summary["models"]["smiles"] == {"canvas": 72, "too_long": 0, "of": 7}
     code, out, err = said("data", "inspect", "a.smi")
-    assert re.search(r"smiles +smiles +54 tokens +1 \(12\.5%\)", out)
+    assert re.search(r"selfies +selfies +64 tokens +1 \(12\.5%\)", out)
     assert err == ""
     assert said("data", "inspect", "a.smi", "--tautomer")[0] == 2
 
