@@ -196,7 +196,10 @@ def page(found: dict[str, Row]) -> str:
     """The benchmark page of the headline figures."""
     parts = [
         "# Headline figures",
-        "`make figures` measures all of them again; benchmarks/results/headline.json holds them.",
+        "`make figures` measures them again, in five to ten minutes of one core: what each model of "
+        "molecules draws, what each model of SMILES fills and repairs, fragments, and puzzles. They "
+        "stand in `benchmarks/results/headline.json`; names of columns: "
+        "[what `evaluate` reports](../how-to/evaluate.md).",
     ]
     for name, one in found.items():
         made = f"{one['machine']}; {one['date']}, commit {one['commit']}, seed {one['seed']}"
