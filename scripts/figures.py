@@ -196,9 +196,9 @@ def page(found: dict[str, Row]) -> str:
     """The benchmark page of the headline figures."""
     parts = [
         "# Headline figures",
-        "`make figures` measures them again, in five to ten minutes of one core: what each model of "
-        "molecules draws, what each model of SMILES fills and repairs, fragments, and puzzles. They "
-        "stand in `benchmarks/results/headline.json`; names of columns: "
+        "`make figures` measures them again, in five to ten minutes of one core: what each model "
+        "of molecules draws, what each model of SMILES fills and repairs, fragments, and puzzles. "
+        "They stand in `benchmarks/results/headline.json`; names of columns: "
         "[what `evaluate` reports](../how-to/evaluate.md).",
     ]
     for name, one in found.items():
