@@ -116,7 +116,7 @@ class FollowsPrompt(torch.nn.Module):
 
 def test_guidance_by_the_prompt_blanks_what_is_given():
     canvas = Canvas.with_holes([[4, SPECIAL.mask, 5]], SPECIAL)
-    read = guided_pass(FollowsPrompt(), PassInputs(), canvas, canvas.ids, 2.5, first=True)
+    read = guided_pass(FollowsPrompt(), PassInputs(), canvas, canvas.ids, None, 2.5, first=True)
     # without + 2.5 · (with - without) = 0 + 2.5 · (1 - 0)
     assert read.logits[0, :, 3].tolist() == [2.5, 2.5, 2.5]
     assert read.logits[0, :, 4].tolist() == [0.0, 0.0, 0.0]

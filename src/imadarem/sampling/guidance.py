@@ -22,6 +22,7 @@ def guided_pass(
     inputs: PassInputs,
     canvas: Canvas,
     shown: Tensor,
+    attended: Tensor | None,
     guidance: float,
     first: bool,
 ) -> RefinementOutput:
@@ -32,10 +33,10 @@ def guided_pass(
         inputs: What the network reads beside the canvas.
         canvas: The rows, and what they are asked to be like.
         shown: ``(B, L)``, the ids that the network reads.
+        attended: ``(B, L)`` bool, the positions that it reads; None where it reads all.
         guidance: Its strength; 1 is one plain pass.
         first: Whether it is the first pass of a run.
     """
-    attended = canvas.attention_mask
     read = inputs.read_by(network, shown, attended, first, canvas.condition)
     if guidance == 1.0:
         return read

@@ -178,7 +178,9 @@ class _Rows:
             shown, canvas = shown.masked_fill(written, canvas.special.mask), canvas.reopened()
         schedule = MaskSchedule(settings.steps, settings.schedule)
         view = LoopView(
-            output=guided_pass(network, self.inputs, canvas, shown, settings.guidance, step == 1),
+            output=guided_pass(
+                network, self.inputs, canvas, shown, attended, settings.guidance, step == 1
+            ),
             teacher=None if judge is None else self.inputs.read_by(judge, shown, attended),
             canvas=canvas,
             settings=settings,
