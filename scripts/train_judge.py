@@ -1,11 +1,14 @@
-"""Train the judge of a molecule model: which tokens are wrong, what is missing, is a row right.
+"""Train the judge of a model: which tokens are wrong, what is missing, is a row right.
 
     python scripts/train_judge.py --model runs/smiles/model --steps 800 --out runs/judge
+    python scripts/train_judge.py --model runs/typos/fill/model --data runs/typos/data/lines.txt
+        --misspellings runs/typos/data/train.tsv --steps 600 --out runs/typos/judge
 
 The network stays as it is; the judge gets a block of its own on its states. At the end each of
 its three outputs is calibrated on held-out rows, and the model is saved with its judge in
 ``--out``. Figures are of other held-out rows: AUROC and expected calibration error of each
-output by kind of row, and the share of clean rows in which nothing is flagged.
+output by kind of row, and the share of clean rows in which nothing is flagged. With
+``--misspellings`` the errors in a model of letters are those of typing (``scripts/typos.py``).
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from typos import TypingErrors, read_pairs
 
 from imadarem import ImplicitRefinementModel
 from imadarem.data.prepare import prepare
@@ -25,6 +30,8 @@ from imadarem.training.judging import JudgeData, judge_loss
 from imadarem.training.optim import learning_rate_factor
 
 LOG_EVERY, FIGURES_EVERY = 20, 200
+#: Shares of the kinds of rows with typing errors: clean, misspelt, plausible, filled, drafts.
+TYPING_SHARES = (0.42, 0.42, 0.06, 0.05, 0.05)
 
 
 def main() -> None:
@@ -33,6 +40,7 @@ def main() -> None:
     parser.add_argument("--judge-from", help="start from the judge of this model")
     parser.add_argument("--keep-gate", action="store_true", help="train the judge alone")
     parser.add_argument("--data", default="moses")
+    parser.add_argument("--misspellings", type=Path, help="lines of wrong<TAB>right")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -57,10 +65,14 @@ def main() -> None:
         if part is not None:
             part.requires_grad_(False)
     prepared = prepare(options.data, tokenizer=model.tokenizer, extend=True, seed=options.data_seed)
-    train = JudgeData(model, prepared.train, options.own, options.seed)
+    kinds: dict[str, Any] = {}
+    if options.misspellings is not None:
+        errors = TypingErrors(model.tokenizer, read_pairs(options.misspellings))
+        kinds = {"errors": errors, "shares": TYPING_SHARES}
+    train = JudgeData(model, prepared.train, options.own, options.seed, **kinds)
     half = len(prepared.valid) // 2
     fitted, held = (
-        JudgeData(model, prepared.valid.subset(part), half, options.seed + 1 + number)
+        JudgeData(model, prepared.valid.subset(part), half, options.seed + 1 + number, **kinds)
         for number, part in enumerate((range(half), range(half, 2 * half)))  # type: ignore[arg-type]
     )
     learned = [p for p in model.parameters() if p.requires_grad]

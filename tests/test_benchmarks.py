@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fakes import gap_model, grid_model
+from rapidfuzz.distance import Levenshtein
 
+from imadarem import ImplicitRefinementModel
 from imadarem.design.scored_table import Scored
 from imadarem.repair.sites import Row
 from imadarem.tokenizers import SpecialIds
@@ -208,6 +210,20 @@ def test_a_repair_with_a_fault_is_counted():
     assert not any(keeps(row, r, everywhere) for r in ([5, 9, 6], [6, 5], [5], [5, 8, 7]))
     # The last token alone is suspect.
     assert keeps(row, [5, 6, 9], {(2, False)}) and not keeps(row, [5, 6, 7, 9], {(2, False)})
+
+
+def test_an_error_in_a_molecule_is_as_far_away_as_was_asked():
+    errors = import_module("smiles_errors")
+    model = ImplicitRefinementModel.from_pretrained("smiles")
+    row = model.tokenizer.encode("CC(=O)Nc1ccc(O)cc1")
+    maker = errors.Errors(model, 0)
+    for distance in (1, 2, 3):
+        assert Levenshtein.distance(maker.at_distance(row, distance), row) == distance
+    assert len(maker.one(row, "ring digit lost")) == len(row) - 1
+    assert maker.one(model.tokenizer.encode("CCO"), "ring digit lost") is None
+    pairs = import_module("repair_rivals").paired
+    assert "".join(pairs("CC(O)c1ccc(C2)cc1(O")) == "CC(O)c1ccc(C)cc1(O)"
+    assert "".join(pairs("C)C(C(O")) == "CC(C(O))"
 
 
 # Ten of 0.5, then a 1: the mean of the ten best rises to 0.5, then 0.55. It ends at 12 of 20.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_parts import SIXTY, records, saved_model
 
-from imadarem.tokenizers import SmilesTokenizer
+from imadarem.tokenizers import CharTokenizer, SmilesTokenizer
 
 Said = Callable[..., tuple[int, str, str]]
 #: An ethanol whose branch is not closed, one that is right, and one with an unknown token.
@@ -45,6 +45,17 @@ def test_a_row_that_the_check_takes_is_returned_and_others_are_searched(
     assert all(isinstance(edit[key], str | None) for key in ("before", "after"))
     assert out.read_text().splitlines() == [first["text"], RIGHT]
     assert "1 checked" in err and "1 clean" in err
+
+
+def test_a_list_of_words_is_a_check(said: Said, tmp_path: Path) -> None:
+    words = ["letter", "letters", "better"]
+    model = saved_model(tmp_path / "model", CharTokenizer.from_corpus(words), words)
+    (tmp_path / "words.txt").write_text("letter\n")
+    check = ("--check", f"words:{tmp_path / 'words.txt'}", "--budget", 900, "--json")
+    _, text, _ = said("repair", "letter", "lettr", "--model", model, *check)
+    right, repaired = records(text)
+    assert (right["reason"], right["text"]) == ("clean", "letter")
+    assert (repaired["reason"], repaired["text"]) == ("checked", "letter")
 
 
 def test_what_cannot_be_repaired_or_read_is_written_unchanged(

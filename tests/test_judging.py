@@ -224,6 +224,18 @@ def test_batches_have_every_kind_in_its_share() -> None:
     assert not rows.judged[rows.kinds >= REFILLED].any()
 
 
+def test_the_caller_may_make_the_errors_and_choose_the_shares() -> None:
+    model = judging_model()
+    model.config.length_counts = [0, 0, 1, 1, 1]
+    corpus = TokenCorpus.from_rows([model.tokenizer.encode(m) for m in MOLECULES], 40)
+    shares = (0.5, 0.5, 0.0, 0.0, 0.0)
+    data = JudgeData(model, corpus, 6, 0, lambda row, _: [int(n) for n in row[1:]], shares)
+    rows = data.batch(20)
+    assert rows.kinds.tolist() == [CLEAN] * 10 + [EDITS] * 10
+    # One token is missing, the first, or any of a run that it begins.
+    assert rows.missing.sum(dim=1).tolist() == [0] * 10 + [1] * 10
+
+
 def test_a_fitted_judge_is_calibrated_for_each_kind_of_its_own_rows() -> None:
     model = judging_model()
     model.config.length_counts = [0, 0, 1, 1, 1]

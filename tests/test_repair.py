@@ -15,13 +15,14 @@ from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.judgement import Judgement
 from imadarem.repair.candidates import at_site
 from imadarem.repair.records import edits_between
+from imadarem.repair.rows import BLANKED, PLACES, SHARE
 from imadarem.repair.sites import (
     Row,
     Site,
+    error_nats,
     flagged_sites,
     likely_sites,
     prompt_of,
-    suspect_sites,
 )
 from imadarem.tokenizers import SmilesTokenizer, SpecialIds
 
@@ -143,18 +144,23 @@ def test_edits_name_place_kind_and_probability() -> None:
     assert deleted.probability is None
 
 
-def test_the_places_beside_a_flagged_one_are_suspect_too() -> None:
-    row = Row([A, B, C], [False] * 3)
-    # The token B: the gaps before it and behind it, at their own probabilities.
-    token = judged([A, B, C], [0.1, 0.9, 0.2], [0.05, 0.1, 0.3, 0.0])
-    assert suspect_sites(row, token, 0.5) == [
-        Site(0.9, 1, False),
-        Site(0.3, 2, True),
-        Site(0.1, 1, True),
-    ]
-    # The gap at the end: the last token, and no token behind it.
-    gap = judged([A, B, C], [0.1, 0.1, 0.2], [0.0, 0.0, 0.0, 0.8])
-    assert suspect_sites(row, gap, 0.5) == [Site(0.8, 3, True), Site(0.2, 2, False)]
+# The doubt is 0.8 + 0.6 + 0.1 + 0.1 = 1.6: half of it is held by the first place, 0.95 by three.
+@pytest.mark.parametrize(("share", "count", "found"), [(0.5, 9, 1), (0.9, 9, 3), (0.9, 2, 2)])
+def test_as_many_places_are_tried_as_hold_a_share_of_the_doubt(
+    share: float, count: int, found: int
+) -> None:
+    judgement = judged([A, B], [0.1, 0.6], [0.1, 0.8, 0.0])
+    sites = likely_sites(Row([A, B], [False] * 2), judgement, count, share)
+    assert [site.probability for site in sites] == [0.8, 0.6, 0.1][:found]
+
+
+# Places of 0.5, 0.2 and 0 are all right with 0.5 · 0.8 = 0.4; a protected one does not count.
+def test_a_row_is_wrong_as_soon_as_one_of_its_places_is() -> None:
+    judgement = judged([A, B], [0.9, 0.2], [0.5, 0.0, 0.0])
+    assert error_nats(Row([A, B], [True, False]), judgement) == pytest.approx(-math.log(0.4))
+    # What says nothing of gaps is a gate: its likeliest place.
+    gate = Judgement([A, B], [0.1, 0.1], [0.9, 0.2])
+    assert error_nats(Row([A, B], [False] * 2), gate) == pytest.approx(-math.log(0.1))
 
 
 # A token that is wrong with 0.5: ln 0.5 = -0.69. The token C stands there with 0.6, ln 0.6 = -0.51,
@@ -180,18 +186,19 @@ def test_a_deletion_is_as_likely_as_nothing_or_else_as_the_best_token(
 
 @settings(max_examples=8, deadline=None)
 @given(TEXTS, st.floats(0.0, 1.0))
-def test_only_flagged_places_of_a_row_ever_change(texts: list[str], threshold: float) -> None:
+def test_only_suspect_places_of_a_row_ever_change(texts: list[str], threshold: float) -> None:
     judgements = MODEL.judge(texts)
     for repair, judgement in zip(
         MODEL.repair(texts, rounds=1, threshold=threshold), judgements, strict=True
     ):
-        assert judgement.wrong is not None and judgement.missing is not None
+        row = Row(judgement.tokens, [False] * len(judgement.tokens))
+        sites = likely_sites(row, judgement, PLACES[-1], SHARE)
+        sites += flagged_sites(row, judgement, min(BLANKED) * threshold)
         for edit in repair.edits:
-            # The shortest alignment may place an edit beside the place that was flagged.
-            near = slice(max(edit.position - 2, 0), edit.position + 3)
-            assert max(judgement.wrong[near] + judgement.missing[near]) > threshold
+            # The shortest alignment may place an edit beside the place that was changed.
+            assert any(abs(site.position - edit.position) <= 2 for site in sites)
         assert not {0, 1, 2, MODEL.special.nothing} & set(repair.tokens)
-        if max(judgement.wrong + judgement.missing) <= threshold:
+        if -math.expm1(-error_nats(row, judgement)) <= threshold:
             assert (repair.reason, repair.changed) == ("clean", False)
         if not repair.changed:
             assert repair.text in texts and repair.edits == []

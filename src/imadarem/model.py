@@ -267,9 +267,10 @@ class ImplicitRefinementModel(
         """Find the errors in rows, predict those again, and leave everything else as it is.
 
         A flagged token becomes a blank that may stay empty, a gap a few of them; they are filled
-        jointly, and the row is judged again. With a checker the row is returned as it was unless
-        a candidate passes: the filled rows first, then changes of one token, the likeliest
-        first. A row with nothing flagged, or that the checker takes, comes back identical.
+        jointly, compared with changes of one token, and the best row is judged again. With a
+        checker the row is returned as it was unless a candidate passes: the filled rows first,
+        then changes of one token, the likeliest first. A row that looks right, or that the
+        checker takes, comes back identical.
 
         Args:
             rows: Texts, or token ids without special tokens.

@@ -69,10 +69,11 @@ def repair(
             line; `.csv` or `.tsv` with a header; FASTA (`.fasta`, `.fa`, `.faa`).
         column: Of a table; default: smiles, sequence or text.
         model: A folder written by a training run, a name on the hub, or "smiles".
-        check: `rdkit`: a row must be a molecule that RDKit reads. `module:function`: a Python
-            function that takes a text and returns whether it is right. `none`: the model's
-            judge decides; for models that have one.
-        threshold: Probability of being wrong above which a place is repaired.
+        check: `rdkit`: a row must be a molecule that RDKit reads. `words:FILE`: every word must
+            stand in a file with one word per line. `module:function`: a Python function that
+            takes a text and returns whether it is right. `none`: the model's judge decides; for
+            models that have one.
+        threshold: Probability of an error above which a row is repaired.
         rounds: Times that a row is changed and judged again, at most.
         budget: Calls of the check for each row, at most.
         flagged_too: Also repair rows that the check accepts and the judge flags.
@@ -144,11 +145,15 @@ def _checker(check: str) -> Callable[[str], bool]:
 
         return is_molecule
     module, _, name = check.partition(":")
+    if module == "words":
+        from imadarem.data.words import WordList
+
+        return WordList.read(name)
     try:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"--check {check!r} cannot be loaded ({error}). Give rdkit, none, or "
+            f"--check {check!r} cannot be loaded ({error}). Give rdkit, none, words:FILE, or "
             "module:function with a function that takes a text and returns True or False."
         ) from None
     # A partial function travels to other processes, where a lambda would not.

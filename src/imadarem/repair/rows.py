@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,28 +26,29 @@ from imadarem.repair.settings import RepairSettings, check_judge, judges_tokens
 from imadarem.repair.sites import (
     Row,
     Site,
+    error_nats,
     flagged_sites,
     likely_sites,
     protection_flags,
-    suspect_sites,
 )
 from imadarem.row_pool import share_rows
 from imadarem.sampling.noise import row_seeds
 
-#: Places of a row whose single edits are tried in a round: by the judge alone those that are
-#: flagged and their neighbours, with a checker the likeliest.
-PLACES, CHECKED_PLACES = 16, 8
-#: Rows of a round that are judged, of which the most likely one is kept.
-COMPARED = 8
+#: Places of a row whose single edits are tried: the likeliest first, and so many together where
+#: these do not make it right; and the share of the doubt about the row that they are to hold.
+PLACES, SHARE = (3, 9), 0.97
+#: Rows that are judged then, at most, of which the most likely one is kept; and the nats that a
+#: candidate may score below the best one.
+COMPARED, WORSE = (3, 8), 4.0
 #: Nats: candidates that pass the checker and score so little below the first one are compared
 #: with it, at most so many. Their scores rank places well and tokens less so.
 TIE, TIED = 2.0, 3
 #: An edit must make a row likelier by so many nats.
 EDIT_NATS = 6.0
-#: Times as many places and candidates where no change made a rejected row better.
-WIDER = 3
-#: Share of the threshold above which places of a row that was changed are repaired too.
-LATER = 0.3
+#: What a nat of the judge's doubt about a row counts beside one of its likelihood.
+DOUBT = 1.0
+#: Shares of the threshold above which places are blanked and filled jointly.
+BLANKED = (1.0, 0.3)
 
 
 @dataclass
@@ -60,8 +62,11 @@ class _Progress:
         first: Judgement of the row as it was given.
         now: Judgement of the row as it is now.
         reason: Why it stopped; None while it goes on.
-        wide: No change made it better; more of them are tried.
-        stuck: Nor did these.
+        candidates: Changes of the row as it is now, the most likely first.
+        judged: Candidates of it with their judgements.
+        places: How many places of it were tried.
+        wide: The first places did not make it right; more of them are tried.
+        stuck: Nothing makes it better.
         rounds: Times that it was changed and judged again.
         row_passes: Forward passes so far.
         tried: Token ids that the checker has refused or taken.
@@ -75,6 +80,9 @@ class _Progress:
     first: Judgement
     now: Judgement
     reason: str | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    judged: list[tuple[Row, Judgement]] = field(default_factory=list)
+    places: int = 0
     wide: bool = False
     stuck: bool = False
     rounds: int = 0
@@ -83,19 +91,24 @@ class _Progress:
     untried: list[Candidate] = field(default_factory=list)
     passed: tuple[Row, Judgement] | None = None
 
+    def move(self, row: Row, judgement: Judgement) -> None:
+        """Go on from another row."""
+        self.row, self.now = row, judgement
+        self.candidates, self.judged, self.places, self.wide = [], [], 0, False
+        self.rounds += 1
+
     def merit(self, row: Row, judgement: Judgement) -> float:
-        """Nats: how likely the row is, and the edits that lead to it."""
+        """Nats: how likely the row is, that nothing is wrong in it, and the edits it takes."""
         edits = Levenshtein.distance(self.given.tokens, row.tokens)
-        return -sum(judgement.surprise) - EDIT_NATS * edits
+        doubt = 0.0 if judgement.missing is None else error_nats(row, judgement)
+        return -sum(judgement.surprise) - DOUBT * doubt - EDIT_NATS * edits
 
 
 def most_passes(settings: RepairSettings) -> int:
     """Most forward passes over a row and its candidates."""
-    if settings.checker is None:
-        return 1 + settings.rounds * (PLACES + 1 + COMPARED)
-    # One round of a row at most is a wider one.
-    wider = (WIDER - 1) * (CHECKED_PLACES + COMPARED)
-    return 1 + settings.rounds * (CHECKED_PLACES + 1 + COMPARED + TIED) + wider
+    passing = 0 if settings.checker is None else 2 * TIED
+    once = PLACES[-1] + sum(COMPARED) + 3 * len(BLANKED) + passing
+    return 1 + settings.rounds * once
 
 
 def repair_rows(
@@ -142,11 +155,11 @@ def _repaired(
     run = _Run(model, settings)
     for state in states:
         if run.is_right(state, state.row, state.now):
-            if settings.flagged_too and run.flagged(state.row, state.now, 0):
+            if settings.flagged_too and run.looks_wrong(state.row, state.now):
                 state.passed = state.row, state.now
             else:
                 state.reason = CLEAN
-    for _ in range(settings.rounds):
+    for _ in range(settings.rounds * len(PLACES)):
         run.round(states, seeds)
     for state in states:
         run.search_on(state)
@@ -169,22 +182,18 @@ class _Run:
         """By the checker where there is one, else by the judge. A call is counted once a text."""
         checker = self.settings.checker
         if checker is None:
-            return judgement is not None and not self.flagged(row, judgement, 0)
+            return judgement is not None and not self.looks_wrong(row, judgement)
         state.tried.add(tuple(row.tokens))
         unchanged = row.tokens == state.given.tokens and state.text is not None
         return bool(checker(state.text if unchanged and state.text else self.decode(row.tokens)))
 
-    def threshold(self, rounds: int) -> float:
-        """Errors seldom come alone: in a row that was changed less doubt is enough."""
-        return self.settings.threshold * (LATER if rounds else 1.0)
-
-    def flagged(self, row: Row, judgement: Judgement, rounds: int) -> list[Site]:
-        """The places that are repaired in a row that was changed so many times."""
-        return flagged_sites(row, judgement, self.threshold(rounds))
+    def looks_wrong(self, row: Row, judgement: Judgement) -> bool:
+        """Whether the judge doubts a row."""
+        return -math.expm1(-error_nats(row, judgement)) > self.settings.threshold
 
     def round(self, states: Sequence[_Progress], seeds: Tensor) -> None:
         """Change the rows that go on where it makes them the most likely, and judge them again."""
-        going = [n for n, state in enumerate(states) if state.reason is None and not state.stuck]
+        going = [n for n, state in enumerate(states) if self.goes_on(state)]
         if not going:
             return
         batch = self.settings.batch_size
@@ -195,31 +204,49 @@ class _Run:
         )
         self.add_fills(own, edits, seeds[going])
         chosen = []
-        for state, candidates, sites in zip(own, edits, places, strict=True):
+        for state, more, sites in zip(own, edits, places, strict=True):
             state.row_passes += len(sites)
+            state.places += len(sites)
+            # Sorting is stable: fills stand before edits of the same score.
+            state.candidates = sorted([*state.candidates, *more], key=lambda c: -c.score)
             if not state.rounds:
-                state.untried = candidates
-            passing = self.passing(state, candidates)
-            compared = COMPARED * (WIDER if state.wide else 1)
-            others = [c for c in candidates[:compared] if c not in passing]
+                state.untried = state.candidates
+            passing = self.passing(state)
+            others = [c for c in self.compared(state) if c not in passing]
             chosen.append((passing, others))
         rows = [c.row.tokens for part in chosen for group in part for c in group]
         judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
         for state, part in zip(own, chosen, strict=True):
-            judged = [[(c.row, next(judgements)) for c in group] for group in part]
-            self.keep_best(state, *judged)
+            passing, others = ([(c.row, next(judgements)) for c in group] for group in part)
+            state.row_passes += len(passing) + len(others)
+            state.judged += [*passing, *others]
+            if passing:
+                known = [] if state.passed is None else [state.passed]
+                state.passed = max([*known, *passing], key=lambda pair: state.merit(*pair))
+            self.keep_best(state)
+
+    def goes_on(self, state: _Progress) -> bool:
+        """Whether a row is changed further."""
+        return state.reason is None and not state.stuck and state.rounds < self.settings.rounds
 
     def places(self, state: _Progress) -> list[Site]:
-        """Where a row may be changed, the most likely places first."""
-        if self.settings.checker is not None:
-            count = CHECKED_PLACES * (WIDER if state.wide else 1)
-            return likely_sites(state.row, state.now, count)
-        return suspect_sites(state.row, state.now, self.threshold(state.rounds))[:PLACES]
+        """Where a row may be changed and was not yet, the most likely places first."""
+        return likely_sites(state.row, state.now, PLACES[state.wide], SHARE)[state.places :]
+
+    def compared(self, state: _Progress) -> list[Candidate]:
+        """The candidates of the best scores, which are not judged yet."""
+        if not state.candidates:
+            return []
+        least = state.candidates[0].score - WORSE
+        near = [c for c in state.candidates if c.score >= least]
+        judged = {tuple(row.tokens) for row, _ in state.judged}
+        most = COMPARED[state.wide] + len(BLANKED)
+        return [c for c in near[:most] if tuple(c.row.tokens) not in judged]
 
     def add_fills(
         self, states: Sequence[_Progress], edits: list[list[Candidate]], seeds: Tensor
     ) -> None:
-        """Put all flagged places filled jointly before the single edits, where it is another row.
+        """Put flagged places filled jointly before the single edits, where it is another row.
 
         What a small model's own probability says is enough to rank places, not to blank them; and
         one place alone is filled by its best edit, unless its blanks may stay empty.
@@ -227,33 +254,36 @@ class _Run:
         if not judges_tokens(self.model):
             return
         least = 2 if self.model.special.nothing is None else 1
-        sites = {
-            n: self.flagged(state.row, state.now, state.rounds) for n, state in enumerate(states)
-        }
-        sites = {n: own for n, own in sites.items() if len(own) >= least}
-        if not sites:
+        asked: dict[tuple[int, frozenset[Site]], list[Site]] = {}
+        for n, state in enumerate(states):
+            for share in () if state.wide else BLANKED:
+                own = flagged_sites(state.row, state.now, share * self.settings.threshold)
+                if len(own) >= least:
+                    asked[n, frozenset(own)] = own
+        if not asked:
             return
-        numbers = list(sites)
+        numbers = [n for n, _ in asked]
         rows = fill(
             self.model,
             [states[n].row for n in numbers],
-            list(sites.values()),
+            list(asked.values()),
             seeds=seeds[numbers],
             batch_size=self.settings.batch_size,
         )
         for n, row in zip(numbers, rows, strict=True):
             states[n].row_passes += 1
-            if row.tokens and row.tokens != states[n].row.tokens:
+            known = [states[n].row.tokens, *(c.row.tokens for c in edits[n][: len(BLANKED)])]
+            if row.tokens and row.tokens not in known:
                 edits[n].insert(0, Candidate(row, edits[n][0].score if edits[n] else 0.0))
 
-    def passing(self, state: _Progress, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def passing(self, state: _Progress) -> list[Candidate]:
         """The first candidates that the checker takes and whose scores are nearly the same."""
         if self.settings.checker is None:
             return []
         # Calls are left for the rounds to come, and for the rest of the first one's candidates.
         most = self.settings.budget * (state.rounds + 1) // (self.settings.rounds + 1)
         found: list[Candidate] = []
-        for candidate in candidates:
+        for candidate in state.candidates:
             if found and (candidate.score < found[0].score - TIE or len(found) == TIED):
                 break
             if len(state.tried) >= most:
@@ -262,34 +292,23 @@ class _Run:
                 found.append(candidate)
         return found
 
-    def keep_best(
-        self,
-        state: _Progress,
-        passing: Sequence[tuple[Row, Judgement]],
-        others: Sequence[tuple[Row, Judgement]],
-    ) -> None:
+    def keep_best(self, state: _Progress) -> None:
         """Go on from the row of most merit, and stop where it is right."""
-        state.row_passes += len(passing) + len(others)
-        if passing:
-            known = [] if state.passed is None else [state.passed]
-            state.passed = max([*known, *passing], key=lambda pair: state.merit(*pair))
         now = (state.row, state.now)
-        best = max([now, *passing, *others], key=lambda pair: state.merit(*pair))
-        row, judgement = best
-        if row is state.row:
-            # A row that is known to be wrong is worth a second, wider try.
-            state.stuck = state.wide or state.passed is not None or self.settings.checker is None
-            state.wide = True
-            return
-        if self.takes(state, row):
+        row, judgement = best = max([now, *state.judged], key=lambda pair: state.merit(*pair))
+        changed, right = row is not state.row, not self.looks_wrong(row, judgement)
+        if changed and self.takes(state, row):
             state.passed = best
-        state.row, state.now = row, judgement
-        state.rounds += 1
-        if not self.flagged(row, judgement, state.rounds):
-            if self.settings.checker is None:
-                state.reason = REPAIRED
-            elif state.passed is not None and row is state.passed[0]:
-                state.reason = CHECKED
+        if self.settings.checker is not None:
+            right = right and state.passed is not None and row is state.passed[0]
+        if not (changed and right) and not state.wide:
+            state.wide = True
+        elif not changed:
+            state.stuck = True
+        else:
+            state.move(row, judgement)
+            if right:
+                state.reason = REPAIRED if self.settings.checker is None else CHECKED
 
     def takes(self, state: _Progress, row: Row) -> bool:
         """Whether the checker takes a row that it was not yet asked for."""

@@ -30,7 +30,8 @@ class RepairSettings:
 
     Attributes:
         rounds: Times that a row is changed and judged again, at most.
-        threshold: Probability above which a place is repaired.
+        threshold: Probability of an error above which a row is repaired, and of a place above
+            which it is blanked.
         checker: Says of a text whether it is right; None leaves it to the judge.
         budget: Calls of the checker for each row, at most.
         flagged_too: With a checker, repair rows too that it takes and the judge flags. Only for

@@ -87,25 +87,32 @@ def flagged_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site
     return [site for site in every_site(row, judgement) if site.probability > threshold]
 
 
-def suspect_sites(row: Row, judgement: Judgement, threshold: float) -> list[Site]:
-    """The flagged places and those beside them, the most likely first.
+def likely_sites(row: Row, judgement: Judgement, count: int, share: float = 1.0) -> list[Site]:
+    """The most likely wrong places that hold this share of the doubt, at most ``count`` of them.
 
-    A token that looks wrong may be right behind one that is missing, and where tokens are
-    missing the token beside the gap may stand in their place.
+    The doubt about a row is the sum of the probabilities of its places: few of them are worth
+    a try where the judge is sure, more where it is not.
     """
-    sites = list(every_site(row, judgement))
-    near: set[tuple[int, bool]] = set()
-    for site in sites:
-        if site.probability > threshold:
-            at = site.position
-            others = [(at - 1, False), (at, False)] if site.is_gap else [(at, True), (at + 1, True)]
-            near.update([(at, site.is_gap), *others])
-    return _ranked(site for site in sites if (site.position, site.is_gap) in near)
+    sites = _ranked(every_site(row, judgement))
+    rest = share * sum(site.probability for site in sites)
+    found = []
+    for site in sites[:count]:
+        if found and rest <= 0:
+            break
+        found.append(site)
+        rest -= site.probability
+    return found
 
 
-def likely_sites(row: Row, judgement: Judgement, count: int) -> list[Site]:
-    """The ``count`` places that are most likely wrong, the most likely first."""
-    return _ranked(every_site(row, judgement))[:count]
+def error_nats(row: Row, judgement: Judgement) -> float:
+    """``-ln P(no place of the row is wrong)``, places taken as independent of each other.
+
+    A gate that says nothing of gaps is no calibrated judge: the likeliest place alone counts.
+    """
+    probabilities = [site.probability for site in every_site(row, judgement)]
+    if judgement.missing is None:
+        probabilities = [max(probabilities, default=0.0)]
+    return -sum(math.log1p(-min(p, 1 - 1e-9)) for p in probabilities)
 
 
 def _ranked(sites: Iterable[Site]) -> list[Site]:

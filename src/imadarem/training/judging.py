@@ -6,7 +6,8 @@ frozen; the judge and the gate, which reads the network's states alone, learn (D
 arXiv:2601.06428). Kinds of rows:
 
 - *clean*: the data as it is;
-- *edits*: 1 to 5 local edits: a token replaced, inserted, doubled, deleted, or two swapped;
+- *edits*: 1 to 5 local edits: a token replaced, inserted, doubled, deleted, or two swapped; or
+  errors that the caller makes;
 - *plausible*: one token replaced by another that the network finds likely there;
 - *refilled*: windows of the data filled by the network;
 - *drafts*: rows that the network wrote from nothing.
@@ -21,7 +22,7 @@ first three kinds is judged with blanks in it, as a gate reads its canvas in sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ TOKEN_WEIGHT = 8.0
 REFILL_LIMIT = 0.6
 CLEAN, EDITS, PLAUSIBLE, REFILLED, DRAFTS = range(len(KINDS))
 Row = Sequence[int] | np.ndarray
+#: A row after some errors.
+Errors = Callable[[Row, np.random.Generator], list[int]]
 
 
 class JudgedRows(NamedTuple):
@@ -163,10 +166,21 @@ class JudgeData:
         corpus: The data.
         own: Rows of each kind that the model writes.
         seed: Of everything drawn.
+        errors: Makes the errors of the edited rows; default are local edits.
+        shares: Share of a batch that each kind has.
     """
 
-    def __init__(self, model: Any, corpus: TokenCorpus, own: int, seed: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        corpus: TokenCorpus,
+        own: int,
+        seed: int,
+        errors: Errors | None = None,
+        shares: Sequence[float] = SHARES,
+    ) -> None:
         self.model, self.corpus, self.own = model, corpus, own
+        self.errors, self.shares = errors or self._local_edits, shares
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         special = model.special
@@ -184,19 +198,17 @@ class JudgeData:
         drafts = self.model.sample(self.own, steps=1, seed=seed)
         self._drafts = [row.ids.tolist() for row in drafts.rows]
 
-    def batch(self, size: int, shares: Sequence[float] = SHARES) -> JudgedRows:
-        """``size`` rows, the kinds in these shares."""
+    def batch(self, size: int) -> JudgedRows:
+        """``size`` rows of all kinds."""
         rng, special = self._rng, self.model.special
-        counts = np.array([round(share * size) for share in shares])
+        counts = np.array([round(share * size) for share in self.shares])
         clean, edited, odd = np.split(
             np.array(rng.integers(len(self.corpus), size=counts[:3].sum())),
             counts[:2].cumsum(),
         )
         rows: list[tuple[Row, Row | None, int]] = []
         rows += [(self.corpus[i], None, CLEAN) for i in clean]
-        for i in edited:
-            row, count = self.corpus[i], int(rng.integers(1, MOST_EDITS + 1))
-            rows.append((local_edits(row, self._vocabulary, count, rng), row, EDITS))
+        rows += [(self.errors(self.corpus[i], rng), self.corpus[i], EDITS) for i in edited]
         if len(odd):
             given = [self.corpus[i] for i in odd]
             changed = self._plausible(given)
@@ -208,6 +220,9 @@ class JudgeData:
         ]
         longest = self.model.config.max_seq_len
         return self._with_blanks(judged_rows([r for r in rows if len(r[0]) <= longest], special))
+
+    def _local_edits(self, row: Row, rng: np.random.Generator) -> list[int]:
+        return local_edits(row, self._vocabulary, int(rng.integers(1, MOST_EDITS + 1)), rng)
 
     def _with_blanks(self, rows: JudgedRows) -> JudgedRows:
         draw = torch.rand(rows.ids.shape, generator=self._generator)
