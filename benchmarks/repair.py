@@ -17,7 +17,8 @@ Four tables, in Markdown:
 - *real*: rows that RDKit refuses, of files (``--real``) and of what ``--drafts-of`` draws from
   nothing. FCD is less its bias of 1244/n; the last row of a source are its valid ones, if known.
 
-A method's CPU time is that of one thread. Rivals are slow and take the first ``--rival-rows``.
+A method's CPU time is that of one thread. Rivals are slow and take the first ``--rival-rows``
+(0: none).
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def distance_table(model: Any, rows: Rows, options: argparse.Namespace) -> None:
     for distance in (0, 1, 2, 3):
         broken = [errors.at_distance(row, distance) if distance else row for row in rows]
         methods = [(own_methods(model, options.budget), len(rows))]
-        if distance:
+        if distance and options.rival_rows:
             methods.append((rival_methods(model, options.budget, 0), options.rival_rows))
         for name, method, most in ((n, m, most) for part, most in methods for n, m in part.items()):
             given, truth = broken[:most], rows[:most]
@@ -268,7 +269,8 @@ def real_table(
     print(f"\n## {name}: {len(bad)} rows, the vocabulary and RDKit leave {len(rows)}\n")
     table("method", "rows", "valid", "median edits", "Filters", "FCD", "calls", "CPU ms")
     methods = [(own_methods(model, options.budget), len(rows))]
-    methods.append((rival_methods(model, options.budget, 0), options.rival_rows))
+    if options.rival_rows:
+        methods.append((rival_methods(model, options.budget, 0), options.rival_rows))
     for method_name, method, most in ((n, m, k) for part, k in methods for n, m in part.items()):
         given = rows[:most]
         found, calls, ms = timed(method, given)
