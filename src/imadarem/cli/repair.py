@@ -38,7 +38,7 @@ def repair(
     model: str = "smiles",
     check: str = "none",
     threshold: Threshold = 0.5,
-    rounds: Positive = 2,
+    rounds: Positive = 4,
     budget: Positive = 60,
     flagged_too: Switch = False,
     dry_run: Switch = False,

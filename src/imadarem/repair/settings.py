@@ -39,7 +39,7 @@ class RepairSettings:
         batch_size: Rows in one pass; no row's result depends on it.
     """
 
-    rounds: int = 2
+    rounds: int = 4
     threshold: float = 0.5
     checker: Checker | None = None
     budget: int = 60
