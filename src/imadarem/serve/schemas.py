@@ -254,7 +254,7 @@ class RepairRequest(Request):
         0.5, ge=0, le=1, description="Probability of an error above which a row is repaired."
     )
     rounds: int = Field(
-        4, ge=1, le=MAX_ROUNDS, description="Times that a row is changed and judged again, at most."
+        3, ge=1, le=MAX_ROUNDS, description="Times that a row is changed and judged again, at most."
     )
     budget: int = Field(60, ge=1, le=MAX_CHECKS, description="Calls of the check for each row.")
     flagged_too: bool = Field(
