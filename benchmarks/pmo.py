@@ -1,6 +1,6 @@
 """Goal-directed search on the 23 oracles of PMO (arXiv:2206.12411), all offline.
 
-    python -m venv pmo && pmo/bin/pip install molscore==1.9.5 'pandas<3' scipy joblib
+    python -m venv pmo && pmo/bin/pip install molscore==1.9.5 'pandas<3' scipy joblib six
     python benchmarks/pmo.py --python pmo/bin/python                    all, 10,000 calls each
     python benchmarks/pmo.py --python pmo/bin/python QED JNK3 --calls 1000 --seeds 3
 
