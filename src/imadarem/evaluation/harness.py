@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from imadarem.errors import MissingExtraError
 from imadarem.evaluation.continuations import Continuations
 from imadarem.loading import open_model
@@ -29,7 +31,8 @@ class HarnessModel(LM):
         pretrained: What :func:`~imadarem.loading.open_model` takes: a folder, a name of the hub or
             of the package, or a folder of a masked language model of transformers.
         batch_size: Rows in one pass.
-        device: Of the model; None: the CPU.
+        device: Of the model; None: cuda where there is one, else cpu. The harness asks for cuda
+            wherever nothing was said, so that cuda without one is the CPU.
         max_batch_size: Given by the harness; has no effect.
         max_gen_toks: Tokens that are generated where a task does not say.
         check_greedy: Whether continuations are compared with the greedy ones, at a pass for each
@@ -48,9 +51,10 @@ class HarnessModel(LM):
         **settings: Any,
     ) -> None:
         super().__init__()
-        model = open_model(pretrained)
-        if device is not None:
-            model = model.to(device)
+        cuda = torch.cuda.is_available()
+        if device is None or (device.startswith("cuda") and not cuda):
+            device = "cuda" if cuda else "cpu"
+        model = open_model(pretrained).to(device)
         rows = 64 if batch_size == "auto" else int(batch_size)
         self.continuations = Continuations(model=model, batch_size=rows, **settings)
         self.max_gen_toks, self.check_greedy = max_gen_toks, check_greedy
