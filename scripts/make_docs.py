@@ -76,13 +76,12 @@ def public_names() -> dict[str, list[str]]:
     return found
 
 
-def reference_pages() -> dict[str, str]:
-    """File name in docs/reference/api → its Markdown."""
+def reference_pages(public: dict[str, list[str]]) -> dict[str, str]:
+    """File name in docs/reference/api → its Markdown, of the names of :func:`public_names`."""
     import griffe
     from griffe2md import render_object_docs
 
     package = griffe.load("imadarem", search_paths=[ROOT / "src"], docstring_parser="google")
-    public = public_names()
     rooms: dict[str, list[str]] = {}
     for name in public:
         if name != "imadarem" and name.split(".")[1] != "cli":
@@ -101,7 +100,7 @@ def reference_pages() -> dict[str, str]:
         anchor: page for page, text in pages.items() if page != "config.md" for anchor in _ids(text)
     }
     linked = {page: _linked(text, page, places) for page, text in pages.items()}
-    return linked | {"cli.md": _command_line(), "index.md": _index(linked)}
+    return linked | {"cli.md": _command_line(), "index.md": _index(linked, public["imadarem"])}
 
 
 def _without_docstring(module: griffe.Module, names: list[str], shown: list[str]) -> list[str]:
@@ -165,9 +164,9 @@ def _command_line() -> str:
     return re.sub(r"^# imadarem$", "# The command line", text, count=1, flags=re.MULTILINE)
 
 
-def _index(pages: dict[str, str]) -> str:
+def _index(pages: dict[str, str], exported: list[str]) -> str:
     """The names that ``from imadarem import`` finds, and the list of pages."""
-    names = [name for name in public_names()["imadarem"] if not name.startswith("_")]
+    names = [name for name in exported if not name.startswith("_")]
     places = {
         anchor: page
         for page, text in pages.items()
@@ -195,9 +194,10 @@ def write_reference() -> None:
     """Write the pages of the reference into docs/reference/api, and nothing else there."""
     shutil.rmtree(API, ignore_errors=True)
     API.mkdir(parents=True)
-    pages = reference_pages()
+    public = public_names()
+    pages = reference_pages(public)
     shown = set(re.findall(r"\{ #([\w.]+) \}", "".join(pages.values())))
-    wanted = {f"{module}.{name}" for module, names in public_names().items() for name in names}
+    wanted = {f"{module}.{name}" for module, names in public.items() for name in names}
     # What the package itself exports has a page of links; the commands have the page of their help.
     missing = sorted(n for n in wanted - shown if n.count(".") > 1 and ".cli." not in n)
     if missing:
