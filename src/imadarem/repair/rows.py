@@ -43,8 +43,8 @@ COMPARED, WORSE = (3, 8), 4.0
 #: Nats: candidates that pass the checker and score so little below the first one are compared
 #: with it, at most so many. Their scores rank places well and tokens less so.
 TIE, TIED = 2.0, 3
-#: An edit must make a row likelier by so many nats.
-EDIT_NATS = 6.0
+#: An edit must make a row likelier by so many nats: a row of 40 tokens has some 2,000 neighbours.
+EDIT_NATS = 7.5
 #: What a nat of the judge's doubt about a row counts beside one of its likelihood.
 DOUBT = 1.0
 #: Shares of the threshold above which places are blanked and filled jointly.
