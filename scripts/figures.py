@@ -1,7 +1,7 @@
 """Measure every headline figure again, and write it where it is read.
 
     python scripts/figures.py                     # measure and write: `make figures`
-    python scripts/figures.py --only draw repair  # these measurements; the others stay
+    python scripts/figures.py --only draw fill  # these measurements; the others stay
     python scripts/figures.py --write             # write the pages of the figures that are there
 
 Figures stand in benchmarks/results/headline.json, with the machine, the commit, the seed and the
@@ -92,10 +92,6 @@ def measurements() -> Iterator[Measurement]:
     for name in writes_smiles:
         command = f"benchmarks/infilling.py --models {name} --n 300 --shares 0.3 --no-fcd --json"
         yield Measurement(f"fill {name}", command, filled)
-    repaired = ("edits", "method", "exact", "of_rejected", "valid", "changed", "checks", "ms")
-    for name in writes_smiles:
-        command = f"benchmarks/repair.py --model {name} --rows 60 --seed 3 --json FILE"
-        yield Measurement(f"repair {name}", command, repaired, seed=3)
     around = ("task", "valid", "kept", "unique", "quality", "diversity")
     yield Measurement("fragments", "benchmarks/fragments.py --n 20 --json FILE", around)
     solved = ("puzzles", *(f"{step} steps" for step in SHOWN_STEPS))
@@ -197,7 +193,7 @@ def page(found: dict[str, Row]) -> str:
     parts = [
         "# Headline figures",
         "`make figures` measures them again, in five to ten minutes of one core: what each model "
-        "of molecules draws, what each model of SMILES fills and repairs, fragments, and puzzles. "
+        "of molecules draws, what each model of SMILES fills, fragments, and puzzles. "
         "They stand in `benchmarks/results/headline.json`; names of columns: "
         "[what `evaluate` reports](../how-to/evaluate.md).",
     ]

@@ -34,7 +34,9 @@ def other(config: ImplicitRefinementConfig, name: str) -> Any:
 
 
 def started(name: str) -> ImplicitRefinementModel:
-    saved = tiny_model(length_mode="drawn", length_counts=[0, 1])
+    # Draws are compared by a joint head.
+    joint_size = 6 if name == "infill_best_of" else 0
+    saved = tiny_model(length_mode="drawn", length_counts=[0, 1], joint_size=joint_size)
     corpus = TokenCorpus.from_rows(map(saved.tokenizer.encode, MOLECULES), 256)
     data = PreparedData(saved.tokenizer, corpus, corpus, [], {})
     settings = RunSettings(data={"init": "x"}, model={name: other(saved.config, name)})

@@ -217,12 +217,12 @@ class _Run:
         rows = [c.row.tokens for part in chosen for group in part for c in group]
         judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
         for state, part in zip(own, chosen, strict=True):
-            passing, others = ([(c.row, next(judgements)) for c in group] for group in part)
-            state.row_passes += len(passing) + len(others)
-            state.judged += [*passing, *others]
-            if passing:
+            accepted, rest = ([(c.row, next(judgements)) for c in group] for group in part)
+            state.row_passes += len(accepted) + len(rest)
+            state.judged += [*accepted, *rest]
+            if accepted:
                 known = [] if state.passed is None else [state.passed]
-                state.passed = max([*known, *passing], key=lambda pair: state.merit(*pair))
+                state.passed = max([*known, *accepted], key=lambda pair: state.merit(*pair))
             self.keep_best(state)
 
     def goes_on(self, state: _Progress) -> bool:

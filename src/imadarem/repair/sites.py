@@ -95,7 +95,7 @@ def likely_sites(row: Row, judgement: Judgement, count: int, share: float = 1.0)
     """
     sites = _ranked(every_site(row, judgement))
     rest = share * sum(site.probability for site in sites)
-    found = []
+    found: list[Site] = []
     for site in sites[:count]:
         if found and rest <= 0:
             break
