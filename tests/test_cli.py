@@ -609,6 +609,6 @@ def test_the_demo_shows_molecules_a_trajectory_and_what_to_type_next(said, molec
     assert re.search(r"^t=0:( +\[MASK\])+$", out, re.MULTILINE)
     assert re.search(r"^16 samples, \S+ valid", out, re.MULTILINE)
     assert "shipped sample of 15,000 training molecules" in out
-    for command in ("sample", "trace", "infill", "evaluate", "train"):
+    for command in ("sample", "trace", "infill", "repair", "train"):
         assert f"imadarem {command}" in out
     assert sorted(os.listdir("pictures")) == ["molecules.png", "molecules.svg"]

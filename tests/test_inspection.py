@@ -59,7 +59,7 @@ def test_molecules_that_a_notation_refuses_or_a_canvas_is_too_short_for_are_coun
         **{"tried": 5, "refused": 0, "shortest": 1, "median": 9, "longest": 70, "vocabulary": 9}
     }
     fits = {fit.model: fit for fit in canvas_fits(notated)}
-    assert set(fits) == {"selfies", "smiles"}
+    assert set(fits) == {"druglike", "selfies", "smiles"}
     assert (fits["smiles"].canvas, fits["smiles"].too_long, fits["smiles"].of) == (72, 0, 5)
     assert (fits["selfies"].canvas, fits["selfies"].too_long) == (64, 1)
     for name, reason in notated["selfies"].refused:

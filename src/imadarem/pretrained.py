@@ -18,6 +18,7 @@ _PACKAGE = Path(__file__).parent / "shipped"
 SHIPPED = {
     "default": _PACKAGE / "smiles",
     "smiles": _PACKAGE / "smiles",
+    "druglike": _PACKAGE / "druglike",
     "selfies": _PACKAGE / "selfies",
     "sudoku": _PACKAGE / "sudoku",
 }

@@ -23,8 +23,8 @@ TRACED = 16
 NEXT = (
     ("sample more", "imadarem sample -n 1000 --out molecules.smi"),
     ("watch one", "imadarem trace --seed 7"),
-    ("fill holes", 'imadarem infill "CC<mask><mask><mask>O" -n 8'),
-    ("score the model", "imadarem evaluate --model default -n 1000 --steps 6 --seed 0"),
+    ("fill holes", 'imadarem infill "CC(=O)Nc1ccc(<gap>)cc1" -n 8'),
+    ("repair one", 'imadarem repair "CCN(CCc1ccccc1" --check rdkit'),
     ("train your own", "imadarem train --data yours.csv --out runs/yours"),
 )
 
@@ -36,6 +36,8 @@ def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
         model: Another model of molecules.
         out: Folder for the pictures.
     """
+    from imadarem.data.molecules import is_molecule
+
     with err().status("loading the model"):
         from imadarem.model import ImplicitRefinementModel
 
@@ -43,9 +45,9 @@ def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
     _introduce(network)
     _show_trajectory(network)
     start = time.perf_counter()
-    drawn = network.sample(SAMPLES, steps=PASSES, seed=SEED)
+    drawn = network.sample(SAMPLES, seed=SEED, verifier=is_molecule, redraws=20)
     outcome = judge(drawn, network.tokenizer, time.perf_counter() - start)
-    heading(f"{SAMPLES} molecules, at most {PASSES} forward passes each")
+    heading(f"{SAMPLES} molecules; a draft that is none was drawn again")
     outcome.show()
     _show_novelty(outcome)
     _draw(outcome, out)

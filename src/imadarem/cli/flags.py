@@ -168,7 +168,8 @@ class DataFlags:
         long_rows: Rows longer than --max-seq-len: drop leaves them out; chunk cuts them into
             several rows; pack joins all rows into one running text and cuts that, which wastes
             no position. A model of cut rows is not told where a text ends. [default: drop]
-        init: Start from this model, its architecture kept: "default", "selfies" or a folder.
+        init: Start training from this model and keep its architecture: "default", "druglike",
+            "selfies" or a folder.
             Tokens of the data that its tokenizer does not know are added behind those it
             knows.
         backbone: Train on top of this pretrained masked language model, with its tokenizer: a

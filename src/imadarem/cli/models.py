@@ -26,8 +26,9 @@ class SamplingFlags:
 
     Attributes:
         model: A folder written by a training run, a name on the Hugging Face Hub, or a model
-            of the package: "default" (molecules as SMILES) or "selfies". Also a folder with a
-            masked language model of transformers, or "antiberty".
+            of the package: "default" (molecules as SMILES), "druglike" (with stereo and
+            charges) or "selfies". Also a folder with a masked language model of transformers, or
+            "antiberty".
         steps: Maximum number of refinement passes; default: the model's setting.
         temperature: Divides the logits; 0 takes the most likely token. Default: the model's
             setting.

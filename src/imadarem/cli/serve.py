@@ -73,7 +73,7 @@ LIMITS = LimitFlags()
 
 def serve(
     *,
-    model: Models = ("smiles", "selfies", "sudoku"),
+    model: Models = ("smiles", "druglike", "sudoku"),
     host: str = "127.0.0.1",
     port: Port = 8000,
     token: Token = None,
