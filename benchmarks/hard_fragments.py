@@ -1,7 +1,7 @@
 """Ten fragments of drugs with what models of MOSES have never seen: 24 molecules around each.
 
     python benchmarks/hard_fragments.py --model default
-    python benchmarks/hard_fragments.py --model smiles-fill --n 24 --seeds 3
+    python benchmarks/hard_fragments.py --model druglike --n 24 --seeds 3
 
 Stereo centres, charges, phosphorus, boron, iodine, silicon, and macrocycles, longer than the canvas
 some of them. For each: how many were found of those asked for, CPU seconds until the 20th (of

@@ -55,7 +55,7 @@ def main() -> int:
         sys.argv[1:] = ["run", "--model", "imadarem", "--model_args", f"pretrained={model}"]
         sys.argv += ["--tasks", "tiny_choices,tiny_answers", "--include_path", folder]
         sys.argv += ["--batch_size", "4", "--output_path", str(results)]
-        from imadarem.evaluation.harness import main as run
+        from imadarem.harness import main as run
 
         run()
         (found,) = results.rglob("results_*.json")

@@ -205,7 +205,7 @@ def test_fragments_and_searches_take_the_same_filters(said, folder):
     "line",
     [
         "sample -n 6 --where heavy_atoms<25 --score qed --top 3 --diverse",
-        "infill --linker *F *c1ccccc1 -n 2 --where MW<900 --alerts PAINS",
+        "infill --linker *F *c1ccccc1 -n 2 --where MW<900 --alerts PAINS --allow-odd",
         "infill [C][C]<mask><mask>[O] -n 2",
         "analogues Cc1ccc(C(=O)Nc2ccc(F)cc2)cc1 -n 2 --protect C(=O)N --similar 0.1..0.9",
         "optimize --score qed --budget 6 --population 4 --children 4 --top 4",

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / PACKAGE
 LAYERS = (
     ("errors",),
     ("checks",),
-    ("backbone_spec", "files", "locks", "row_pool", "workers"),
+    ("backbone_spec", "conditions", "files", "locks", "row_pool", "workers"),
     ("config",),
     ("checkpoint",),
     ("tokenizers", "corruption", "model_folder", "pretrained"),
@@ -30,7 +30,7 @@ LAYERS = (
     ("loading",),
     ("design",),
     ("orchestrator",),
-    ("hf",),
+    ("harness", "hf"),
     ("serve", "cli", "__main__"),
 )
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}

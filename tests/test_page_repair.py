@@ -61,7 +61,8 @@ def test_the_page_opens_on_a_repair_with_both_structures_and_its_reasons(studio)
     studio.wait_for_selector(".after img")
     assert studio.evaluate("document.querySelector('.after img').naturalWidth") > 0
     # The place that looks worst is explained at once: its probability and what belongs there.
-    assert "wrong with" in studio.inner_text("#why") and ") 100 %" in studio.inner_text("#why")
+    assert "missing here with" in studio.inner_text("#why")
+    assert ") 100 %" in studio.inner_text("#why")
     studio.hover('[data-token="0"]')
     assert "position 1:" in studio.inner_text("#why")
 

@@ -96,7 +96,7 @@ def test_protected_tokens_do_not_change(client):
         ("judge", {"rows": [""]}, 422, "rows[0]"),
         ("judge", {"rows": ["C"] * 101}, 422, "100"),
         ("judge", {"rows": ["CC[Xe]"]}, 422, "[Xe]"),
-        ("judge", {"rows": ["C" * 55]}, 422, "55 tokens"),
+        ("judge", {"rows": ["C" * 73]}, 422, "73 tokens"),
         ("judge", {"rows": ["C" * 9_000]}, 422, "9000 characters"),
         ("judge", {"rows": ["C"], "alternatives": 21}, 422, "alternatives"),
         ("judge", {"rows": ["1" * 16], "model": "sudoku"}, 422, "/v1/solve"),

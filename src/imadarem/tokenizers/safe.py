@@ -17,13 +17,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from imadarem.errors import DataError, MissingExtraError
 from imadarem.tokenizers.corpus import CorpusTokenizer, shortened
 from imadarem.tokenizers.molecules import SMILES_PATTERN
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FIRST_LINK, LAST_LINK = 10, 99
 """The numbers of cut bonds; RDKit numbers rings from 1."""
@@ -89,6 +90,8 @@ def to_safe(smiles: str, rng: np.random.Generator | None = None) -> str:
     # The atoms in canonical order: the spelling must not depend on how the molecule came.
     molecule = molecule if form == smiles else _parsed(form)
     if molecule is not None and _chem().MolToSmiles(molecule) == form:
+        import numpy as np
+
         rng = rng or np.random.default_rng(_number(form))
         for cuts in _attempts(molecule, rng):
             parts = pieces(molecule, cuts)

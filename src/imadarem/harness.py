@@ -1,6 +1,6 @@
 """lm-evaluation-harness on a model of this library; needs the extra ``eval``.
 
-    python -m imadarem.evaluation.harness run --model imadarem --model_args pretrained=FOLDER …
+    python -m imadarem.harness run --model imadarem --model_args pretrained=FOLDER …
 
 registers the model type ``imadarem`` and hands the rest to the harness's own command line. In
 Python, ``lm_eval.simple_evaluate(model=HarnessModel(pretrained=…), tasks=…)``.
