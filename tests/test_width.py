@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imadarem.errors import ConfigError
-from imadarem.sampling.noise import row_seeds
-from imadarem.sampling.width import candidate_seeds, choose
+from imadarem.sampling.noise import candidate_seeds, row_seeds
+from imadarem.sampling.width import choose
 
 MODEL = shaken(tiny_model(joint_size=6, length_mode="drawn", length_counts=[0, 0, 1, 2, 3, 2, 1]))
 JUDGED = shaken(MODEL.with_judge()).eval()

@@ -90,9 +90,8 @@ def inspect_notations(smiles: Sequence[str], workers: Workers) -> dict[str, Nota
 def canvas_fits(notated: dict[str, Notated]) -> list[CanvasFit]:
     """For each molecule model of the package, how many molecules its canvas is too short for."""
     fits = []
-    for name, folder in SHIPPED.items():
-        if name == "default":  # one of the others
-            continue
+    # A model of two names is one model.
+    for folder, name in {folder: name for name, folder in SHIPPED.items()}.items():
         notation = getattr(load_tokenizer(folder), "notation", "text")
         if notation not in notated:
             continue

@@ -20,11 +20,11 @@ from imadarem.orchestrator.voting import solve_with_voting
 from imadarem.sampling.batching import Refined, refine_all
 from imadarem.sampling.halting import StoppingReason
 from imadarem.sampling.loop import Step
-from imadarem.sampling.noise import mix_rows, row_seeds
+from imadarem.sampling.noise import candidate_seeds, mix_rows, row_seeds
 from imadarem.sampling.policies import Decision, PassView
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
-from imadarem.sampling.width import candidate_seeds, choose
+from imadarem.sampling.width import choose
 from imadarem.tokenizers import SpecialIds
 
 #: Reasons after which no other candidate is drawn.

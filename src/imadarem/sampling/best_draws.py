@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.nn.heads import JointLogits
-from imadarem.sampling.draw import Truncation
-from imadarem.sampling.joint_draws import JointDraws, StepWeights
-from imadarem.sampling.noise import RowNoise, row_seeds
+from imadarem.sampling.joint_draws import JointDraws
+from imadarem.sampling.noise import RowNoise, candidate_seeds
 
 #: Run seed under which a row's own seed gives the noise of its further draws.
 FURTHER = 0x42455354
@@ -29,40 +31,26 @@ class BestDraws:
     of a row is the one that it has alone.
 
     Args:
+        draw: Draws rows once; the draws are compared at temperature 1, whatever theirs is.
         count: Draws of each row.
         joint: Of the pass.
         canvas: That the pass has read.
         noise: Of the step.
-        temperature: Divides the logits before a token is drawn; the draws are compared at 1.
-        may_end: Whether an EOS may be drawn.
-        truncation: Cuts the tail of what is drawn from.
-        weights: Of the head, laid out for steps; None lays them out for this pass.
     """
 
     def __init__(
         self,
+        draw: Callable[[JointLogits, Canvas, RowNoise], JointDraws],
         count: int,
         joint: JointLogits,
         canvas: Canvas,
         noise: RowNoise,
-        temperature: float,
-        may_end: bool,
-        truncation: Truncation | None = None,
-        weights: StepWeights | None = None,
     ) -> None:
         which = torch.arange(len(canvas), device=canvas.ids.device).repeat_interleave(count)
-        seeds = [noise.seeds[:, None], row_seeds(count - 1, noise.seeds ^ FURTHER)]
-        draws = JointDraws(
-            joint.spread(which),
-            canvas.rows(which),
-            RowNoise(torch.cat(seeds, dim=1).flatten(), noise.step),
-            temperature,
-            may_end,
-            truncation,
-            weights,
-        )
-        log_probs, drawn = draws.whole()
-        best = per_token(log_probs, drawn, canvas.rows(which)).view(-1, count).argmax(dim=1)
+        repeated = canvas.rows(which)
+        further = replace(noise, seeds=candidate_seeds(noise.seeds, count, key=FURTHER))
+        log_probs, drawn = draw(joint.spread(which), repeated, further).whole()
+        best = per_token(log_probs, drawn, repeated).view(-1, count).argmax(dim=1)
         chosen = torch.arange(len(canvas), device=best.device) * count + best
         self._whole = log_probs[chosen], drawn[chosen]
 

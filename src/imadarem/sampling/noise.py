@@ -83,6 +83,20 @@ def row_seeds(count: int, seed: int | Tensor, first: int = 0) -> Tensor:
     return _mix(_mix(run + GOLDEN) + torch.arange(first + 1, first + count + 1) * GOLDEN)
 
 
+def candidate_seeds(seeds: Tensor, width: int, first: int = 0, key: int = 0) -> Tensor:
+    """``(N,)`` row seeds → ``(N · W,)``, a row's candidates side by side.
+
+    Args:
+        seeds: The candidate of number 0 has the row's own seed.
+        width: ``W``.
+        first: Number of the first candidate.
+        key: Another one gives the further candidates other seeds.
+    """
+    if first:
+        return row_seeds(width, seeds ^ key, first - 1).flatten()
+    return torch.cat([seeds[:, None], row_seeds(width - 1, seeds ^ key)], dim=1).flatten()
+
+
 def mix_rows(ids: Tensor) -> Tensor:
     """``(B, L)`` ids → ``(B,)`` numbers from 0 on that equal rows share, and no others."""
     number = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)

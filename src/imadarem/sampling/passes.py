@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -173,12 +173,17 @@ class LoopView(PassView):
         if joint is None:
             return None
         weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
-        noise, truncation = self.noise, how.truncation
-        facts = joint, self.canvas, noise, how.temperature, self._may_end, truncation, weights
+        draw = partial(
+            JointDraws,
+            temperature=how.temperature,
+            may_end=self._may_end,
+            truncation=how.truncation,
+            weights=weights,
+        )
         # At temperature 0 all draws are alike.
         if how.best_of > 1 and how.temperature > 0:
-            return BestDraws(how.best_of, *facts)
-        return JointDraws(*facts)
+            return BestDraws(draw, how.best_of, joint, self.canvas, self.noise)
+        return draw(joint, self.canvas, self.noise)
 
     @cached_property
     def _drawn_alone(self) -> Tensor:

@@ -23,7 +23,7 @@ from imadarem.canvas import Canvas, State
 from imadarem.errors import ConfigError
 from imadarem.row_pool import share_rows
 from imadarem.sampling.batching import Refined, Run, Samples, refine_run
-from imadarem.sampling.noise import RowNoise, Stream, row_seeds
+from imadarem.sampling.noise import RowNoise, Stream, candidate_seeds, row_seeds
 from imadarem.sampling.trajectory import Trajectory
 
 #: A model, token ids of ``N`` rows, which of them were written from nothing ``(N,)``, and rows in
@@ -145,19 +145,6 @@ def _chosen(
     if records is not None:
         records = Trajectory([records[candidate] for candidate in chosen])
     return Samples(rows, model.tokenizer, records), accepted[chosen]
-
-
-def candidate_seeds(seeds: Tensor, width: int, first: int = 0) -> Tensor:
-    """``(N,)`` row seeds → ``(N · W,)``, a row's candidates side by side.
-
-    Args:
-        seeds: The candidate of number 0 has the row's own seed.
-        width: ``W``.
-        first: Number of the first candidate.
-    """
-    if first:
-        return row_seeds(width, seeds, first - 1).flatten()
-    return torch.cat([seeds[:, None], row_seeds(width - 1, seeds)], dim=1).flatten()
 
 
 def choose(
