@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imadarem.config import ImplicitRefinementConfig
@@ -92,6 +92,10 @@ anything = st.recursive(
     name=st.sampled_from([field.name for field in dataclasses.fields(ImplicitRefinementConfig)]),
     value=anything,
 )
+@example(name="conditions", value={"": 0})
+@example(name="conditions", value={"a": {"mean": [], "std": 1}})
+@example(name="conditions", value={"a": {"mean": 0, "std": 0}})
+@example(name="conditions", value={"a": {"classes": []}})
 def test_any_value_of_any_setting_is_taken_or_refused_by_its_name(name: str, value: Any) -> None:
     given = {"vocab_size": 9, "length_mode": "drawn", name: value}
     try:

@@ -32,23 +32,26 @@ def check_conditions(conditions: Any) -> None:
         )
     for name, facts in conditions.items():
         if not isinstance(name, str) or not isinstance(facts, Mapping):
-            raise ConfigError(f"the condition {name!r} must be an object of settings by a name.")
+            raise ConfigError(
+                f"conditions: {name!r} must be the name of an object of settings; got "
+                f"{reprlib.repr(facts)}."
+            )
         if facts.keys() == {"classes"}:
             classes = facts["classes"]
             legal = isinstance(classes, list | tuple) and all(isinstance(c, str) for c in classes)
             if not legal or not 1 <= len(set(classes)) == len(classes) <= MOST_CLASSES:
                 raise ConfigError(
-                    f"the classes of the condition {name!r} must be 1 to {MOST_CLASSES} different "
+                    f"conditions: the classes of {name!r} must be 1 to {MOST_CLASSES} different "
                     f"texts; got {reprlib.repr(classes)}."
                 )
         elif facts.keys() == {"mean", "std"}:
             mean = facts["mean"]
             if not isinstance(mean, int | float) or not math.isfinite(mean):
-                raise ConfigError(f"{name}: mean={mean!r} must be a finite number.")
-            checks.above_zero(**{f"{name}: std": facts["std"]})
+                raise ConfigError(f"conditions: {name}: mean={mean!r} must be a finite number.")
+            checks.above_zero(**{f"conditions: {name}: std": facts["std"]})
         else:
             raise ConfigError(
-                f"the condition {name!r} must have mean and std, or classes; it has "
+                f"conditions: {name!r} must have mean and std, or classes; it has "
                 f"{sorted(map(str, facts))}."
             )
 
