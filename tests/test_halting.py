@@ -140,7 +140,7 @@ def test_rules_out_of_range_are_refused(settings: dict[str, float], message: str
 def test_reasons_are_told_in_words() -> None:
     assert [reason.label for reason in StoppingReason] == [
         "running", "filled", "settled", "unchanged", "max_steps",
-        "verified", "confidence", "quality", "patience",
+        "verified", "confidence", "quality", "patience", "verdict",
     ]  # fmt: skip
 
 

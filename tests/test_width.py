@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imadarem.errors import ConfigError
+from imadarem.sampling.halting import StoppingReason
 from imadarem.sampling.noise import candidate_seeds, row_seeds
-from imadarem.sampling.width import choose
+from imadarem.sampling.width import SURE_ODDS, accepts, choose
 
 MODEL = shaken(tiny_model(joint_size=6, length_mode="drawn", length_counts=[0, 0, 1, 2, 3, 2, 1]))
 JUDGED = shaken(MODEL.with_judge()).eval()
@@ -54,6 +55,18 @@ def test_a_candidate_that_the_verifier_takes_is_preferred() -> None:
     assert choose(verdicts, seeds, passes=nothing, most_certain=True).eq(0).all()
 
 
+# At odds 1 the judge accepts 2 of 3; 4 standard errors of 4,000 draws are 0.03.
+def test_a_candidate_is_accepted_in_proportion_to_its_odds() -> None:
+    seeds = row_seeds(4000, 1)
+    for odds, share in ((1.0, 1 / SURE_ODDS), (0.3, 0.3 / SURE_ODDS), (2 * SURE_ODDS, 1.0)):
+        verdicts = torch.full((4000,), math.log(odds))
+        accepted = accepts(verdicts, seeds, 0)
+        assert accepted.double().mean().item() == pytest.approx(share, abs=0.03)
+    first, second = (accepts(torch.zeros(4000), seeds, number) for number in (0, 1))
+    assert (first & second).double().mean().item() == pytest.approx(SURE_ODDS**-2, abs=0.03)
+    assert not accepts(torch.full((9,), -math.inf), seeds[:9], 0).any()
+
+
 @given(st.integers(1, 8), st.integers(0, 2**32))
 @settings(max_examples=20, deadline=None)
 def test_a_choice_depends_on_the_row_alone(width: int, seed: int) -> None:
@@ -72,8 +85,13 @@ def test_each_row_is_one_of_its_candidates_in_every_batch() -> None:
     assert ids_of(whole) == ids_of(again)
     part = JUDGED.sample(5, first=7, seed=3, steps=2, width=3)
     assert ids_of(part) == ids_of(whole)[7:]
-    # Two passes and one to judge, for each of three candidates.
-    assert whole.forward_passes == [9] * 12
+    # Two passes and one to judge, for each candidate.
+    drawn = [row.candidates for row in whole.rows]
+    assert whole.forward_passes == [3 * count for count in drawn]
+    assert min(drawn) == 1 < max(drawn)
+    # Rows that drew fewer than three did so because the judge accepted the last one.
+    reasons = {(row.candidates < 3, row.reason == StoppingReason.VERDICT) for row in whole.rows}
+    assert (True, False) not in reasons
 
 
 def test_refused_rows_are_drawn_again_until_the_verifier_takes_them() -> None:
@@ -94,7 +112,11 @@ def test_refused_rows_are_drawn_again_until_the_verifier_takes_them() -> None:
         assert (after.candidates == 1) == (before.ids.tolist() == after.ids.tolist())
     # The candidates of a row that is drawn again are those that a greater width has.
     wide = MODEL.sample(20, seed=3, steps=2, verifier=has_nitrogen, width=31)
-    assert {row.candidates for row in wide.rows} == {31}
+    assert ids_of(wide) == ids_of(again)
+    # A row that is refused every time stays as drawn first.
+    never = MODEL.sample(20, seed=3, steps=2, verifier=lambda text: False, redraws=3)
+    assert ids_of(never) == ids_of(once)
+    assert {row.candidates for row in never.rows} == {4}
     with pytest.raises(ConfigError, match="redraws=2 needs verifier="):
         MODEL.sample(2, redraws=2)
 

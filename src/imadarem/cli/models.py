@@ -41,6 +41,7 @@ class SamplingFlags:
         top_p: Sample from the smallest set of tokens whose probabilities sum to at least p.
         best_of: Number of candidates that each pass draws for a row; it uses the likeliest.
             Default: 1 for samples from nothing; to fill holes, the model's setting.
+        width: Candidates of each row at most, drawn until the model's judge accepts one.
         min_length: Tokens of a row at least: shorter rows are ruled out.
         max_length: Tokens of a row at most: longer rows are ruled out.
         suppress_tokens: Ids of tokens that are never written; repeat the flag.
@@ -63,6 +64,7 @@ class SamplingFlags:
     top_k: TopK | None = None
     top_p: float | None = None
     best_of: Positive | None = None
+    width: Positive = 1
     min_length: Positive | None = None
     max_length: Positive | None = None
     suppress_tokens: tuple[int, ...] | None = None

@@ -45,11 +45,12 @@ class RunOptions(SamplingOptions, total=False):
 
     Attributes:
         condition: Numbers or classes of the rows, for all or one for each: ``{"QED": 0.9}``.
-        width: Candidates of each row, of which one is kept: drawn by the judge's odds, or the
-            most certain by the halting head. Default 1.
+        width: Candidates of each row at most. They are drawn one after the other until the
+            judge accepts one; where it accepts none, one of all is drawn by its odds. With a
+            halting head all are drawn, and the most certain is kept. Default 1.
         verifier: Says of a text whether it is right; candidates that it takes are preferred.
-        redraws: How often a row that the verifier refuses is drawn again, at its length; one that
-            is refused every time stays as drawn last. Default 0.
+        redraws: How many candidates more are drawn of a row, at its length, until the verifier
+            takes one; a row that is refused every time stays as drawn first. Default 0.
         seed: The same seed gives the same samples, whatever the batch size.
         generator: Draws the seed where ``seed`` is None; default torch's global generator.
         return_trajectory: Keep the records of every step in ``.trajectory``.

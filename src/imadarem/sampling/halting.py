@@ -34,6 +34,8 @@ class StoppingReason(enum.IntEnum):
     QUALITY = 7
     #: The tokens have not changed and not become more probable for a while.
     PATIENCE = 8
+    #: The judge accepts the finished row as it is, and no further candidate is drawn.
+    VERDICT = 9
 
     @property
     def label(self) -> str:

@@ -28,6 +28,7 @@ const REASONS = {
   confidence: "the halting head is sure",
   quality: "the tokens are probable enough",
   patience: "nothing had changed for a while",
+  verdict: "the judge accepts it",
   interrupted: "before its end",
 };
 
