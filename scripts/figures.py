@@ -84,10 +84,13 @@ def measurements() -> Iterator[Measurement]:
         "quality",
         "int_div",
         "fcd",
+        "forward_passes",
     )
     for name in models:
         command = f"-m imadarem evaluate --model {name} -n 1000 --seed 0 --reference moses --fcd"
         yield Measurement(f"draw {name}", f"{command} --json", drawn)
+        if name in writes_smiles:
+            yield Measurement(f"draw {name}, width 4", f"{command} --width 4 --json", drawn)
     filled = ("model", "kind", "share", "valid", "exact", "filters")
     for name in writes_smiles:
         command = f"benchmarks/infilling.py --models {name} --n 300 --shares 0.3 --no-fcd --json"
@@ -183,7 +186,7 @@ def _cell(value: Any, head: str) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        plain = head in ("fcd", "int_div", "diversity", "checks", "ms")
+        plain = head in ("forward_passes", "fcd", "int_div", "diversity", "checks", "ms")
         return f"{value:.3g}" if plain else f"{100 * value:.1f} %"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
@@ -216,7 +219,8 @@ def headline(found: dict[str, Row]) -> str:
         for row in one["rows"]:
             shown = {"": name[5:] if row["kind"] == "samples" else "real molecules"}
             shown |= {
-                key: row[key] for key in ("valid", "unique", "filters", "quality", "int_div", "fcd")
+                key: row.get(key)
+                for key in ("forward_passes", "valid", "filters", "quality", "int_div", "fcd")
             }
             if row["kind"] == "samples":
                 rows.append(shown)

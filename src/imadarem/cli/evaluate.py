@@ -17,7 +17,7 @@ from imadarem.cli.console import err, grid, heading, json_line, note, out, progr
 from imadarem.cli.evaluate_texts import TEXTS, TextFlags, show_texts
 from imadarem.cli.held_out import HELD_OUT, HeldOutFlags, evaluate_held_out
 from imadarem.cli.models import Switch, is_molecular
-from imadarem.cli.numbers import Count, Processes, Seed, Steps, Temperature
+from imadarem.cli.numbers import Count, Positive, Processes, Seed, Steps, Temperature
 from imadarem.cli.results import share
 from imadarem.errors import ConfigError, DataError
 
@@ -87,6 +87,7 @@ class DrawnFlags:
         steps: Maximum number of refinement passes; default: the model's setting.
         temperature: Divides the logits; default: the model's setting.
         policy: See imadarem sample --help; default: the model's setting.
+        width: Candidates of each row at most, drawn until the model's judge accepts one.
         device: cpu or cuda; default: cuda if available.
     """
 
@@ -94,11 +95,12 @@ class DrawnFlags:
     steps: Steps | None = None
     temperature: Temperature | None = None
     policy: str | None = None
+    width: Positive | None = None
     device: str | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The settings of sampling; None where the model decides."""
+        """The settings of a pass and their number; None where the model decides."""
         return {"steps": self.steps, "temperature": self.temperature, "policy": self.policy}
 
 
@@ -194,7 +196,7 @@ def _held_out_model(
             "--calibration and --likelihood measure a model: give --model NAME, and held-out rows "
             "with --data FILE."
         )
-    idle = ["count"] if drawn.count is not None else []
+    idle = [name for name in ("count", "width") if getattr(drawn, name) is not None]
     idle += [k for k, v in vars(comparison).items() if v != getattr(COMPARISON, k)]
     if idle:
         raise ConfigError(f"--{idle[0]} has no effect on --calibration and --likelihood.")
@@ -241,7 +243,12 @@ def _sampled(
     with progress_bar("sampling", count) as advance:
         start = time.perf_counter()
         drawn = network.sample(
-            count, seed=seed, return_trajectory=True, on_rows=advance, **flags.sampling
+            count,
+            seed=seed,
+            width=flags.width or 1,
+            return_trajectory=True,
+            on_rows=advance,
+            **flags.sampling,
         )
         seconds = time.perf_counter() - start
     assert drawn.trajectory is not None
