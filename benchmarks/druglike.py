@@ -3,7 +3,8 @@
     python benchmarks/druglike.py --model druglike --data druglike.smi.gz --split-seed 22
     python benchmarks/druglike.py --model smiles --data moses-sample --n 1000
 
-One pass a molecule, nothing drawn again. The held-out molecules (``--split-seed`` is the seed of
+One pass a draft, invalid rows stay; ``--width`` candidates of a row at most, which the judge
+accepts or not. The held-out molecules (``--split-seed`` is the seed of
 the training run) are halved: one half is the reference of the FCD, ``n`` of the other are the
 last row. Columns: valid (RDKit); FCD of the valid ones; shares of the valid ones with a defined
 stereo centre or double bond, with a charged atom, with a halogen, with a ring system that a
@@ -17,6 +18,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from imadarem import ImplicitRefinementModel
@@ -41,7 +43,11 @@ TRAITS: dict[str, Callable[[str, Any], bool]] = {
 
 
 def row(
-    name: str, texts: Sequence[str | None], lengths: Sequence[int], reference: Reference
+    name: str,
+    texts: Sequence[str | None],
+    lengths: Sequence[int],
+    passes: float,
+    reference: Reference,
 ) -> dict[str, Any]:
     """The figures of one set of molecules."""
     valid = [form for text in texts if text and (form := canonical(text)) is not None]
@@ -52,6 +58,7 @@ def row(
     return {
         "molecules": name,
         "n": len(texts),
+        "row-passes": passes,
         "valid": len(valid) / len(texts),
         "fcd": evaluate_molecules(valid, reference=reference, fcd=True).fcd,
         **shares,
@@ -69,6 +76,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float)
+    parser.add_argument("--width", type=int, default=1, help="candidates of a row, at most")
     parser.add_argument("--out", type=Path, help="the rows as JSON")
     options = parser.parse_args()
 
@@ -83,10 +91,12 @@ def main() -> None:
         policy="left-to-right",
         seed=options.seed,
         temperature=options.temperature,
+        width=options.width,
     )
+    lengths = [len(row.ids) for row in drawn.rows]
     rows = [
-        row(options.model, drawn.texts, [len(r.ids) for r in drawn.rows], reference),
-        row("held out", held_out[:n], lengths_in(model, held_out[:n]), reference),
+        row(options.model, drawn.texts, lengths, fmean(drawn.forward_passes), reference),
+        row("held out", held_out[:n], lengths_in(model, held_out[:n]), 0.0, reference),
     ]
     columns = list(rows[0])
     print("|", " | ".join(columns), "|")
