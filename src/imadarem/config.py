@@ -49,27 +49,28 @@ class ImplicitRefinementConfig:
         dropout: Probability of dropping an activation in training.
         conv_kernel_size: Taps of a depthwise convolution over neighbouring tokens at the
             head of every block (odd; ``0`` leaves it out).
-        rotary: Turn queries and keys by their position (RoPE, arXiv:2104.09864), beside
-            the positions added to the embedding.
-        positions: Tell the network where a token stands: positions added to the embedding,
-            and rotary ones where ``rotary``. Without them, ``relations`` are all it knows.
-        attention: Give every block self-attention. Without it a block hears other positions
-            through ``relations`` and the convolution alone.
+        rotary: Rotary position embeddings of queries and keys (RoPE, arXiv:2104.09864), in
+            addition to the positions added to the embedding.
+        positions: Give the network the position of each token: learned positions added to the
+            embedding, and rotary ones with ``rotary``. Without them, it knows only ``relations``.
+        attention: Give every block self-attention. Without it, information passes between
+            positions only through ``relations`` and the convolution.
         relations: Positions that belong together, pooled in every block: for each canvas
             length a list of partitions, a partition being one group number per position.
             The layout whose length is the canvas's is used; canvases of other lengths are
             refused. The number of partitions is the same in all layouts.
-        inner_steps: Times the stack of blocks runs, with gradient, within one forward pass;
-            the weights are shared and the input is added again each time.
-        carry: Hand the last state on to the next refinement step: a latent of ``(B, L, D)``
-            beside the tokens (arXiv:2510.19304, arXiv:2510.04871).
-        halting: Give the network a head that says whether its answer is entirely right.
+        inner_steps: How many times the stack of blocks runs within one forward pass, with
+            gradient; the weights are shared and the input is added again each time.
+        carry: Pass the last hidden state to the next refinement step: a latent ``(B, L, D)``
+            besides the tokens (arXiv:2510.19304, arXiv:2510.04871).
+        halting: Give the network a halting head: the probability that its answer is entirely
+            right.
         judge: Give the network a judge of finished rows: a block of its own and three outputs,
             which tokens are wrong, where some are missing, and whether a row is right.
         memory: Let the network look at earlier canvases through gated cross-attention.
         joint_size: Hidden units of a recurrent head that draws the blanks of one pass from
-            left to right, each given the tokens now left of it, so that they fit each other;
-            ``0``: each blank is drawn by itself. Sequences must be padded on the right.
+            left to right, each conditioned on the tokens to its left, so that they fit together;
+            ``0``: each blank is drawn independently. Sequences must be padded on the right.
         self_conditioning: Feed the previous step's probabilities for the positions that
             are still blank into the next step (arXiv:2208.04202).
         gradient_checkpointing: Recompute the blocks in the backward pass to save memory.
@@ -89,9 +90,10 @@ class ImplicitRefinementConfig:
         max_refinement_steps: ``K``, the hard cap on refinement steps.
         sampling_temperature: Divides the logits before a token is drawn; ``0`` takes the
             most likely token.
-        infill_temperature: The same for the holes of prompts; None: ``sampling_temperature``.
-        infill_best_of: Joint draws of a prompt in each pass, of which the likeliest is used; above
-            1 only with ``joint_size``.
+        infill_temperature: The same when blanks of a prompt are filled; None:
+            ``sampling_temperature``.
+        infill_best_of: Number of joint draws of a prompt in each pass; the most likely one is
+            used. Above 1 only with ``joint_size``.
         min_refine_uncertainty: Entropy above which the entropy mode refines a token, as a
             share of the largest possible entropy ``ln V``: between 0 and 1.
         mask_schedule: How many blanks a sampling step fills: ``"linear"``: as many in each;
@@ -115,10 +117,10 @@ class ImplicitRefinementConfig:
         backbone: The pretrained masked language model that reads the canvas, by the settings of
             :class:`~imadarem.backbone_spec.BackboneSpec`; None builds the project's own
             transformer. ``hidden_size``, ``num_layers`` and ``num_heads`` then describe it.
-        conditions: Numbers and classes that rows can be asked to have, by name, each ``{"mean": …,
-            "std": …}`` or ``{"classes": […]}``: see :mod:`imadarem.conditions`.
-        gate_from_likelihood: Start the gate from the network's own probability that the token in
-            its place is wrong, ``1 - p``: without training it is that, and training corrects it.
+        conditions: Properties that samples can be asked for, by name: numbers ``{"mean": …,
+            "std": …}`` or classes ``{"classes": […]}``, see :mod:`imadarem.conditions`.
+        gate_from_likelihood: Start the gate from ``1 - p``, ``p`` being the network's own
+            probability of the token that stands there; training corrects it.
 
     Raises:
         ConfigError: A setting is out of range; the message says what is legal.

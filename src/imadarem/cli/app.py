@@ -38,25 +38,21 @@ app = App(
     version=__version__,
     help="Masked-refinement language models: fill a canvas of blanks in a few passes.",
     help_epilogue=(
-        "Start with: imadarem demo.   Every command has examples: imadarem sample --help."
+        "Start with: imadarem demo.   Examples of each command: imadarem sample --help."
     ),
     help_format="markdown",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
     console=help_console(),
 )
-app.command(demo)
-app.command(sample)
-app.command(trace)
-app.command(infill)
-app.command(analogues)
-app.command(repair)
-app.command(optimize)
-app.command(solve)
-app.command(serve)
-app.command(train)
-app.command(evaluate)
-data = App(name="data", help="Fetch and inspect data sets.", help_format="markdown")
+for command in (
+    *(demo, sample, trace, infill, analogues, repair),
+    *(optimize, solve, serve, train, evaluate),
+):
+    app.command(command, help_epilogue="")
+data = App(
+    name="data", help="Fetch and inspect data sets.", help_format="markdown", help_epilogue=""
+)
 data.command(moses)
 data.command(antiberty)
 data.command(inspect)

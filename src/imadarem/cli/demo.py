@@ -29,7 +29,7 @@ NEXT = (
 )
 
 
-def demo(*, model: str = "default", out: Path = Path("imadarem-demo")) -> None:
+def demo(*, model: str = "smiles", out: Path = Path("imadarem-demo")) -> None:
     """Sample 16 molecules from the model in the package and show how one is made.
 
     Args:

@@ -158,8 +158,8 @@ class DataFlags:
     Attributes:
         data: moses (1.6 million molecules), moses-sample (15,000, shipped) or a file.
         column: The column of a table that holds the texts.
-        standardize: Take the largest fragment of each molecule of a file, neutralised, and
-            each once.
+        standardize: Take the largest fragment of each molecule of a file, neutralise it, and
+            remove duplicates.
         rows: Maximum number of rows to train on.
         tokenizer: selfies, smiles, safe (fragments) or char, learned from the data, or the
             folder of a saved tokenizer. The first three read molecules, the others lines of
@@ -167,17 +167,17 @@ class DataFlags:
         valid_fraction: Share of a file that is held out. [default: 0.1]
         long_rows: Rows longer than --max-seq-len: drop leaves them out; chunk cuts them into
             several rows; pack joins all rows into one running text and cuts that, which wastes
-            no position. A model of cut rows is not told where a text ends. [default: drop]
-        init: Start training from this model and keep its architecture: "default", "druglike",
-            "selfies" or a folder.
-            Tokens of the data that its tokenizer does not know are added behind those it
-            knows.
+            no position. A model trained on cut rows does not learn where a text ends.
+            [default: drop]
+        init: Start training from this model and keep its architecture: "smiles", "druglike",
+            "selfies" or a folder. Tokens of the data that its tokenizer does not know are
+            added to its vocabulary.
         backbone: Train on top of this pretrained masked language model, with its tokenizer: a
             folder or hub name that transformers reads, or "antiberty".
         freeze: With --backbone: train the gate alone and leave the backbone as it is.
-        condition: What samples can be asked for afterwards (sample --condition NAME=VALUE); repeat
-            the flag. A property of molecules (QED, logP, MW, ...), a column of the table with
-            numbers or classes, or length, in tokens.
+        condition: A property that samples can be asked for afterwards (sample --condition
+            NAME=VALUE): of molecules (QED, logP, MW, ...), a column of the table with numbers
+            or classes, or length, in tokens. Can be repeated.
         lora: With --backbone: train LoRA adapters of this rank beside its frozen weights.
     """
 

@@ -26,8 +26,8 @@ class SamplingFlags:
 
     Attributes:
         model: A folder written by a training run, a name on the Hugging Face Hub, or a model
-            of the package: "default" (molecules as SMILES), "druglike" (with stereo and
-            charges) or "selfies". Also a folder with a masked language model of transformers, or
+            of the package: "smiles" (molecules), "druglike" (with stereo and charges) or
+            "selfies". Also a folder with a masked language model of transformers, or
             "antiberty".
         steps: Maximum number of refinement passes; default: the model's setting.
         temperature: Divides the logits; 0 takes the most likely token. Default: the model's
@@ -41,22 +41,22 @@ class SamplingFlags:
         top_p: Sample from the smallest set of tokens whose probabilities sum to at least p.
         best_of: Number of candidates that each pass draws for a row; it uses the likeliest.
             Default: 1 for samples from nothing; to fill holes, the model's setting.
-        width: Candidates of each row at most, drawn until the model's judge accepts one.
-        min_length: Tokens of a row at least: shorter rows are ruled out.
-        max_length: Tokens of a row at most: longer rows are ruled out.
-        suppress_tokens: Ids of tokens that are never written; repeat the flag.
-        forbid_end: Fill every blank. --no-forbid-end lets a model that writes an end of sequence
-            end rows where it likes; default: the lengths that are given or drawn are kept.
-        condition: What the rows are to be like, as NAME=VALUE of a model that was trained with
-            --condition; repeat the flag.
-        guidance: Strength of classifier-free guidance: 1 is none, more follows the condition, or
-            else the prompt, more closely; each pass then costs two.
+        width: Maximum number of candidates of each row, drawn until the model's judge accepts one.
+        min_length: Minimum length of a row, in tokens.
+        max_length: Maximum length of a row, in tokens.
+        suppress_tokens: Id of a token that is never written; can be repeated.
+        forbid_end: Fill every blank. --no-forbid-end: a model that writes an end of sequence may
+            end a row early. Default: the given or drawn lengths are kept.
+        condition: A property that the rows shall have, as NAME=VALUE, for a model that was
+            trained with --condition; can be repeated.
+        guidance: Strength of classifier-free guidance. 1 is none. With more, the samples follow
+            the condition (without one: the prompt) more closely, and each pass costs two.
         seed: The same seed gives the same samples.
         device: cpu or cuda; default: cuda if available.
         batch_size: Rows refined together; changes the speed, not the samples.
     """
 
-    model: str = "default"
+    model: str = "smiles"
     steps: Steps | None = None
     temperature: Temperature | None = None
     policy: str | None = None

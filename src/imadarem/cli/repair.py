@@ -67,15 +67,17 @@ def repair(
         rows: Sequences in the model's notation, such as SMILES; `-` reads them from stdin.
         file: Text file with one sequence per line; `.smi`, where it is the first word of a
             line; `.csv` or `.tsv` with a header; FASTA (`.fasta`, `.fa`, `.faa`).
-        column: Of a table; default: smiles, sequence or text.
-        model: A folder written by a training run, a name on the hub, or "smiles".
-        check: `rdkit`: a row must be a molecule that RDKit reads. `words:FILE`: every word must
-            stand in a file with one word per line. `module:function`: a Python function that
-            takes a text and returns whether it is right. `none`: the model's judge decides; for
-            models that have one.
+        column: The column of a table that holds the sequences; default: smiles, sequence or
+            text.
+        model: A folder written by a training run, a name on the Hugging Face Hub, or a model
+            of the package: "smiles" or "druglike".
+        check: What decides whether a row is right. `rdkit`: RDKit can read it. `words:FILE`: all
+            its words are in a file with one word per line. `module:function`: a Python function
+            that takes a text and returns True or False. `none`: the model's judge, if it has
+            one.
         threshold: Probability of an error above which a row is repaired.
-        rounds: Times that a row is changed and judged again, at most.
-        budget: Calls of the check for each row, at most.
+        rounds: Maximum number of times that a row is changed and judged again.
+        budget: Maximum number of calls of the check for each row.
         flagged_too: Also repair rows that the check accepts and the judge flags.
         dry_run: Show what looks wrong, and repair nothing.
         out_file: Also write the rows to this file: in the form of `--file` where both have the
@@ -83,7 +85,7 @@ def repair(
         report: Also write an HTML page with every edit marked.
         json: Print one JSON object per row.
         seed: The same seed gives the same repairs.
-        device: cpu or cuda; default is cuda where there is one.
+        device: cpu or cuda; default: cuda if available.
     """
     source = _source(rows, file, column)
     texts = source.texts
@@ -224,8 +226,13 @@ def _show(records: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _edit(edit: dict[str, Any]) -> str:
-    change = f"{edit['before'] or ''}→{edit['after'] or ''}"
-    return f"{edit['position'] + 1}: {change}"
+    """``insert ) before token 7``: an edit in words, positions counted from 1."""
+    position = edit["position"] + 1
+    if edit["kind"] == "insert":
+        return f"insert {edit['after']} before token {position}"
+    if edit["kind"] == "delete":
+        return f"delete {edit['before']} at token {position}"
+    return f"{edit['before']} → {edit['after']} at token {position}"
 
 
 def _show_judgements(

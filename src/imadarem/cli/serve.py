@@ -30,7 +30,7 @@ Connections = Annotated[int, whole(1, 65_536)]
 BodyBytes = Annotated[int, whole(1, 2**30)]
 Models = Annotated[
     tuple[str, ...],
-    Parameter(negative="", consume_multiple=False, show_default="default, smiles and sudoku"),
+    Parameter(negative="", consume_multiple=False, show_default="smiles, druglike and sudoku"),
 ]
 
 
@@ -82,7 +82,7 @@ def serve(
     device: str | None = None,
     limits: LimitFlags = LIMITS,
 ) -> None:
-    """Serve models over HTTP, with a page that shows every step of a refinement.
+    """Serve models over HTTP, with a page in the browser that repairs and shows refinements.
 
     **Examples**
 

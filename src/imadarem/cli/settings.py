@@ -24,7 +24,10 @@ from imadarem.training.settings import (
 )
 
 #: Data sets, notations and models that go by a name, even beside a file of that name.
-NAMED = ("moses", "moses-sample", "selfies", "smiles", "safe", "char", "default")
+NAMED = (
+    *("moses", "moses-sample", "selfies", "smiles", "safe", "char"),
+    *("default", "druglike", "sudoku", "antiberty"),
+)
 #: Settings of the model that a task decides; and this command fills no memory.
 DECIDED_BY_TASK = (*DECIDED_BY_DATA, "relations", "max_seq_len", "memory")
 TABLES = ("data", "settings", "model", "orchestration", "training")

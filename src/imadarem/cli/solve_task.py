@@ -244,4 +244,5 @@ def _deliver(rows: list[Solved], seconds: float, json: bool) -> None:
     judged = "" if summary["right"] is None else f", {share(summary['right'])} right"
     if summary["right_in_two"] is not None:
         judged += f", {share(summary['right_in_two'])} in two attempts"
-    console.print(Text(f"{len(rows)} questions{judged}, {summary['steps']:.1f} steps each"))
+    questions = "1 question" if len(rows) == 1 else f"{len(rows)} questions"
+    console.print(Text(f"{questions}{judged}, {summary['steps']:.1f} steps each"))

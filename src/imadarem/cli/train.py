@@ -106,7 +106,7 @@ def train(
 
     ```
     imadarem train --data moses-sample --out runs/first --steps 2000
-    imadarem train --data mine.csv --column SMILES --init default --out runs/mine
+    imadarem train --data mine.csv --column SMILES --init smiles --out runs/mine
     imadarem train --data moses --init smiles --condition QED --condition logP --out runs/asked
     imadarem train --data words.txt --tokenizer char --out runs/words
     imadarem train --task sudoku --set sizes=4,6 --unroll-steps 8 --out runs/sudoku
@@ -117,23 +117,24 @@ def train(
     python -m torch.distributed.run --nproc_per_node 2 -m imadarem train --data moses
     ```
 
-    Ctrl-C saves, compares and stops; a second one stops at once. All settings can stand in a TOML
-    file (`--print-config` writes one); flags win over it.
+    Ctrl-C saves, compares and stops; a second one stops at once. All settings can be given in a
+    TOML file (`--print-config` writes one); flags override it.
 
     Args:
-        out: The run's folder; default is runs/ and the name of the data or the task.
-        resume: Go on with the run in that folder, with its settings.
+        out: The run's folder; default: runs/ and the name of the data or the task.
+        resume: Continue the run in that folder, with its settings.
         config: A TOML file of settings.
         print_config: Print the settings as TOML and stop.
-        device: cpu or cuda; default is cuda where there is one.
-        processes: Worker processes that prepare the data; default is one for each core.
+        device: cpu or cuda; default: cuda where there is one.
+        processes: Worker processes that prepare the data; default: one for each core.
         compare: Samples to score before and after a run that starts from another model
-            (--init); default is 500 for a file of molecules, 0 scores none.
+            (--init); default: 500 for a file of molecules, 0 scores none.
         json: Print every record as JSON Lines.
-        task: Learn to answer instead: sudoku, modular, addition, arc, text or molecules; or a
-            function that returns a Task, as my_module:make_task or file.py:make_task.
-        setting: A setting of the task as NAME=VALUE, as often as needed; a wrong name lists
-            the right ones.
+        task: Train on a task with answers instead of --data: sudoku, modular, addition, arc,
+            text, molecules or reasoning; or a function that returns a Task, as
+            my_module:make_task or file.py:make_task.
+        setting: A setting of the task as NAME=VALUE; can be repeated. A wrong name lists the
+            right ones.
     """
     flags = RunSettings(
         task=task,
@@ -246,7 +247,7 @@ def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
     if settings.subject is None:
         raise ConfigError(
             "there is nothing to train on: give --data moses, moses-sample or FILE, or --task "
-            "sudoku, modular, addition, arc, text or molecules."
+            "sudoku, modular, addition, arc, text, molecules or reasoning."
         )
     # A task of the user's is file.py:function: the run goes by the function.
     return Path("runs") / Path(settings.subject).name.rpartition(":")[2].split(".")[0]
@@ -258,7 +259,7 @@ def _refuse_old_run(folder: Path) -> None:
 
     if latest_checkpoint(folder) is not None:
         raise ConfigError(
-            f"{folder} already holds a run. Go on with it by --resume, or choose another --out."
+            f"{folder} already holds a run. Continue it with --resume, or choose another --out."
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; give a folder.")
@@ -281,7 +282,7 @@ def _resume(trainer: Trainer) -> None:
     if trainer.finished:
         raise ConfigError(
             f"the run in {trainer.run_dir} is finished: it did all {step:,} steps. Give a larger "
-            "--steps to go on."
+            "--steps to continue."
         )
     note(f"resuming {trainer.run_dir} at step {step:,}")
 
@@ -298,7 +299,7 @@ def _stopping(trainer: Trainer) -> Iterator[None]:
         now = time.monotonic()
         if first_signal == -math.inf:
             first_signal = now
-            note("\nsaving and stopping; once more stops at once", style="yellow")
+            note("\nsaving and stopping; a second Ctrl-C stops at once", style="yellow")
             trainer.request_stop()
         elif now - first_signal > echo:
             signal.signal(number, signal.SIG_DFL)

@@ -33,6 +33,7 @@ NEXT = {
     "text": "imadarem infill --model {} PROMPT   (<mask> for each blank)",
     "molecules": "imadarem infill --model {} PROMPT   (<mask> for each blank)",
 }
+SOLVE = "imadarem solve --model {} --task TASK   (--task and --set as in training)"
 
 
 def report_data(data: PreparedData, model: ImplicitRefinementModel) -> None:
@@ -124,9 +125,9 @@ def _report_next(model: str, task: Task | None) -> None:
         for line in ("sample", "trace", "evaluate -n 1000"):
             name, *rest = line.split(" ", 1)
             print_line(" ".join(["  imadarem", name, "--model", model, *rest]))
-    elif task.name in NEXT:
+    else:
         heading("next")
-        print_line(f"  {NEXT[task.name].format(model)}")
+        print_line(f"  {NEXT.get(task.name, SOLVE).format(model)}")
 
 
 def _report_rejected(data: PreparedData) -> None:

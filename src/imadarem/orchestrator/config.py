@@ -62,36 +62,36 @@ class OrchestrationConfig:
             blanks), ``gate`` (is the token written last wrong), ``halt`` (is the canvas
             entirely right), ``memory`` (how far the memory's gate is open). Terms left out
             keep their default.
-        gradient_clip_threshold: Global norm that gradients are cut to.
-        loss_smoothing_window: Losses that the smoothed loss is a mean of.
-        augmentation_strategies: Which strategies to draw from; those that a task cannot have
+        gradient_clip_threshold: Maximum global norm of the gradients.
+        loss_smoothing_window: Number of last losses that the smoothed loss averages.
+        augmentation_strategies: Augmentations to choose from; those that do not apply to a task
             are left out and logged, see :attr:`Augmenter.unavailable`.
-        augmentation_count: Augmented elements of each episode. None equals the episode where a
-            strategy can change it; a short text has fewer different ones than this.
+        augmentation_count: Number of augmented copies of each episode. No copy equals the
+            episode if a strategy can change it; a short text has fewer different copies.
         canvas_edit_strategies: The edits to choose between.
         adaptive_edit_selection: Let a bandit choose the edit of a step. False takes
-            ``replace`` if it is named, else the first one that can be made.
+            ``replace`` if it is listed, else the first edit that is available.
         unroll_mode: ``full``: one graph over all steps. ``window``: every step keeps its
             loss, and the graph is cut every ``K`` steps. ``last_k``: no graph and no loss
             before the last ``K`` steps. ``carry``: one supervised step per optimiser step on
             a state that persists, finished rows replaced by new ones (arXiv:2506.21734).
-        step_weighting: How steps share the loss: ``uniform``, ``linear`` (step *s* weighs
-            *s*), ``last``, or a function of (step, steps); normalised to sum to 1.
+        step_weighting: Weights of the steps in the loss: ``uniform``, ``linear`` (step *s* has
+            weight *s*), ``last``, or a function of (step, steps); normalised to sum to 1.
         base_loss_share: For data without a separate answer: least share of the token loss
-            that the first step has, which is the plain masked loss; keeps the likelihood
-            from rotting.
+            that the first step has, which is the plain masked loss; it keeps the likelihood
+            from getting worse.
         halt_confidence: Probability of the halting head above which a row stops; None: never.
         quality_threshold: Mean token probability above which a row stops; None: never.
-        patience: Steps with no token changed and no gain in it after which a row stops; None:
-            never.
-        halt_exploration: In ``carry`` mode, share of rows that may not halt before a random
-            step, so that the head sees what comes after.
-        temperature: Of the draws at inference; 0 takes the likeliest token.
+        patience: A row stops after this many steps in which no token changed and the mean token
+            probability did not rise; None: never.
+        halt_exploration: In ``carry`` mode, share of rows that do not halt before a random
+            step, so that the head is trained on later steps too.
+        temperature: Sampling temperature at inference; 0 takes the most likely token.
         grok_fast: Filter gradients by GrokFast's EMA (arXiv:2405.20233).
         grok_fast_alpha: Momentum of its average.
         grok_fast_lamb: Weight of the average in the gradient.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` (with a gradient scaler).
-        seed: Of augmentation, edits and exploration.
+        seed: Seed of augmentation, edits and exploration.
 
     Raises:
         ConfigError: A setting is out of range; the message says what is legal.

@@ -59,37 +59,39 @@ class TrainingConfig:
     Args:
         steps: Optimiser steps.
         batch_size: Rows per step, over all processes.
-        accumulation: Parts that the rows of a step go through the model in, one after another,
-            for models whose whole batch does not fit into memory.
+        accumulation: Number of parts into which the batch of a step is split (gradient
+            accumulation), for a batch that does not fit into memory.
         learning_rate: Peak rate; the gate's is ``gate_lr_scale`` times it.
         optimizer: ``adamw``, ``muon``, ``ranger21`` or another name of pytorch_optimizer.
         schedule: ``cosine`` or ``wsd`` (stable, then a linear decay in the last fifth).
         warmup_steps: Steps of linear warm-up. None: a tenth of the run, at most 100.
-        weight_decay: On the matrices of the blocks.
-        gradient_clip: Global norm that gradients are cut to.
+        weight_decay: Weight decay of the matrices of the blocks.
+        gradient_clip: Maximum global norm of the gradients.
         gate_lr_scale: The gate's learning rate relative to the rest.
-        gate_warmup: Share of the run before the gate is trained: its canvases are filled by
-            the model, which must have learned something first.
-        on_policy_share: Share of the rows that train the gate afterwards.
-        blank_share: Share of the rows that show nothing at all: the first pass of a sample.
+        gate_warmup: Share of the run after which the training of the gate begins. Its canvases
+            are filled by the model, which must have learned something first.
+        on_policy_share: Share of the rows that train the gate from then on.
+        blank_share: Share of the rows that are masked entirely, as in the first pass of a sample.
             None: 0.25 for a model with a joint head, else 0.
-        suffix_share: Share of the rows whose masked part is their end, as left-to-right
-            policies leave it. None: 0.12 for a model with a joint head, else 0.
-        window_share: Share of the rows that hide one or two windows. The rows that the three
-            shares leave hide scattered positions. None: 0.45 for a model with a joint head,
+        suffix_share: Share of the rows of which the end is masked, as left-to-right policies
+            leave it. None: 0.12 for a model with a joint head, else 0.
+        window_share: Share of the rows of which one or two windows are masked. In the remaining
+            rows scattered positions are masked. None: 0.45 for a model with a joint head,
             else 0.
-        surplus: Blanks at most that windows and ends have beyond their tokens, in half of the
-            batches, for prompts with holes of unknown length; 0 leaves them out.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without its units.
-        seed: Of everything random in the run.
+        surplus: Maximum number of blanks that a masked window or end has beyond its tokens, in
+            half of the batches: trains holes of unknown length (``<gap>``). 0: none.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; bf16 is slow on CPUs without
+            instructions for it.
+        seed: Seed of everything that is random in the run.
         log_every: Steps between two lines of ``metrics.jsonl``.
         eval_every: Steps between two validations; the first is before step 1.
         save_every: Steps between two checkpoints.
-        valid_rows: Held-out rows used at most in a validation.
+        valid_rows: Maximum number of held-out rows in a validation.
         sample_count: Samples drawn at each validation.
         best_by: A figure of the validations, such as ``loss`` or, of a task, ``exact``: the
-            averaged weights of the best validation are kept in ``best`` of the run folder.
-        early_stop: With ``best_by``: validations without a better one after which the run ends.
+            averaged weights of the best validation are saved in ``best`` of the run folder.
+        early_stop: With ``best_by``: the run ends after this many validations without a better
+            one.
 
     Raises:
         ConfigError: A setting is out of range.
