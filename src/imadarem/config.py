@@ -36,8 +36,8 @@ SWITCHES = (
 class ImplicitRefinementConfig:
     """Settings of an :class:`~imadarem.ImplicitRefinementModel`, checked on construction.
 
-    Names and defaults of the sampling settings are those of the project's founding
-    document; ``K`` below is ``max_refinement_steps`` and ``L`` the canvas length.
+    Names and defaults of the sampling settings do not change between versions. ``K`` below is
+    ``max_refinement_steps``, ``L`` the canvas length.
 
     Args:
         vocab_size: Number of token ids ``V``, special tokens included.

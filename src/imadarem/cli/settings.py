@@ -87,7 +87,7 @@ class RunSettings:
         if self.subject is None:
             raise ConfigError(
                 "there is nothing to train on: give --data moses, moses-sample or FILE, or "
-                "--task sudoku, modular, addition, arc, text or molecules."
+                "--task sudoku, modular, addition, arc, text, molecules or reasoning."
             )
         return self._on_rows() if self.task is None else self._on_task(self.task)
 

@@ -59,8 +59,8 @@ class InfillAnswer(BaseModel):
 class Alternative(BaseModel):
     """A token that may stand at a place."""
 
-    token: str = Field(description="Empty where nothing may stand there.")
-    probability: float = Field(description="Given all other tokens of the row.")
+    token: str = Field(description="The token; empty for no token.")
+    probability: float = Field(description="Probability here, given all other tokens of the row.")
 
 
 class Judged(BaseModel):
@@ -68,7 +68,7 @@ class Judged(BaseModel):
 
     text: str
     tokens: list[str]
-    surprise: list[float] = Field(description="Nats, -log p of each token in its place.")
+    surprise: list[float] = Field(description="-log p of each token, given all others, in nats.")
     wrong: list[float] | None = Field(
         description="Probability that a token is wrong; null where the model has no judge."
     )
@@ -76,8 +76,12 @@ class Judged(BaseModel):
         description="n + 1 probabilities that tokens are missing before each token and at the end."
     )
     right: float | None = Field(description="Probability that the row is right.")
-    replacements: list[list[Alternative]] | None = Field(description="For each token.")
-    insertions: list[list[Alternative]] | None = Field(description="For each of the n + 1 gaps.")
+    replacements: list[list[Alternative]] | None = Field(
+        description="Most likely tokens in place of each token."
+    )
+    insertions: list[list[Alternative]] | None = Field(
+        description="Most likely tokens in each of the n + 1 gaps."
+    )
 
 
 class JudgeAnswer(BaseModel):
@@ -96,14 +100,16 @@ class RepairEdit(BaseModel):
     kind: Literal["replace", "insert", "delete"]
     before: str | None
     after: str | None
-    probability: float | None = Field(description="What the judge said of the place.")
+    probability: float | None = Field(
+        description="Probability of an error at this place, before the repair."
+    )
 
 
 class Repaired(BaseModel):
     """A row after a repair."""
 
     given: str
-    tokens: list[str] = Field(description="Of the given row.")
+    tokens: list[str] = Field(description="Tokens of the given row.")
     text: str | None
     changed: bool
     reason: Literal["clean", "repaired", "checked", "gave_up"]

@@ -101,7 +101,7 @@ class JobClient:
         except TimeoutError:
             self._worker.cancel(job)
             raise ApiError(
-                504, f"the answer was not there after {self._limits.seconds:g} seconds."
+                504, f"the request was not done after {self._limits.seconds:g} seconds."
             ) from None
         except ImadaremError as error:
             raise from_library_error(error) from None

@@ -103,7 +103,7 @@ class RequestGuard:
         if host not in self._hosts and ANY_HOST not in self._hosts and not _is_own_name(host):
             raise ApiError(
                 403,
-                f"this server does not answer to the name {given[:200]!r}.",
+                f"the Host {given[:200]!r} is not a name of this server.",
                 hint="Use the address that the server printed when it started, or start the "
                 "server with --allow-host NAME.",
             )

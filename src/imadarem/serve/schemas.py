@@ -50,7 +50,7 @@ class Request(BaseModel):
 class Sampling(Request):
     """How to sample; the model's own settings are the defaults."""
 
-    model: Name | None = Field(None, description="An id from /v1/models; default is the first.")
+    model: Name | None = Field(None, description="An id from /v1/models; default: the first.")
     policy: Name | None = Field(None, description="A policy of the model, see /v1/models.")
     steps: Steps | None = Field(None, description="Most refinement steps.")
     temperature: float | None = Field(
@@ -69,34 +69,34 @@ class Sampling(Request):
         description="Sample from the fewest tokens whose probabilities sum to this.",
     )
     best_of: int | None = Field(
-        None, ge=1, le=16, description="Draws of a pass, of which the likeliest is used."
+        None, ge=1, le=16, description="Joint draws in each pass; the most likely is used."
     )
     min_length: int | None = Field(
-        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of a row at least."
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Minimum length of a row, in tokens."
     )
     max_length: int | None = Field(
-        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of a row at most."
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Maximum length of a row, in tokens."
     )
     suppress_tokens: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, max_length=MAX_CANVAS_TOKENS, description="Ids of tokens that are never written."
     )
     forbid_end: bool | None = Field(
         None,
-        description="true fills every blank; false lets the model end a row in the blanks at its "
-        "end. Default: lengths that are given are kept.",
+        description="true fills every blank; false lets the model end a row early, within the "
+        "blanks at its end. Default: given lengths are kept.",
     )
     guidance: float | None = Field(
         None,
         ge=0,
         le=100,
-        description="Strength of classifier-free guidance by the prompt: 1 is none, more follows "
-        "the given tokens more closely, at twice the passes.",
+        description="Strength of classifier-free guidance by the prompt. 1 is none; with more, "
+        "samples follow the given tokens more closely, at twice the passes.",
     )
     seed: int | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
-        description="The same seed gives the same answer; default is drawn by the server.",
+        description="The same seed gives the same answer; default: drawn by the server.",
     )
 
     def settings(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class SampleRequest(Sampling):
     )
     count: int = Field(1, ge=1, le=MAX_SAMPLES, description="How many samples.")
     length: int | None = Field(
-        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of each canvas; default is drawn."
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Tokens of each canvas; default: drawn."
     )
 
 
@@ -166,10 +166,10 @@ class TraceRequest(Sampling):
     given: list[bool] | None = Field(
         None,
         max_length=MAX_CANVAS_TOKENS,
-        description="Which tokens never change; default is all. The policy may re-mask the others.",
+        description="Which tokens never change; default: all. The policy may re-mask the others.",
     )
     length: int | None = Field(
-        None, ge=1, le=MAX_CANVAS_TOKENS, description="Number of blanks; default is drawn."
+        None, ge=1, le=MAX_CANVAS_TOKENS, description="Number of blanks; default: drawn."
     )
     stream: bool = Field(True, description="Server-sent events step by step, or one JSON answer.")
 
@@ -197,7 +197,7 @@ class DrawRequest(Request):
     )
     smiles: str | None = Field(None, min_length=1, max_length=MAX_SMILES_CHARS)
     tokens: list[Token] | None = Field(None, min_length=1, max_length=MAX_CANVAS_TOKENS)
-    model: Name | None = Field(None, description="The model of the tokens; default is the first.")
+    model: Name | None = Field(None, description="The model of the tokens; default: the first.")
 
 
 Rows = Annotated[
@@ -221,14 +221,14 @@ class JudgeRequest(Request):
             ]
         }
     )
-    model: Name | None = Field(None, description="An id from /v1/models; default is the first.")
+    model: Name | None = Field(None, description="An id from /v1/models; default: the first.")
     rows: Rows
     alternatives: int = Field(
         0,
         ge=0,
         le=MAX_ALTERNATIVES,
-        description="How many likely tokens to list for each token and gap. It takes a forward "
-        "pass for each of them.",
+        description="How many of the most likely tokens to list for each token and gap. Each token "
+        "and gap takes a forward pass.",
     )
 
 
@@ -243,20 +243,21 @@ class RepairRequest(Request):
             ]
         }
     )
-    model: Name | None = Field(None, description="An id from /v1/models; default is the first.")
+    model: Name | None = Field(None, description="An id from /v1/models; default: the first.")
     rows: Rows
     check: Literal["none", "rdkit"] = Field(
         "none",
-        description="rdkit: a row must be a molecule. none: the model's judge decides, where it "
-        "has one.",
+        description="rdkit: a row is right if RDKit can read it. none: the model's judge decides.",
     )
     threshold: float = Field(
         0.5, ge=0, le=1, description="Probability of an error above which a row is repaired."
     )
     rounds: int = Field(
-        3, ge=1, le=MAX_ROUNDS, description="Times that a row is changed and judged again, at most."
+        4, ge=1, le=MAX_ROUNDS, description="Most times that a row is changed and judged again."
     )
-    budget: int = Field(60, ge=1, le=MAX_CHECKS, description="Calls of the check for each row.")
+    budget: int = Field(
+        60, ge=1, le=MAX_CHECKS, description="Most calls of the check for each row."
+    )
     flagged_too: bool = Field(
         False, description="Also repair rows that the check accepts and the judge flags."
     )

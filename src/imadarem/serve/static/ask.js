@@ -33,6 +33,8 @@ const PROMPTS = {
   text: { label: "Prompt, with <mask> for each blank; empty for a canvas of blanks", placeholder: "", examples: [["blanks", ""]] },
 };
 const BIGGEST_SEED = 2 ** 31;
+/** Steps that are shown of a model whose default is a single one. */
+const STEPS_TO_WATCH = 6;
 
 const $ = (id) => document.getElementById(id);
 
@@ -91,7 +93,8 @@ export class Ask {
 
   /** What the fields say, for a link to them. */
   link() {
-    const filled = FIELDS.map((id) => [id, $(id).value]).filter(([, value]) => value !== "");
+    const filled = FIELDS.map((id) => [id, id === "steps" ? this.steps : $(id).value])
+      .filter(([, value]) => value !== "");
     return new URLSearchParams([["view", "refine"], ...filled]);
   }
 
@@ -120,6 +123,7 @@ export class Ask {
     $("prompt").placeholder = placeholder;
     $("prompt").value = model.kind === "sudoku" ? examples[0][1] : "";
     for (const id of ["steps", "temperature", "length"]) $(id).value = "";
+    if (model.default_steps === 1) $("steps").value = STEPS_TO_WATCH;
     $("steps").placeholder = model.default_steps;
     $("temperature").placeholder = model.default_temperature;
     $("length").max = model.max_length;

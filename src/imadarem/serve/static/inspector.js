@@ -48,7 +48,7 @@ export class Inspector {
       h("code", { class: "chosen" }, token === "[MASK]" ? "blank" : token || "–"),
       h("span", { class: "muted" }, ` position ${position + 1}, step ${frame.step} `),
       ...numbers.filter(Boolean),
-      ...marks.map((name) => h("span", { class: "tag" }, name === "remasked" ? "taken back" : name)),
+      ...marks.map((name) => h("span", { class: "tag" }, name === "remasked" ? "re-masked" : name)),
     );
     if (!this.tools) return;
     this.mask.setAttribute("aria-pressed", String(edit?.kind === "mask"));

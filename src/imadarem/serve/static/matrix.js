@@ -7,7 +7,7 @@ const NARROW = matchMedia("(max-width: 640px)");
 
 const SAID = {
   blank: "blank", end: "end", given: "given", frozen: "behind the end",
-  changed: "changed", remasked: "taken back",
+  changed: "changed", remasked: "re-masked",
 };
 
 /** One run's grid. `onPick(step, position)` hears clicks and the keys of the grid. */

@@ -21,7 +21,7 @@ export const MEASURES = {
 
 const REASONS = {
   filled: "no blank is left",
-  settled: "no blank is left, and nothing is taken back",
+  settled: "no blank is left, and nothing is re-masked",
   unchanged: "hardly anything changed any more",
   max_steps: "the limit of steps was reached",
   verified: "checked, and right",

@@ -26,7 +26,7 @@ export class RepairView {
     this.button = h("button", { class: "strong", id: "mend", type: "submit", disabled: true }, "Repair");
     this.model = h("select", { id: "repair-model", onchange: () => this.#modelChosen() });
     this.check = h("select", { id: "check", onchange: () => this.run() },
-      h("option", { value: "none" }, "the judge"), h("option", { value: "rdkit" }, "RDKit"));
+      h("option", { value: "none" }, "the model's judge"), h("option", { value: "rdkit" }, "RDKit"));
     this.threshold = h("input", { id: "threshold", type: "number", min: 0, max: 1, step: 0.05, placeholder: 0.5 });
     this.budget = h("input", { id: "budget", type: "number", min: 1, max: 500, step: 1, placeholder: 60 });
     this.result = h("div", { class: "mended", "aria-live": "polite" });
@@ -37,12 +37,12 @@ export class RepairView {
         this.run();
       } },
       h("div", { class: "prompt" },
-        h("label", { for: "sequence" }, "Sequence, right or wrong"), this.sequence, this.button),
+        h("label", { for: "sequence" }, "Sequence to check and repair"), this.sequence, this.button),
       h("p", { class: "examples" }, "Try", EXAMPLES.map(([name, text]) =>
         h("button", { type: "button", onclick: () => this.open({ sequence: text }) }, name))),
       h("div", { class: "fields four" },
-        field("Model", this.model), field("Who decides", this.check),
-        field("Threshold", this.threshold), field("Calls of RDKit", this.budget))),
+        field("Model", this.model), field("Checked by", this.check),
+        field("Threshold", this.threshold), field("Most calls of RDKit", this.budget))),
       this.result);
   }
 
@@ -127,7 +127,7 @@ export class RepairView {
     this.edits = h("ol", { class: "edits" }, repair.edits.map((edit, number) => this.#edit(edit, number)));
     this.result.replaceChildren(
       h("p", { class: "status", id: "mended" }, this.#outcome()),
-      h("div", { class: "tokens", role: "group", "aria-label": "The given tokens; a press protects one" },
+      h("div", { class: "tokens", role: "group", "aria-label": "The given tokens; a click protects one" },
         judgement.tokens.map((_, i) => [this.#gap(i), this.#token(i)]), this.#gap(judgement.tokens.length)),
       this.about, this.#legend(), this.edits, this.after, this.code);
     this.#explain(this.#mostSuspect());
@@ -140,9 +140,9 @@ export class RepairView {
     const calls = this.check.value === "rdkit" ? `, ${checks} ${checks === 1 ? "call" : "calls"} of RDKit` : "";
     return {
       clean: `Nothing to repair${calls}.`,
-      repaired: `Repaired by ${count}; nothing looks wrong any more.`,
+      repaired: `Repaired by ${count}; nothing looks wrong now.`,
       checked: `Repaired by ${count}${calls}.`,
-      gave_up: `Not repaired${calls}: it stays as it was.`,
+      gave_up: `Not repaired${calls}. The sequence is unchanged.`,
     }[reason];
   }
 
@@ -188,21 +188,21 @@ export class RepairView {
     const { tokens, wrong, missing, surprise, replacements, insertions } = this.judgement;
     const listed = (isGap ? insertions : replacements)[position];
     const said = isGap
-      ? [`Before position ${position + 1}: tokens are missing here with `, h("b", {}, percent(missing[position]))]
-      : [h("code", { class: "chosen" }, tokens[position]), ` position ${position + 1}: wrong with `,
-        h("b", {}, percent(wrong[position])), "; probability in its place ",
+      ? [`Before position ${position + 1}: probability that tokens are missing `, h("b", {}, percent(missing[position]))]
+      : [h("code", { class: "chosen" }, tokens[position]), ` at position ${position + 1}: probability of being wrong `,
+        h("b", {}, percent(wrong[position])), ", of this token here ",
         h("b", {}, percent(Math.exp(-surprise[position])))];
     const others = listed.flatMap(({ token, probability }) => [
       " ", h("span", { class: "number" }, h("code", {}, token || "∅"), ` ${percent(probability)}`)]);
-    this.about.replaceChildren(...said, ". Likely here: ", ...others);
+    this.about.replaceChildren(...said, ". Most likely here: ", ...others);
   }
 
   #legend() {
     const ramp = Array.from({ length: 11 }, (_, level) => h("i", { class: `h${level}` }));
     return h("p", { class: "legend muted" },
       h("span", { class: "ramp", role: "img", "aria-label": "From right to wrong" }, "right", ramp, "wrong"),
-      h("span", {}, h("b", { class: "gap" }, "+"), "a gap, by how likely tokens are missing there"),
-      h("span", {}, "Point at a token to see why; press it to protect it."));
+      h("span", {}, h("b", { class: "gap" }, "+"), "a gap where tokens may be missing"),
+      h("span", {}, "Point at a token for its numbers; click it to protect it from changes."));
   }
 
   #edit(edit, number) {
@@ -216,10 +216,10 @@ export class RepairView {
         this.#compose();
       },
     });
-    const doubt = probability === null ? ""
-      : `; ${kind === "insert" ? "tokens missing" : "wrong"} with ${percent(probability)}`;
+    const place = `${kind === "insert" ? "before" : "at"} position ${position + 1}`;
+    const doubt = probability === null ? "" : `; probability of an error here ${percent(probability)}`;
     return h("li", {}, h("label", {}, box, `${words} `, h("code", {}, change),
-      h("span", { class: "muted" }, ` at position ${position + 1}${doubt}`)));
+      h("span", { class: "muted" }, ` ${place}${doubt}`)));
   }
 
   /** The row with the accepted edits alone, beside the row as it was given. */
@@ -253,7 +253,7 @@ export class RepairView {
     const picture = h("div", { class: "picture" });
     if (molecules) {
       this.api.draw(text).then((svg) => picture.replaceChildren(
-        svg ? image(svg, text) : h("p", { class: "muted none" }, "RDKit reads no molecule")));
+        svg ? image(svg, text) : h("p", { class: "muted none" }, "RDKit cannot read it")));
     }
     const copy = h("button", { type: "button", class: "quiet", onclick: () => navigator.clipboard?.writeText(text) }, "Copy");
     return h("figure", { class: title.toLowerCase() }, h("figcaption", {}, title, copy),

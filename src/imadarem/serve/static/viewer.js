@@ -158,7 +158,7 @@ export class Viewer {
       h("span", { class: "ramp", role: "img", "aria-label": "From certain to uncertain" }, this.low, ramp, this.high),
       this.meaning,
       h("span", { class: "signs" },
-        sign("unjudged changed", "C", "changed"), sign("unjudged remasked", "C", "taken back"),
+        sign("unjudged changed", "C", "changed"), sign("unjudged remasked", "C", "re-masked"),
         sign("unjudged given", "C", "given"), sign("unjudged frozen", "", "frozen"),
         sign("unjudged end", "end", "end")));
   }
