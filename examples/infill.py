@@ -1,4 +1,4 @@
-"""Complete a scaffold in several ways, and say how surely.
+"""Complete a scaffold in several ways, with the confidence of the model.
 
     python examples/infill.py [MODEL] [PROMPT]
 
@@ -16,7 +16,7 @@ from imadarem import ImplicitRefinementModel
 BENZENE = "c1ccccc1"
 
 
-def main(name: str = "default", prompt: str = BENZENE + 4 * "<mask>", ways: int = 20) -> None:
+def main(name: str = "smiles", prompt: str = BENZENE + 4 * "<mask>", ways: int = 20) -> None:
     model = ImplicitRefinementModel.from_pretrained(name)
     completions = model.infill([prompt] * ways, seed=0)
     for smiles, count in Counter(completions).most_common():

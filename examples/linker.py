@@ -15,7 +15,7 @@ from imadarem.design.scores import score_named
 
 
 def main(
-    one: str = "*N1CCOCC1", other: str = "*c1ccc(F)cc1", name: str = "default", count: int = 16
+    one: str = "*N1CCOCC1", other: str = "*c1ccc(F)cc1", name: str = "smiles", count: int = 16
 ) -> None:
     model = ImplicitRefinementModel.from_pretrained(name)
     made = complete(model, FragmentTask.of("linker", one, other), count, seed=0)

@@ -28,7 +28,7 @@ class FromTheEnd:
         return Decision(write, remask=torch.zeros_like(write))
 
 
-def main(name: str = "default") -> None:
+def main(name: str = "smiles") -> None:
     model = ImplicitRefinementModel.from_pretrained(name)
     model.print_refinement_trajectory(policy=FromTheEnd(), schedule="cosine", length=12, seed=0)
 

@@ -23,7 +23,7 @@ def light(smiles: str) -> float:
 
 
 def main(budget: int = 150) -> None:
-    model = ImplicitRefinementModel.from_pretrained("default")
+    model = ImplicitRefinementModel.from_pretrained("smiles")
     settings = EvolutionSettings(score="light", budget=budget, population=40, children=32)
     made = evolve(model, light, settings, steps=6)
     for row in made.best(5):

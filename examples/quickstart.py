@@ -12,7 +12,7 @@ import sys
 from imadarem import ImplicitRefinementModel
 
 
-def main(name: str = "default") -> None:
+def main(name: str = "smiles") -> None:
     model = ImplicitRefinementModel.from_pretrained(name)
 
     samples = model.sample(5, seed=0)

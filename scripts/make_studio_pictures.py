@@ -119,7 +119,7 @@ def pictures(browser: Any, url: str) -> dict[str, Image.Image]:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    with chromium() as browser, server_thread("default", "smiles", "sudoku") as served:
+    with chromium() as browser, server_thread("selfies", "smiles", "sudoku") as served:
         made = pictures(browser, served.url)
     for name, picture in made.items():
         # 256 colours are enough for a page, and a third of the size.

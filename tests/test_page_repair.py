@@ -57,11 +57,11 @@ def test_the_page_opens_on_a_repair_with_both_structures_and_its_reasons(studio)
     assert studio.input_value("#sequence") == BROKEN
     assert (side(studio, "before"), side(studio, "after")) == (BROKEN, REPAIRED)
     assert studio.inner_text("#mended").startswith("Repaired by one edit")
-    studio.wait_for_selector(".before .picture:has-text('no molecule')")
+    studio.wait_for_selector(".before .picture:has-text('cannot read')")
     studio.wait_for_selector(".after img")
     assert studio.evaluate("document.querySelector('.after img').naturalWidth") > 0
     # The place that looks worst is explained at once: its probability and what belongs there.
-    assert "missing here with" in studio.inner_text("#why")
+    assert "tokens are missing" in studio.inner_text("#why")
     assert ") 100 %" in studio.inner_text("#why")
     studio.hover('[data-token="0"]')
     assert "position 1:" in studio.inner_text("#why")

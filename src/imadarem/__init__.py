@@ -5,7 +5,7 @@ transformer, and let a learned gate decide which tokens to predict again.
 
     from imadarem import ImplicitRefinementModel
 
-    model = ImplicitRefinementModel.from_pretrained("default")
+    model = ImplicitRefinementModel.from_pretrained("smiles")
     samples = model.sample(8, seed=0)
     print(samples.texts)
 """

@@ -36,7 +36,7 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Canvas:
-    """A batch of canvases; edits return a new one.
+    """A batch of token rows and what may happen at each position; edits return a new one.
 
     Attributes:
         ids: ``(B, L)`` int64 token ids; OPEN positions hold the mask id, PAD ones and
@@ -46,9 +46,9 @@ class Canvas:
         grain: Rows that stay are cropped to a multiple of it, or not at all.
         optional: ``(B, L)`` bool, where the token *nothing* may be written: the blanks that a
             hole of unknown length has beyond its least number of tokens. None: nowhere.
-        min_length: Tokens of a row, at least: no EOS stands before so many.
-        condition: ``(B, C)`` what the rows are to be like, as the network reads it: see
-            :mod:`imadarem.conditions`. None asks for nothing.
+        min_length: Minimum length of a row in tokens: no EOS stands before.
+        condition: ``(B, C)`` the properties that the rows shall have, as the network reads
+            them: see :mod:`imadarem.conditions`. None: no condition.
     """
 
     ids: Tensor

@@ -341,10 +341,9 @@ class ImplicitRefinementModel(
         memory nor time. No pickle is read.
 
         Args:
-            pretrained_model_name_or_path: A directory; ``"default"`` for the molecule model
-                that comes with the package (SELFIES), ``"smiles"`` for the one that writes
-                SMILES, ``"sudoku"`` for the one that solves puzzles; or ``user/name`` on
-                the hub.
+            pretrained_model_name_or_path: A directory, ``user/name`` on the hub, or a model of
+                the package: ``"smiles"`` (molecules; also named ``"default"``), ``"druglike"``
+                (molecules with stereo and charges), ``"selfies"`` or ``"sudoku"``.
             tokenizer: Used instead of the one saved with the model.
             kwargs: ``revision``, ``token``, ``cache_dir``, … for the hub.
 

@@ -131,8 +131,8 @@ def evaluate(
     ```
     imadarem evaluate molecules.smi
     imadarem evaluate molecules.csv --train train.csv --reference test.csv --fcd
-    imadarem evaluate --model default -n 1000 --steps 6 --seed 0
-    imadarem evaluate --model default --calibration --likelihood --plot gate.png
+    imadarem evaluate --model smiles -n 1000 --steps 6 --seed 0
+    imadarem evaluate --model smiles --calibration --likelihood --plot gate.png
     imadarem evaluate --model runs/text/model -n 200 --policy ancestral --reference held-out.txt
     ```
 

@@ -41,7 +41,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 
 def load_task(name: str, **settings: Any) -> Task:
-    """A task by its name.
+    """Load a task by its name.
 
     >>> load_task("modular", p=7, operation="*").train.inputs.shape[1]
     5

@@ -20,7 +20,7 @@ MOST_DRAWN_ENDS = 3
 
 @dataclass(frozen=True)
 class FragmentTask:
-    """What is given, and what for.
+    """Fragments that a molecule must contain, and how they are to be completed.
 
     Attributes:
         kind: ``linker``: join two fragments of one attachment point each. ``core``: find a

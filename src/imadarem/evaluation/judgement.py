@@ -18,7 +18,7 @@ from imadarem.sampling.draw import forbid
 
 @dataclass(frozen=True)
 class Judgement:
-    """A row of ``n`` tokens, judged.
+    """What a model says of a finished row of ``n`` tokens: which of them look wrong.
 
     Attributes:
         tokens: ``n`` ids.

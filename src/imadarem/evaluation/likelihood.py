@@ -47,7 +47,10 @@ def likelihood_bound(
     seed: int = 0,
     **options: Unpack[BatchOptions],
 ) -> LikelihoodBound:
-    """The bound of :func:`row_bounds` over a corpus, with its error; same arguments."""
+    """An upper bound on the ``-log p`` of a corpus, in nats and bits per token, with its error.
+
+    Arguments and errors are those of :func:`row_bounds`, which computes it row by row.
+    """
     data = HeldOut.from_rows(rows, special, canvas_length)
     nats = row_bounds(network, data, special, canvases=canvases, seed=seed, **options)
     return LikelihoodBound(canvases=canvases, **corpus_figures(nats, data))

@@ -72,24 +72,23 @@ class Memory(Protocol):
 
 
 class MemoryBank:
-    """Solved canvases as token ids, addressed by content.
+    """A memory of solved canvases as token ids, from which similar ones are retrieved.
 
-    It keeps contents, no vectors of a network: whoever reads embeds the ids with the weights
-    of today, and nothing goes stale in training.
+    It stores token ids, not vectors of a network: they are embedded with the current weights when
+    they are read, so that nothing is out of date in training.
 
-    A canvas is kept where it taught something and nothing like it is there::
+    A canvas is kept if the model learned from it and nothing similar is there::
 
         score = clip(surprise / ln V, 0, 1) · (1 - largest cosine to the bank)  ≥  threshold
 
-    Rows of a batch are weighed one after another, so of two equal rows the second is refused;
-    a copy of what is there is refused at any threshold. A full bank forgets its oldest entry:
-    surprise was measured with the weights of its day, so early entries would keep the highest
-    scores and a bank that forgets by score would fill with them for good.
+    Rows of a batch are scored one after another, so of two equal rows the second is refused; a copy
+    of an entry is refused at any threshold. A full bank drops its oldest entry, not the one of the
+    lowest score: surprise falls in training, so the earliest entries would stay for ever.
 
     All of it lies on the CPU; recalls come back on the device of the question.
 
     Args:
-        size: Most entries.
+        size: Maximum number of entries.
         vocab_size: ``V``; None is that of the orchestrator's model, see :meth:`use_vocabulary`.
         key_size: Length of an address; unrelated canvases are similar by about
             ``± 1 / sqrt(key_size)``.

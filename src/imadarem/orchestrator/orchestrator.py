@@ -33,7 +33,7 @@ AnyBatch = Tensor | Episodes | Mapping[str, Tensor]
 
 
 class UnifiedRefinerOrchestrator(nn.Module):
-    """Trains a refiner by unrolling many steps, runs it with few, and knows when it is done.
+    """Trains a refiner by unrolling many steps, and runs it with few: it stops when it is sure.
 
     ::
 

@@ -17,7 +17,7 @@ from imadarem.sampling.noise import RowNoise, Stream
 
 @dataclass(frozen=True)
 class PassView:
-    """What a policy may look at: one forward pass over a batch of canvases.
+    """What a policy sees: one forward pass over a batch of canvases.
 
     Attributes:
         step: 1 … ``steps``.
@@ -61,7 +61,7 @@ class PassView:
 
 
 class Decision(NamedTuple):
-    """Two disjoint ``(B, L)`` bool masks.
+    """What a policy decides after a pass: two disjoint ``(B, L)`` bool masks.
 
     Attributes:
         write: Open or written positions that take the drawn token.
@@ -78,7 +78,7 @@ class Decision(NamedTuple):
 
 
 class Policy(Protocol):
-    """The seam for policies of your own: one method and two facts about it.
+    """What a policy must be, yours too: an object with one method and two attributes.
 
     Attributes:
         refines: Whether written tokens may change again. A row whose policy does not

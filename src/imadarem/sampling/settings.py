@@ -68,7 +68,7 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How to refine.
+    """The settings of one run of the refinement loop.
 
     Attributes:
         policy: Decides what is written in each pass.
@@ -88,8 +88,8 @@ class SamplingSettings:
         best_of: Joint draws of a row in each pass, of which the likeliest is used.
         gate_slope: Added to the gate's logits times the share of a row that is written; the
             fitted ``gate_progress_slope`` of the config.
-        min_length: Tokens of a row that ends, at least.
-        max_length: The same, at most; None leaves it to the canvas.
+        min_length: Minimum length of a row, in tokens.
+        max_length: Maximum length; None: that of the canvas.
         suppress_tokens: Ids that are never written.
         state_noise: Standard deviation of noise added to the carry between steps, by which the
             candidates of a row differ (PTRM, arXiv:2605.19943); 0 adds none.

@@ -198,7 +198,7 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         if not self.models:
-            raise ConfigError("there is no model to serve. Give one, such as --model default.")
+            raise ConfigError("there is no model to serve. Give one, such as --model smiles.")
         ids = [model.id for model in self.models]
         for name in ids:
             if ids.count(name) > 1:

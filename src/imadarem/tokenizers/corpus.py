@@ -275,7 +275,7 @@ class CorpusTokenizer(ABC):
 
 
 class CharTokenizer(CorpusTokenizer):
-    """One token per character (Unicode code point)."""
+    """A tokenizer with one token per character (Unicode code point)."""
 
     notation = "char"
     pattern = CHAR_PATTERN

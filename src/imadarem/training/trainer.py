@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Trainer:
-    """Runs the steps of an objective and keeps a run folder.
+    """Trains an objective for a number of steps, and writes a run folder.
 
     ::
 
