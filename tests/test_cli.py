@@ -578,7 +578,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_resumes():
         finally:
             process.kill()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "go on with: imadarem train --out runs/sixty --resume"
+    assert err.splitlines()[-1] == "continue with: imadarem train --out runs/sixty --resume"
     assert len(list(Path("runs/sixty/checkpoints").glob("step-*/trainer.json"))) == 1
     assert Path("runs/sixty/model/config.json").is_file()
 

@@ -278,7 +278,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     finally:
         running.kill()
     assert running.returncode == 130
-    assert "go on with: imadarem train --out run --resume" in err
+    assert "continue with: imadarem train --out run --resume" in err
     assert "Traceback" not in err
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*/trainer.json")
     assert json.loads(checkpoint.read_text())["step"] >= 1

@@ -25,12 +25,13 @@ NEXT = (
     ("watch one", "imadarem trace --seed 7"),
     ("fill holes", 'imadarem infill "CC(=O)Nc1ccc(<gap>)cc1" -n 8'),
     ("repair one", 'imadarem repair "CCN(CCc1ccccc1" --check rdkit'),
+    ("in the browser", "imadarem serve"),
     ("train your own", "imadarem train --data yours.csv --out runs/yours"),
 )
 
 
 def demo(*, model: str = "smiles", out: Path = Path("imadarem-demo")) -> None:
-    """Sample 16 molecules from the model in the package and show how one is made.
+    """Sample 16 molecules from a model in the package and show how one is made.
 
     Args:
         model: Another model of molecules.
@@ -47,7 +48,7 @@ def demo(*, model: str = "smiles", out: Path = Path("imadarem-demo")) -> None:
     start = time.perf_counter()
     drawn = network.sample(SAMPLES, seed=SEED, verifier=is_molecule, redraws=20)
     outcome = judge(drawn, network.tokenizer, time.perf_counter() - start)
-    heading(f"{SAMPLES} molecules; a draft that is none was drawn again")
+    heading(f"{SAMPLES} molecules; an invalid draft is drawn again")
     outcome.show()
     _show_novelty(outcome)
     _draw(outcome, out)
@@ -68,7 +69,7 @@ def _show_trajectory(network: ImplicitRefinementModel) -> None:
     """A short canvas, which fits on a screen."""
     length = min(TRACED, network.config.max_seq_len)
     trajectory = network.analyze_refinement_trajectory(length=length, steps=PASSES, seed=SEED)
-    heading(f"one of {length} tokens: ↑ written in this step; gate: probability of being wrong")
+    heading(f"how one of {length} tokens is made: ↑ written here; gate: probability of an error")
     out().print(coloured_text(trajectory[0], out().width))
 
 

@@ -198,8 +198,8 @@ def same_model(saved: ImplicitRefinementModel, data: PreparedData) -> ImplicitRe
     )
     if ours is None or ours != theirs:
         raise DataError(
-            "the data has other tokens than when the run began, so the run cannot go on with "
-            "it. Put the data back as it was, or start a new run with --init."
+            "the data has other tokens than when the run began, so the run cannot be resumed "
+            "with it. Restore the data, or start a new run with --init."
         )
     return saved
 

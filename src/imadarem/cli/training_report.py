@@ -84,7 +84,7 @@ def report_end(
         note(f"stopped at step {result.step:,}; everything is saved", style="bold")
         # Alone on its line, so that it can be copied.
         command = f"imadarem train --out {shlex.quote(str(folder))} --resume"
-        note(f"go on with: {command}", style="bold")
+        note(f"continue with: {command}", style="bold")
         return INTERRUPTED
     task = getattr(objective, "task", None)
     if task is None:

@@ -121,7 +121,7 @@ def load_checkpoint(
     """
     folder = latest_checkpoint(Path(run_dir))
     if folder is None:
-        raise CheckpointError(f"{run_dir} has no complete checkpoint to go on from.")
+        raise CheckpointError(f"{run_dir} has no complete checkpoint to resume from.")
     state = load_state(folder / "orchestrator")
     _check_settings(orchestrator.config.to_dict(), state["config"], folder)
     _check_processes(state["processes"], folder)
@@ -186,7 +186,7 @@ def _load_memory(orchestrator: Resumable, saved: Mapping[str, Any] | None, folde
 def _check_processes(states: list[Any], folder: Path) -> None:
     if len(states) != world_size():
         raise CheckpointError(
-            f"{folder} was saved by {len(states)} processes and cannot go on exactly with "
+            f"{folder} was saved by {len(states)} processes and cannot be resumed exactly with "
             f"{world_size()}. Start as many, or load the model alone with from_pretrained."
         )
 
@@ -196,5 +196,5 @@ def _check_settings(ours: Mapping[str, Any], saved: Mapping[str, Any], folder: P
         if name not in OF_INFERENCE and ours.get(name) != value:
             raise CheckpointError(
                 f"{folder} was saved with {name}={value!r} and this orchestrator has "
-                f"{ours.get(name)!r}. Go on with the saved value, or start afresh."
+                f"{ours.get(name)!r}. Continue with the saved value, or start a new run."
             )

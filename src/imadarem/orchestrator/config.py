@@ -36,7 +36,7 @@ def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("halting_loss", "exact") != "exact":
         raise ConfigError(
             "halting_loss='ponder' no longer exists: the halting head learns whether the canvas "
-            "is entirely right. Leave halting_loss out and train anew."
+            "is entirely right. Leave halting_loss out and train again."
         )
     return {name: value for name, value in settings.items() if name not in RETIRED}
 

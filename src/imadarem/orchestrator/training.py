@@ -174,7 +174,7 @@ class UnrolledTraining:
                 if was != value:
                     raise CheckpointError(
                         f"{run_dir} was trained with the {kind} setting {name}={was!r}, and this "
-                        f"run has {value!r}. Go on with the saved value, or start afresh."
+                        f"run has {value!r}. Continue with the saved value, or start a new run."
                     )
         return self.orchestrator.load_checkpoint(run_dir, optimizer)
 

@@ -155,7 +155,7 @@ def _pad_or_zero(tokenizer: object) -> int:
     if pad is not None:
         return pad
     warnings.warn(
-        "this tokenizer has no pad token: id 0 is used for padding and will never stand in an "
+        "this tokenizer has no pad token: id 0 is used for padding and is never in an "
         'output. Add one with tokenizer.add_special_tokens({"pad_token": "<pad>"}).',
         UserWarning,
         stacklevel=3,

@@ -89,7 +89,7 @@ class GrokFastEma:
             if state[name] != ours:
                 raise CheckpointError(
                     f"this GrokFast state was saved with {name}={state[name]}, and the filter "
-                    f"has {name}={ours}. Resume with the saved value, or start afresh."
+                    f"has {name}={ours}. Resume with the saved value, or start a new run."
                 )
         self._means = {name: mean.clone() for name, mean in state["means"].items()}
 

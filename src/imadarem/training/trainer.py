@@ -218,7 +218,7 @@ class Trainer:
         try:
             figures = self.objective.train_step(self.optimizer)
         except TrainingError as error:
-            newest = latest_checkpoint(self.run_dir) or "there is none yet: start anew"
+            newest = latest_checkpoint(self.run_dir) or "there is none yet: start a new run"
             raise TrainingError(f"{error} The newest checkpoint: {newest}.") from None
         return figures, self.optimizer.param_groups[0]["lr"]
 

@@ -190,7 +190,7 @@ class GuardedUpdate:
             raise TrainingError(
                 f"the gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row (step "
                 f"{record.step_count}). They did not touch the weights. Lower the learning rate "
-                f"or the norm that gradients are clipped to ({self.clip:g}), and go on from the "
+                f"or the norm that gradients are clipped to ({self.clip:g}), and resume from the "
                 "last checkpoint."
             )
 
