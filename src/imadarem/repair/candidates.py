@@ -83,6 +83,20 @@ def single_edits(
     return [sorted(candidates, key=lambda c: (-c.score, c.row.tokens)) for candidates in found]
 
 
+def swaps(row: Row, sites: Sequence[Site]) -> list[Row]:
+    """The row with the token of a site and one beside it exchanged, in the order of the sites."""
+    found = []
+    for position in (site.position for site in sites if not site.is_gap):
+        for left in (position - 1, position):
+            pair = row.tokens[max(left, 0) : left + 2]
+            if len(pair) < 2 or pair[0] == pair[1] or any(row.protected[left : left + 2]):
+                continue
+            tokens = [*row.tokens[:left], pair[1], pair[0], *row.tokens[left + 2 :]]
+            if all(tokens != other.tokens for other in found):
+                found.append(Row(tokens, row.protected))
+    return found
+
+
 def _one_blank(tokens: list[int], site: Site, model: Any) -> list[int]:
     special = model.special
     blank, behind = special.mask, site.position

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rapidfuzz.distance import Levenshtein
+from rapidfuzz.distance import OSA
 from torch import Tensor
 
 from imadarem.evaluation.judgement import Judgement, encoded_rows, judge_rows
-from imadarem.repair.candidates import Candidate, single_edits
+from imadarem.repair.candidates import Candidate, single_edits, swaps
 from imadarem.repair.filling import fill
 from imadarem.repair.records import (
     CHECKED,
@@ -45,6 +45,8 @@ COMPARED, WORSE = (3, 8), 4.0
 TIE, TIED = 2.0, 3
 #: An edit must make a row likelier by so many nats: a row of 40 tokens has some 2,000 neighbours.
 EDIT_NATS = 7.5
+#: Of the likeliest places of a row, so many have their token exchanged with each of its neighbours.
+SWAPPED = 2
 #: What a nat of the judge's doubt about a row counts beside one of its likelihood.
 DOUBT = 1.0
 #: Shares of the threshold above which places are blanked and filled jointly.
@@ -99,7 +101,7 @@ class _Progress:
 
     def merit(self, row: Row, judgement: Judgement) -> float:
         """Nats: how likely the row is, that nothing is wrong in it, and the edits it takes."""
-        edits = Levenshtein.distance(self.given.tokens, row.tokens)
+        edits = OSA.distance(self.given.tokens, row.tokens)
         doubt = 0.0 if judgement.missing is None else error_nats(row, judgement)
         return -sum(judgement.surprise) - DOUBT * doubt - EDIT_NATS * edits
 
@@ -107,7 +109,7 @@ class _Progress:
 def most_passes(settings: RepairSettings) -> int:
     """Most forward passes over a row and its candidates."""
     passing = 0 if settings.checker is None else 2 * TIED
-    once = PLACES[-1] + sum(COMPARED) + 3 * len(BLANKED) + passing
+    once = PLACES[-1] + sum(COMPARED) + 2 * SWAPPED + 3 * len(BLANKED) + passing
     return 1 + settings.rounds * once
 
 
@@ -213,7 +215,7 @@ class _Run:
                 state.untried = state.candidates
             passing = self.passing(state)
             others = [c for c in self.compared(state) if c not in passing]
-            chosen.append((passing, others))
+            chosen.append((passing, others + self.swapped(state, sites)))
         rows = [c.row.tokens for part in chosen for group in part for c in group]
         judgements = iter(judge_rows(self.model, rows, batch) if rows else [])
         for state, part in zip(own, chosen, strict=True):
@@ -242,6 +244,11 @@ class _Run:
         judged = {tuple(row.tokens) for row, _ in state.judged}
         most = COMPARED[state.wide] + len(BLANKED)
         return [c for c in near[:most] if tuple(c.row.tokens) not in judged]
+
+    def swapped(self, state: _Progress, sites: Sequence[Site]) -> list[Candidate]:
+        """Exchanges of neighbours at the likeliest of these sites; their score is that of none."""
+        tokens = [] if state.wide else [site for site in sites if not site.is_gap]
+        return [Candidate(row, -math.inf) for row in swaps(state.row, tokens[:SWAPPED])]
 
     def add_fills(
         self, states: Sequence[_Progress], edits: list[list[Candidate]], seeds: Tensor
@@ -326,9 +333,10 @@ class _Run:
         if state.passed is not None:
             state.row, state.reason = state.passed[0], CHECKED
             return
-        for candidate in state.untried:
-            if self.takes(state, candidate.row):
-                state.row, state.reason = candidate.row, CHECKED
+        exchanged = swaps(state.given, likely_sites(state.given, state.first, PLACES[0]))
+        for row in [*exchanged, *(candidate.row for candidate in state.untried)]:
+            if self.takes(state, row):
+                state.row, state.reason = row, CHECKED
                 return
 
     def decode(self, tokens: list[int]) -> str:
