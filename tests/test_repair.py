@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.judgement import Judgement
-from imadarem.repair.candidates import at_site
+from imadarem.repair.candidates import at_site, swaps
 from imadarem.repair.records import edits_between
 from imadarem.repair.rows import BLANKED, PLACES, SHARE
 from imadarem.repair.sites import (
@@ -155,6 +155,18 @@ def test_as_many_places_are_tried_as_hold_a_share_of_the_doubt(
 
 
 # Places of 0.5, 0.2 and 0 are all right with 0.5 · 0.8 = 0.4; a protected one does not count.
+def test_a_site_is_exchanged_with_each_neighbour_that_is_another_token_and_free() -> None:
+    row = Row([5, 6, 6, 7], [False, False, False, True])
+    token, gap = Site(0.9, 1, False), Site(0.9, 0, True)
+    assert [other.tokens for other in swaps(row, [token, gap])] == [[6, 5, 6, 7]]
+    assert swaps(row, [Site(0.9, 2, False), Site(0.9, 3, False)]) == []
+    free = Row([5, 6, 7], [False] * 3)
+    assert [other.tokens for other in swaps(free, [Site(0.5, 2, False), token])] == [
+        [5, 7, 6],
+        [6, 5, 7],
+    ]
+
+
 def test_a_row_is_wrong_as_soon_as_one_of_its_places_is() -> None:
     judgement = judged([A, B], [0.9, 0.2], [0.5, 0.0, 0.0])
     assert error_nats(Row([A, B], [True, False]), judgement) == pytest.approx(-math.log(0.4))
@@ -242,6 +254,10 @@ def test_a_checker_decides_and_is_called_no_more_often_than_the_budget_allows() 
     (repair,) = MODEL.repair("CCO", checker=lambda text: text == "CCN", budget=500)
     assert (repair.reason, repair.text) == ("checked", "CCN")
     assert [(e.position, e.kind) for e in repair.edits] == [(2, "replace")]
+
+    # Neighbours exchanged are one edit, and not among the single changes.
+    (repair,) = MODEL.repair("CON", checker=lambda text: text == "CNO", budget=500)
+    assert (repair.reason, repair.text) == ("checked", "CNO")
 
 
 # A branch that is not closed, a bracket too many, and a wrong atom.

@@ -85,7 +85,7 @@ def single_edits(
 
 def swaps(row: Row, sites: Sequence[Site]) -> list[Row]:
     """The row with the token of a site and one beside it exchanged, in the order of the sites."""
-    found = []
+    found: list[Row] = []
     for position in (site.position for site in sites if not site.is_gap):
         for left in (position - 1, position):
             pair = row.tokens[max(left, 0) : left + 2]

@@ -29,6 +29,7 @@ from imadarem.repair.sites import (
     error_nats,
     flagged_sites,
     likely_sites,
+    place_count,
     protection_flags,
 )
 from imadarem.row_pool import share_rows
@@ -333,7 +334,9 @@ class _Run:
         if state.passed is not None:
             state.row, state.reason = state.passed[0], CHECKED
             return
-        exchanged = swaps(state.given, likely_sites(state.given, state.first, PLACES[0]))
+        sites = likely_sites(state.given, state.first, place_count(len(state.given.tokens)))
+        tokens = [site for site in sites if not site.is_gap]
+        exchanged = swaps(state.given, tokens[: PLACES[0]])
         for row in [*exchanged, *(candidate.row for candidate in state.untried)]:
             if self.takes(state, row):
                 state.row, state.reason = row, CHECKED
