@@ -95,9 +95,12 @@ def reference_pages(public: dict[str, list[str]]) -> dict[str, str]:
             texts += [text, *_without_docstring(module, public[name], _ids(text))]
         pages[f"{room}.md"] = f"# imadarem.{room}\n\n" + "\n\n".join(texts)
     settings = [render_object_docs(package[name.partition(".")[2]], LOOK) for name in CONFIGS]
-    pages["config.md"] = "# Every setting\n\n" + "\n\n".join(settings)
+    pages["settings.md"] = "# Every setting\n\n" + "\n\n".join(settings)
     places = {
-        anchor: page for page, text in pages.items() if page != "config.md" for anchor in _ids(text)
+        anchor: page
+        for page, text in pages.items()
+        if page != "settings.md"
+        for anchor in _ids(text)
     }
     linked = {page: _linked(text, page, places) for page, text in pages.items()}
     return linked | {"cli.md": _command_line(), "index.md": _index(linked, public["imadarem"])}
@@ -171,13 +174,14 @@ def _index(pages: dict[str, str], exported: list[str]) -> str:
         anchor: page
         for page, text in pages.items()
         for anchor in re.findall(r"\{ #([\w.]+) \}", text)
-        if page != "config.md"
+        if page != "settings.md"
     }
     rows = []
     for name in names:
         full = _origin(name)
         rows.append(f"- [`{name}`]({places[full]}#{full})" if full in places else f"- `{name}`")
-    links = [f"- [imadarem.{page.removesuffix('.md')}]({page})" for page in sorted(pages)]
+    modules = sorted(set(pages) - {"settings.md"})
+    links = [f"- [imadarem.{page.removesuffix('.md')}]({page})" for page in modules]
     top = "# Python\n\nThe names that `from imadarem import …` finds:\n\n" + "\n".join(rows)
     return top + "\n\nBy module:\n\n" + "\n".join(links) + "\n"
 
