@@ -42,7 +42,7 @@ PAGES = (
     "benchmarks/README.md",
 )
 #: In docs/reference/api, written by scripts/make_docs.py.
-GENERATED = ("index.md", "cli.md", "config.md")
+GENERATED = ("index.md", "cli.md", "settings.md")
 FENCE = re.compile(r"(?:^<!-- (.*?) -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
