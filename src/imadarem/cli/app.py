@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -45,10 +45,11 @@ app = App(
     suppress_keyboard_interrupt=False,
     console=help_console(),
 )
-for command in (
+COMMANDS: tuple[Callable[..., Any], ...] = (
     *(demo, sample, trace, infill, analogues, repair),
     *(optimize, solve, serve, train, evaluate),
-):
+)
+for command in COMMANDS:
     app.command(command, help_epilogue="")
 data = App(
     name="data", help="Fetch and inspect data sets.", help_format="markdown", help_epilogue=""
