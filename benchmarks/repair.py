@@ -47,7 +47,6 @@ from imadarem.data.text import read_lines
 from imadarem.errors import DataError
 from imadarem.evaluation.calibration import area_under_roc
 from imadarem.evaluation.judgement import judge_rows
-from imadarem.sampling.draw import forbid
 from imadarem.training.judging import alignment_labels
 
 TABLES = ("distance", "kind", "detectors", "real")
@@ -243,7 +242,7 @@ def left_out(model: Any, rows: Rows, step: int | None) -> list[list[float]]:
         joint = targets if model.config.joint_size else None
         output = model(canvas.ids, canvas.attention_mask, targets=joint)
         logits = output.logits if output.joint_logits is None else output.joint_logits
-        nats = -forbid(logits, canvas, may_end=False).gather(-1, targets[..., None])[..., 0]
+        nats = -canvas.log_probs(logits, may_end=False).gather(-1, targets[..., None])[..., 0]
         found.append([float(nats[at % period, at]) for at in range(len(row))])
     return found
 

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.data.sudoku import relations, sudoku_episodes, sudoku_tokenizer
 from imadarem.data.tasks import Episodes
-from imadarem.orchestrator.batch import canvas_of
+from imadarem.orchestrator.batch import Question, canvas_of
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import edit_mask
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.orchestrator.unroll import Plan, Question, StepOutput, start, unroll
+from imadarem.orchestrator.unroll import Plan, StepOutput, UnrollState, unroll
 
 STEPS = 16
 #: Mode by the name it is printed under: unroll mode and backprop_truncate_steps.
@@ -277,7 +277,10 @@ def all_outputs(
     def replace(step: int, open: Tensor, written: Tensor, gate: Tensor) -> Tensor:
         return edit_mask("replace", open, written, gate)
 
-    return [output for _, output in unroll(network, question, start(question), plan, replace)]
+    return [
+        output
+        for _, output in unroll(network, question, UnrollState(question.canvas.ids), plan, replace)
+    ]
 
 
 def measure(problem: Problem, rounds: int) -> list[Row]:

@@ -11,7 +11,7 @@ from scripted import ScriptedGate
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.errors import ConfigError
-from imadarem.nn import RefinementNetwork, RefinementOutput
+from imadarem.nn import RefinementOutput
 from imadarem.sampling.batching import GROUP, Widths, batches
 from imadarem.sampling.passes import forward_unique_rows
 from imadarem.sampling.work import count_work
@@ -57,7 +57,7 @@ def test_a_run_may_start_anywhere_and_gives_the_same_rows(first, n, size, seed):
 def test_running_equal_rows_once_changes_no_bit(monkeypatch, mode, joint_size):
     refiner = uneven_model(length_mode=mode, joint_size=joint_size, halting=True, carry=True)
     quick = records(refiner, 24, seed=3, policy="gate")
-    monkeypatch.setattr(RefinementNetwork, "rows_independent", False)
+    monkeypatch.setattr(ImplicitRefinementModel, "rows_independent", False)
     assert records(refiner, 24, seed=3, policy="gate") == quick
 
 
@@ -73,7 +73,7 @@ def test_copies_of_a_prompt_are_run_once_in_whatever_order_they_come(monkeypatch
 
     passes, rows = filled()
     assert passes == 3
-    monkeypatch.setattr(RefinementNetwork, "rows_independent", False)
+    monkeypatch.setattr(ImplicitRefinementModel, "rows_independent", False)
     assert filled() == (8, rows)
 
 

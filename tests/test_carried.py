@@ -16,11 +16,11 @@ from torch import Tensor
 from imadarem.canvas import Canvas, State
 from imadarem.checkpoint import load_state, save_state
 from imadarem.model import ImplicitRefinementModel
+from imadarem.orchestrator.batch import Question
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import edit_mask
-from imadarem.orchestrator.objective import Unrolled
-from imadarem.orchestrator.unroll import Question, StepOutput, UnrollState, take_step
+from imadarem.orchestrator.unroll import StepOutput, Unrolled, UnrollState, take_step
 
 CONFIG = OrchestrationConfig(unroll_mode="carry", max_steps_train=8, halt_exploration=0.0)
 MODEL = shaken(tiny_model(carry=True, halting=True, length_mode="drawn"))

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.nn.block import NeighbourConvolution, SelfAttention, rotate_pairs
-from imadarem.nn.transformer import rotary_turns
+from imadarem.nn.transformer import (
+    NeighbourConvolution,
+    SelfAttention,
+    rotary_turns,
+    rotate_pairs,
+)
 
 LENGTH, WIDTH, HEADS = 7, 16, 2
 

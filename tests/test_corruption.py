@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from imadarem.config import MASK_SCHEDULES
 from imadarem.corruption import (
     Holes,
-    MaskSchedule,
     choose_masked,
+    grid_rates,
     masked_counts,
     stratified_rates,
     with_surplus,
 )
 from imadarem.errors import ConfigError
+from imadarem.sampling.policy import MaskSchedule
 
 
 def test_mask_rate_is_one_minus_t_over_k() -> None:
@@ -113,7 +114,7 @@ def test_stratified_rates_put_one_in_each_stratum(count: int, seed: int) -> None
 
 
 def test_grid_rates_lie_on_the_grid() -> None:
-    rates = MaskSchedule(3).grid_rates(200, torch.Generator().manual_seed(0))
+    rates = grid_rates(200, 3, torch.Generator().manual_seed(0))
     assert {round(rate, 6) for rate in rates.tolist()} == {1.0, round(2 / 3, 6), round(1 / 3, 6)}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
-from imadarem.sampling.draw import Truncation, draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.draw import Truncation, draw_tokens, normalized_entropy
 from imadarem.sampling.noise import RowNoise, Stream, _on_cpu, _on_device, row_seeds
 
 
@@ -210,17 +210,17 @@ def test_a_truncation_out_of_range_is_refused(settings: dict[str, float], says: 
 
 def test_special_tokens_are_ruled_out_and_the_rest_is_renormalised() -> None:
     canvas = Canvas.blank([2], SPECIAL)
-    log_probs = forbid(torch.zeros(1, 2, 6), canvas, may_end=True)
+    log_probs = canvas.log_probs(torch.zeros(1, 2, 6), may_end=True)
     # Position 0 may not end the row: tokens 3, 4, 5 with 1/3 each; position 1 may: 1/4.
     assert torch.allclose(log_probs[0, 0].exp(), torch.tensor([0, 0, 0, 1, 1, 1]) / 3)
     assert torch.allclose(log_probs[0, 1].exp(), torch.tensor([0, 0, 1, 1, 1, 1]) / 4)
-    never = forbid(torch.zeros(1, 2, 6), canvas, may_end=False)
+    never = canvas.log_probs(torch.zeros(1, 2, 6), may_end=False)
     assert never[0, 1, 2] == -math.inf
 
 
 def test_forbid_leaves_the_networks_own_logits_alone() -> None:
     logits = torch.zeros(1, 2, 6)
-    forbid(logits, Canvas.blank([2], SPECIAL), may_end=True)
+    Canvas.blank([2], SPECIAL).log_probs(logits, may_end=True)
     assert (logits == 0).all()
 
 

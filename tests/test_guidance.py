@@ -14,8 +14,7 @@ from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import ConfigError, DataError
 from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
-from imadarem.sampling.guidance import guided_pass
-from imadarem.sampling.passes import PassInputs
+from imadarem.sampling.passes import PassInputs, guided_pass
 from imadarem.tokenizers import CharTokenizer
 from imadarem.training.masked import MaskedTraining
 from imadarem.training.row_conditions import RowConditions

@@ -18,8 +18,8 @@ from torch import Tensor
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
-from imadarem.nn.heads import JointHead, JointLogits
-from imadarem.nn.recurrence import gated_recurrence
+from imadarem.nn.joint import JointHead, gated_recurrence
+from imadarem.sampling import joint_draws
 from imadarem.sampling.batching import Samples
 from imadarem.sampling.best_draws import per_token
 from imadarem.sampling.draw import Truncation
@@ -173,7 +173,7 @@ def test_both_ways_to_draw_draw_the_same(
     canvas = canvas.write(canvas.open & (torch.arange(6) == 2), torch.full((20, 6), 3))
     how = (canvas, RowNoise(row_seeds(20, 5), 1), temperature, False, truncation)
     ours = JointDraws(MODEL(canvas.ids).joint, *how).whole()
-    monkeypatch.setattr(JointLogits, "steps_in_numpy", lambda self: False)
+    monkeypatch.setattr(joint_draws, "steps_in_numpy", lambda joint: False)
     theirs = JointDraws(MODEL(canvas.ids).joint, *how).whole()
     assert ours[1].equal(theirs[1])
     torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-4)

@@ -19,9 +19,9 @@ LAYERS = (
     ("backbone_spec", "conditions", "files", "locks", "row_pool", "workers"),
     ("config",),
     ("checkpoint",),
-    ("tokenizers", "corruption", "model_folder", "pretrained"),
+    ("tokenizers", "model_folder", "pretrained"),
     ("canvas",),
-    ("nn", "backbones", "data", "viz"),
+    ("corruption", "nn", "backbones", "data", "viz"),
     ("sampling",),
     ("evaluation",),
     ("training",),
@@ -49,7 +49,7 @@ FILES = sorted(file for file in SOURCE.rglob("*.py") if file != SOURCE / "__init
 
 
 def room(module: str) -> str:
-    """``imadarem.nn.block`` stands in the room ``nn``."""
+    """``imadarem.nn.judge`` stands in the room ``nn``."""
     return module.split(".")[1] if "." in module else module
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding
+from imadarem.orchestrator.memory import Recall
 
 WIDTH, HEADS = 16, 4
 
@@ -84,9 +85,10 @@ def embed(
     table, positions = torch.randn(10, WIDTH), torch.randn(8, WIDTH)
     module = MemoryEmbedding(WIDTH)
     real = torch.ones_like(ids, dtype=torch.bool) if attended is None else attended
-    memory = module(
-        table[ids][None], positions[: ids.shape[1]], torch.tensor([similarity]), real[None]
-    )
+    scores = torch.tensor([similarity])
+    hits = Recall(ids[None], scores, torch.ones_like(scores, dtype=torch.bool), real[None])
+    memory, counts = module(hits, lambda ids: table[ids], lambda length: positions[:length])
+    assert counts.tolist() == [real.flatten().tolist()]
     assert memory.shape == (1, ids.numel(), WIDTH)
     return memory[0].view(*ids.shape, WIDTH)
 

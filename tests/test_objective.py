@@ -14,12 +14,13 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.corruption import TrainingCanvas
 from imadarem.data.corpus import TokenCorpus
 from imadarem.errors import ConfigError, DataError
 from imadarem.evaluation.calibration import area_under_roc
 from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
-from imadarem.training.objective import Objective, TrainingCanvas
+from imadarem.training.objective import Objective
 from imadarem.training.validation import (
     fit_gate_calibration,
 )

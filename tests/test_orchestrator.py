@@ -25,10 +25,10 @@ from orchestrator_parts import (
 from torch import Tensor
 
 from imadarem.errors import ConfigError, DataError, TrainingError
-from imadarem.orchestrator.batch import canvas_of
+from imadarem.orchestrator.batch import Question, canvas_of
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
-from imadarem.orchestrator.unroll import Plan, Question, StepOutput, start, unroll
+from imadarem.orchestrator.unroll import Plan, StepOutput, UnrollState, unroll
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.noise import RowNoise, row_seeds
 from imadarem.sampling.trajectory import Trajectory
@@ -80,7 +80,7 @@ def test_outputs_of_an_unroll_are_detached_whole() -> None:
         return open | written
 
     plan = Plan.of(over.config, has_answers=True)
-    taken = unroll(over.model, question, start(question), plan, everything)
+    taken = unroll(over.model, question, UnrollState(question.canvas.ids), plan, everything)
     outputs = [output for _, output in taken]
     kept = over.apply_truncated_backprop(outputs)
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
 from imadarem.sampling.draw import normalized_entropy
-from imadarem.sampling.filling import Blocks
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.sampling.policies import (
     POLICIES,
     AdaptiveGate,
     Ancestral,
+    Blocks,
     Confidence,
     EntropyBound,
     EntropyThreshold,
@@ -32,6 +32,7 @@ from imadarem.sampling.policies import (
     Remask,
     policy_from_name,
 )
+from imadarem.sampling.policy import own_policy
 
 
 def view(
@@ -252,12 +253,12 @@ def test_every_policy_keeps_within_its_rights(
 
 def test_names_become_policies_with_the_settings_of_the_model() -> None:
     config = ImplicitRefinementConfig(vocab_size=9, min_refine_uncertainty=0.3)
-    assert policy_from_name(None, config) == Gate(fraction=0.5)
+    assert own_policy(config) == Gate(fraction=0.5)
     assert policy_from_name("entropy", config) == EntropyThreshold(0.3)
     adaptive = policy_from_name("gate-adaptive", replace(config, refine_fraction=0.2))
     assert adaptive == AdaptiveGate(fraction=0.2)
-    assert policy_from_name(None, replace(config, use_refine_gate=False)) == EntropyThreshold(0.3)
-    assert policy_from_name(None, replace(config, refine_fraction=1.0)) == GateInPlace()
+    assert own_policy(replace(config, use_refine_gate=False)) == EntropyThreshold(0.3)
+    assert own_policy(replace(config, refine_fraction=1.0)) == GateInPlace()
 
 
 def test_an_unknown_policy_names_the_nearest() -> None:
@@ -324,7 +325,7 @@ def test_the_drop_is_a_number_of_nats(drop: float) -> None:
 
 def test_a_joint_heads_gate_fills_from_the_left_and_flags_what_lost_three_nats() -> None:
     joint = policy_from_name("gate", ImplicitRefinementConfig(vocab_size=9, joint_size=4))
-    plain = policy_from_name(None, ImplicitRefinementConfig(vocab_size=9))
+    plain = own_policy(ImplicitRefinementConfig(vocab_size=9))
     assert joint == Gate(fraction=0.5, drop=3.0, order="left-to-right")
     assert plain == Gate(fraction=0.5, drop=1.0, order="confidence")
     with pytest.raises(ConfigError, match="left-to-right"):

@@ -18,7 +18,7 @@ from imadarem.checkpoint import load_tensors
 from imadarem.errors import ConfigError
 from imadarem.files import load_json
 from imadarem.model_folder import converted
-from imadarem.nn.heads import HaltingHead
+from imadarem.nn.judge import HaltingHead
 
 SHIPPED = Path(imadarem.__file__).parent / "shipped" / "selfies"
 FLAGS = {

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from imadarem.canvas import Canvas
 from imadarem.model import ImplicitRefinementModel
 from imadarem.nn import RefinementOutput
+from imadarem.orchestrator.batch import Question
 from imadarem.orchestrator.edits import Append, Replace, edit_mask
 from imadarem.orchestrator.inference import ChosenEdit
 from imadarem.orchestrator.memory import Recall
-from imadarem.orchestrator.unroll import Question, StepOutput, start, take_step
+from imadarem.orchestrator.unroll import StepOutput, UnrollState, take_step
 from imadarem.sampling.batching import Refined, refine_all
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.loop import Step, StoppingReason, refine
@@ -213,7 +214,7 @@ def question(kind: str, seed: int, lengths: list[int]) -> Question:
 
 def unrolled(kind: str, asked: Question, names: list[str]) -> list[StepOutput]:
     """The steps that training takes."""
-    state, outputs = start(asked), []
+    state, outputs = UnrollState(asked.canvas.ids), []
     with torch.no_grad():
         for step, name in enumerate(names, start=1):
             outputs.append(

@@ -18,19 +18,17 @@ from torch import Tensor
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
 from imadarem.model import ImplicitRefinementModel
+from imadarem.orchestrator.batch import Question
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import edit_mask
-from imadarem.orchestrator.objective import Unrolled, UnrollObjective
 from imadarem.orchestrator.unroll import (
     Plan,
-    Question,
     StepOutput,
+    Unrolled,
+    UnrollObjective,
     UnrollState,
-    exact_match,
     score_step,
-    start,
     take_step,
-    token_accuracy,
     unroll,
 )
 
@@ -56,7 +54,7 @@ def plan(mode: str, has_answers: bool = True, **settings: Any) -> Plan:
 def test_sixteen_steps_in_windows_of_eight(mode: str, graph: Any, cuts: set[int]) -> None:
     made = plan(mode)
     assert made.graph == set(graph) and made.cuts == cuts
-    assert list(made.steps) == ([1] if mode == "carry" else list(range(1, 17)))
+    assert list(made.weights) == ([1] if mode == "carry" else list(range(1, 17)))
 
 
 def test_a_last_window_may_be_shorter() -> None:
@@ -155,7 +153,7 @@ def by(name: str) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
 
 def test_a_first_step_writes_every_blank() -> None:
     question = asked([1, 5, 1], [3, 5, 4])
-    output = take_step(says(3, 3, 6), question, start(question), 1, by("replace"))
+    output = take_step(says(3, 3, 6), question, UnrollState(question.canvas.ids), 1, by("replace"))
     assert output.state.answer.tolist() == [[3, 5, 6]]
     assert output.before.tolist() == [[1, 5, 1]]
     assert not output.judged.any()
@@ -167,7 +165,7 @@ def test_a_first_step_writes_every_blank() -> None:
 
 def test_a_patch_rewrites_the_flagged_and_keeps_the_beliefs_of_the_rest() -> None:
     question = asked([1, 5, 1], [3, 5, 4])
-    first = take_step(says(3, 3, 6), question, start(question), 1, by("replace"))
+    first = take_step(says(3, 3, 6), question, UnrollState(question.canvas.ids), 1, by("replace"))
     second = take_step(
         says(4, 4, 4, gate=[-1.0, 9.0, 1.0], p=0.9), question, first.state, 2, by("patch")
     )
@@ -189,7 +187,7 @@ def test_a_step_is_shown_the_question_and_never_its_own_tokens() -> None:
 
     question = asked([1, 5, 1], [3, 5, 4])
     network = Scripted(answer)
-    state = start(question)
+    state = UnrollState(question.canvas.ids)
     for step in (1, 2):
         state = take_step(network, question, state, step, by("replace")).state
     assert seen == [[1, 5, 1], [1, 5, 1]]
@@ -197,7 +195,7 @@ def test_a_step_is_shown_the_question_and_never_its_own_tokens() -> None:
 
 def test_the_token_loss_is_the_mean_over_the_blanks_of_a_row() -> None:
     question = asked([1, 5, 1], [3, 5, 7])
-    output = take_step(says(3, 3, 6), question, start(question), 1, by("replace"))
+    output = take_step(says(3, 3, 6), question, UnrollState(question.canvas.ids), 1, by("replace"))
     loss = score_step(output, question)
     # p(3) = 0.75 and p(7) = 0.25: (0.287682 + 1.386294) / 2.
     assert loss.token.tolist() == pytest.approx([0.836988], abs=1e-5)
@@ -206,7 +204,7 @@ def test_the_token_loss_is_the_mean_over_the_blanks_of_a_row() -> None:
 
 def test_the_gate_is_scored_on_what_stood_there_before_the_step() -> None:
     question = asked([1, 5, 1], [3, 5, 4])
-    first = take_step(says(3, 3, 6), question, start(question), 1, by("replace"))
+    first = take_step(says(3, 3, 6), question, UnrollState(question.canvas.ids), 1, by("replace"))
     second = take_step(
         says(4, 4, 4, gate=[0.0, 50.0, 2.0]), question, first.state, 2, by("replace")
     )
@@ -229,8 +227,8 @@ def test_halting_is_right_where_every_blank_holds_its_label_after_the_step() -> 
     assert halt is not None
     # ln(1 + e^-2) where it is right; 2 more where it is wrong.
     assert halt.tolist() == pytest.approx([0.126928, 2.126928], abs=1e-5)
-    assert exact_match(state.answer, question).tolist() == [True, False]
-    assert token_accuracy(state.answer, question) == 0.5
+    assert question.exact(state.answer).tolist() == [True, False]
+    assert question.accuracy(state.answer) == 0.5
 
 
 def test_a_row_without_a_blank_teaches_the_halting_head_nothing() -> None:
@@ -250,8 +248,8 @@ def test_a_row_without_a_blank_teaches_the_halting_head_nothing() -> None:
 
 def test_what_is_no_blank_is_never_wrong() -> None:
     question = asked([1, 5], [3, 9])
-    assert exact_match(torch.tensor([[3, 5]]), question).tolist() == [True]
-    assert token_accuracy(torch.tensor([[3, 5]]), question) == 1.0
+    assert question.exact(torch.tensor([[3, 5]])).tolist() == [True]
+    assert question.accuracy(torch.tensor([[3, 5]])) == 1.0
 
 
 # Gradients
@@ -315,7 +313,7 @@ def close(one: Gradients, other: Gradients) -> bool:
 def test_full_is_one_backward_pass_of_the_weighted_sum() -> None:
     config = OrchestrationConfig(max_steps_train=8, unroll_mode="full")
     NET.zero_grad()
-    total, state = torch.zeros(()), start(QUESTION)
+    total, state = torch.zeros(()), UnrollState(QUESTION.canvas.ids)
     for step in range(1, 9):
         name = alternate(step, None)
         output = take_step(NET, QUESTION, state, step, by(name))
@@ -356,7 +354,7 @@ def test_windows_keep_every_loss_and_cut_the_gradient() -> None:
 
 def reached(steps: int) -> UnrollState:
     """After ``steps`` steps, without history."""
-    state = start(QUESTION)
+    state = UnrollState(QUESTION.canvas.ids)
     with torch.no_grad():
         for step in range(1, steps + 1):
             state = take_step(NET, QUESTION, state, step, by(alternate(step, None))).state
@@ -424,7 +422,7 @@ def test_plain_data_with_base_loss_alone_trains_the_plain_masked_loss() -> None:
 
 def test_an_unroll_yields_steps_without_history_where_there_is_no_graph() -> None:
     made = plan("last_k", max_steps_train=8, backprop_truncate_steps=3)
-    outputs = dict(unroll(NET, QUESTION, start(QUESTION), made, by("replace")))
+    outputs = dict(unroll(NET, QUESTION, UnrollState(QUESTION.canvas.ids), made, by("replace")))
     assert [outputs[s].log_probs.requires_grad for s in range(1, 9)] == [False] * 5 + [True] * 3
     assert not outputs[8].detach().log_probs.requires_grad
     assert not outputs[8].detach().state.beliefs.requires_grad  # type: ignore[union-attr]

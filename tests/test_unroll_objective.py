@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from imadarem.canvas import Canvas
 from imadarem.errors import DataError
+from imadarem.orchestrator.batch import Question
 from imadarem.orchestrator.config import OrchestrationConfig
-from imadarem.orchestrator.objective import Unrolled, UnrollObjective
-from imadarem.orchestrator.unroll import Question, UnrollState
+from imadarem.orchestrator.unroll import Unrolled, UnrollObjective, UnrollState
 
 V = 8
 MODEL = shaken(tiny_model(halting=True, carry=True, length_mode="drawn")).train()

@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Canvas": "imadarem.canvas",
     "CharTokenizer": "imadarem.tokenizers",
-    "Decision": "imadarem.sampling.policies",
+    "Decision": "imadarem.sampling.policy",
     "FragmentTask": "imadarem.design.completion",
     "ImadaremError": "imadarem.errors",
     "ImplicitRefinementConfig": "imadarem.config",
@@ -30,8 +30,8 @@ _EXPORTS = {
     "MaskedTraining": "imadarem.training.masked",
     "MemoryBank": "imadarem.orchestrator.memory",
     "OrchestrationConfig": "imadarem.orchestrator.config",
-    "PassView": "imadarem.sampling.policies",
-    "Policy": "imadarem.sampling.policies",
+    "PassView": "imadarem.sampling.policy",
+    "Policy": "imadarem.sampling.policy",
     "Reference": "imadarem.evaluation.molecules",
     "Repair": "imadarem.repair",
     "SafeTokenizer": "imadarem.tokenizers",
@@ -101,9 +101,9 @@ if TYPE_CHECKING:
     from imadarem.orchestrator.training import UnrolledTraining as UnrolledTraining
     from imadarem.repair import Repair as Repair
     from imadarem.sampling.batching import Samples as Samples
-    from imadarem.sampling.policies import Decision as Decision
-    from imadarem.sampling.policies import PassView as PassView
-    from imadarem.sampling.policies import Policy as Policy
+    from imadarem.sampling.policy import Decision as Decision
+    from imadarem.sampling.policy import PassView as PassView
+    from imadarem.sampling.policy import Policy as Policy
     from imadarem.sampling.settings import SamplingSettings as SamplingSettings
     from imadarem.tokenizers import CharTokenizer as CharTokenizer
     from imadarem.tokenizers import SafeTokenizer as SafeTokenizer

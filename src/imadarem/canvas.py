@@ -12,8 +12,10 @@ PAD       behind the end of a shorter row; never read, never written
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -150,6 +152,30 @@ class Canvas:
         allowed[:, : self.min_length] = False
         return allowed
 
+    def log_probs(self, logits: Tensor, may_end: bool) -> Tensor:
+        """Log-probabilities ``(B, L, V)`` over the tokens that may stand at each position.
+
+        Special tokens are ruled out everywhere; the EOS everywhere but where
+        :meth:`ending_allowed` says so, and there too unless ``may_end``; *nothing* everywhere
+        but on the ``optional`` blanks.
+        """
+        return self.allowed(logits, may_end).log_softmax(dim=-1)
+
+    def allowed(self, logits: Tensor, may_end: bool) -> Tensor:
+        """A float32 copy of ``(B, L, V)`` logits, ``-inf`` for what :meth:`log_probs` rules out."""
+        special, given = self.special, logits
+        banned = special.banned
+        if special.eos is not None and not may_end:
+            banned = (*banned, special.eos)
+        logits = logits.float().index_fill(-1, _numbers(tuple(banned), logits.device), -math.inf)
+        if special.nothing is not None and self.optional is not None:
+            may_be_empty = self.optional & self.open
+            of_nothing = given[..., special.nothing].float()
+            logits[..., special.nothing] = of_nothing.masked_fill(~may_be_empty, -math.inf)
+        if special.eos is not None and may_end:
+            logits[..., special.eos].masked_fill_(~self.ending_allowed(), -math.inf)
+        return logits
+
     def write(self, where: Tensor, tokens: Tensor) -> Canvas:
         """Put ``tokens`` at ``where``, both ``(B, L)``; only OPEN and WRITTEN may be named."""
         assert not (where & ~(self.open | self.written)).any(), "only open or written may change"
@@ -220,6 +246,11 @@ class Canvas:
         if self.special.nothing is not None:
             real = real & (ids != self.special.nothing)
         return [row.clone() for row in ids[real].split(real.sum(dim=1).tolist())]
+
+
+@lru_cache
+def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 def _marked(row: Sequence[int], mask: int, nothing: int) -> list[int]:

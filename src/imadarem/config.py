@@ -22,7 +22,7 @@ FOREIGN_KEYS = frozenset(
     {"model_type", "architectures", "transformers_version", "auto_map", "dtype", "torch_dtype"}
 )
 LENGTH_MODES = ("eos", "drawn")
-#: Legal values of ``mask_schedule``, and shapes of :class:`imadarem.corruption.MaskSchedule`.
+#: Legal values of ``mask_schedule``, and shapes of :class:`imadarem.sampling.policy.MaskSchedule`.
 MASK_SCHEDULES = ("linear", "cosine")
 #: Settings that are true or false.
 SWITCHES = (

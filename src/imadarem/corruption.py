@@ -1,116 +1,29 @@
-"""Masking: how much of a sequence is hidden, which positions, and holes of unknown length.
-
-Time runs from 0 (every open position masked) to ``K`` (nothing masked), along a straight
-line, ``mask_rate(t) = 1 - t / K``, or along a cosine.
-"""
+"""Masking: how much of a sequence is hidden, which positions, and holes of unknown length."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from imadarem import checks
-from imadarem.config import MASK_SCHEDULES
-from imadarem.errors import ConfigError, nearest
+from imadarem.canvas import Canvas, State
+from imadarem.config import ImplicitRefinementConfig
+from imadarem.errors import ConfigError, DataError
+from imadarem.tokenizers import SpecialIds
 
-Shape = str | Callable[[float], float] | Sequence[float]
-"""A name, ``rate(t / K)``, or the share of the blanks that each step fills."""
-
-
-def check_shape(shape: Shape, steps: int) -> None:
-    """Refuse what is no shape of a schedule of ``steps``."""
-    if isinstance(shape, str):
-        if shape not in MASK_SCHEDULES:
-            raise ConfigError(
-                f"unknown schedule {shape!r}{nearest(shape, MASK_SCHEDULES)}. Legal: "
-                f"{', '.join(MASK_SCHEDULES)}, a function of t / K, or a share for each step."
-            )
-    elif not callable(shape) and not (
-        len(shape) == steps and min(shape) >= 0 and abs(sum(shape) - 1.0) < 1e-6
-    ):
-        raise ConfigError(
-            f"the schedule {list(shape)} needs {steps} shares, one for each step, of at least 0, "
-            "that add up to 1."
-        )
+#: Largest share of a row that windows hide.
+WINDOW_LIMIT = 0.6
+#: Share of the batches whose holes get surplus blanks: the others are not padded for them.
+SURPLUS_BATCHES = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class MaskSchedule:
-    """How many of the open positions are masked at each time.
-
-    ``linear``: ``mask_rate(t) = 1 - t / K``, as many blanks filled in each step.
-    ``cosine``: ``mask_rate(t) = cos(π/2 · t / K)``, few blanks filled at first, while little
-    is known, and many at the end (MaskGIT, arXiv:2202.04200).
-
-    Your own: a function of ``t / K`` that falls from 1 to 0, or the share of the blanks that
-    each of the ``K`` steps fills.
-
-    Args:
-        steps: ``K``, at least 1.
-        shape: ``linear``, ``cosine``, a function, or ``K`` shares that add up to 1.
-    """
-
-    steps: int
-    shape: Shape = "linear"
-
-    def __post_init__(self) -> None:
-        checks.at_least(1, steps=self.steps)
-        check_shape(self.shape, self.steps)
-
-    def mask_rate(self, t: float) -> float:
-        """Share of the open positions that is masked at time ``t`` in ``[0, K]``.
-
-        ``t`` may be fractional; a refinement *step* is the whole number ``t`` after it.
-        """
-        if not 0 <= t <= self.steps:
-            raise ConfigError(f"t={t} lies outside the schedule: legal is 0 to {self.steps}.")
-        if callable(self.shape):
-            rate = float(self.shape(t / self.steps)) if t < self.steps else 0.0
-            if not 0.0 <= rate <= 1.0:
-                raise ConfigError(f"the schedule gave {rate} at {t / self.steps}; legal is 0 to 1.")
-            return rate
-        if not isinstance(self.shape, str):
-            whole, part = int(t), t - int(t)
-            behind = sum(self.shape[whole:]) - (part * self.shape[whole] if part else 0.0)
-            return min(max(behind, 0.0), 1.0) if t < self.steps else 0.0
-        if self.shape == "linear":
-            return 1.0 - t / self.steps
-        # As a sine from the far end, the rate at t = K is exactly 0.
-        return math.sin(math.pi / 2 * (self.steps - t) / self.steps)
-
-    def filled_rate(self, t: float) -> float:
-        """``1 - mask_rate(t)``: the share that is not masked.
-
-        Raises:
-            ConfigError: ``t`` lies outside ``[0, K]``.
-        """
-        rate = self.mask_rate(t)
-        return t / self.steps if self.shape == "linear" else 1.0 - rate
-
-    def remaining(self, step: int, total: Tensor) -> Tensor:
-        """Masked positions left after whole ``step`` of rows that began with ``total``.
-
-        ``(B,)`` counts → ``(B,)`` counts, rounded down, so the last step leaves none.
-        """
-        # Whole-number arithmetic: 1 - t/K in floats rounds some exact counts down by one.
-        if self.shape == "linear":
-            return total * (self.steps - step) // self.steps
-        # The one rational cosine between the ends is cos 60° = 1/2 (Niven's theorem). Any
-        # other rate times a count is irrational, so no exact count can be missed by a float.
-        if self.shape == "cosine" and 3 * step == 2 * self.steps:
-            return total // 2
-        # Sums of shares are off by a rounding error, which must not cost a whole blank.
-        return (total.double() * self.mask_rate(step) + 1e-9).long()
-
-    def grid_rates(self, count: int, generator: torch.Generator) -> Tensor:
-        """``(count,)`` rates drawn uniformly from the grid ``t = 0 … K - 1``."""
-        t = torch.randint(self.steps, (count,), generator=generator)
-        rates = [self.mask_rate(step) for step in range(self.steps)]
-        return torch.tensor(rates, dtype=torch.float64)[t]
+def grid_rates(count: int, steps: int, generator: torch.Generator) -> Tensor:
+    """``(count,)`` mask rates drawn uniformly from the grid ``1 - t/K``, ``t = 0 … K - 1``."""
+    t = torch.randint(steps, (count,), generator=generator)
+    return 1.0 - t.double() / steps
 
 
 def stratified_rates(count: int, generator: torch.Generator) -> Tensor:
@@ -249,3 +162,140 @@ def with_surplus(
     blank = blank.scatter(1, marks, False)
     inside = torch.arange(width) < new_lengths[:, None]
     return wide[:, :-1] * inside, blank[:, :-1] & inside, new_lengths
+
+
+@dataclass(frozen=True)
+class TrainingCanvas:
+    """A corrupted batch.
+
+    Attributes:
+        canvas: What the network sees. Every token that is no blank counts as WRITTEN, the
+            data's and the model's alike: the network does not see which is which.
+        targets: ``(B, L)``, the data.
+        judged: ``(B, L)`` bool, tokens written by the model, on which the gate is trained.
+        blank: ``(B,)`` bool, rows that were left entirely blank on purpose.
+        longer: ``(B,)`` bool, rows with holes that have more blanks than tokens.
+    """
+
+    canvas: Canvas
+    targets: Tensor
+    judged: Tensor
+    blank: Tensor
+    longer: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruption:
+    """Hides part of each row of the data.
+
+    Args:
+        config: Length mode, longest canvas and steps of the grid.
+        special: The tokenizer's special ids.
+        suffix_share: Share of the rows whose end is masked, as a left-to-right policy leaves it.
+        blank_share: Share of the rows that show nothing at all: those of a length share a pass.
+        window_share: Share of the rows that hide one or two windows, of up to 60 % of the row
+            together. What the three shares leave hides scattered positions.
+        surplus: Blanks at most that the holes of a row have beyond their tokens, in half of the
+            batches and in rows that hide windows or their end. Needs the token *nothing*.
+        grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
+            the stratified continuum.
+    """
+
+    config: ImplicitRefinementConfig
+    special: SpecialIds
+    suffix_share: float = 0.0
+    blank_share: float = 0.0
+    window_share: float = 0.0
+    surplus: int = 0
+    grid: bool = False
+
+    def __post_init__(self) -> None:
+        shares = ("suffix_share", "blank_share", "window_share")
+        checks.share(**{name: getattr(self, name) for name in shares})
+        if self.suffix_share + self.blank_share + self.window_share > 1.0 + 1e-9:
+            raise ConfigError(
+                f"suffix_share={self.suffix_share}, blank_share={self.blank_share} and "
+                f"window_share={self.window_share} must add up to at most 1; the rest of the "
+                "rows hides scattered positions."
+            )
+        if self.surplus and self.special.nothing is None:
+            raise ConfigError(
+                f"surplus={self.surplus} needs a tokenizer with a token for nothing. Use "
+                "tokenizer.with_nothing(), or surplus=0."
+            )
+        if self.surplus and self.config.length_mode != "drawn":
+            raise ConfigError(
+                f"surplus={self.surplus} needs length_mode='drawn'. Set it, or surplus=0."
+            )
+
+    def corrupt(
+        self, input_ids: Tensor, attention_mask: Tensor | None, generator: torch.Generator
+    ) -> TrainingCanvas:
+        """Hide part of each row, as sampling will: by EOS or at a known length.
+
+        With ``length_mode="eos"`` every row is as long as a canvas and filled up with EOS,
+        so that a blank behind the end differs from one before it only by what the network reads; a
+        visible EOS hides what lies behind it, as in sampling.
+
+        Raises:
+            DataError: The batch is empty or too long.
+        """
+        targets, inside = self._canvas_rows(input_ids, attention_mask)
+        device = targets.device
+        targets, inside = targets.cpu(), inside.cpu()
+        lengths = inside.sum(dim=1)
+        rates = (
+            grid_rates(len(targets), self.config.max_refinement_steps, generator)
+            if self.grid
+            else stratified_rates(len(targets), generator)
+        )
+        blank, ends, windows = self._kinds(len(targets), generator)
+        rates = torch.where(windows, WINDOW_LIMIT * rates, rates)
+        counts = torch.where(blank, lengths, masked_counts(rates, lengths))
+        hidden = choose_masked(counts, inside, generator)
+        longer = torch.zeros_like(blank)
+        if bool((ends | windows).any()):
+            holes = Holes.at_the_end(counts, lengths)
+            if bool(windows.any()):
+                drawn = Holes.windows(counts, lengths, generator, empty=self.surplus > 0)
+                holes = drawn.where(windows, holes)
+            hidden = torch.where((ends | windows)[:, None], holes.hidden(inside.shape[1]), hidden)
+            if self.surplus and torch.rand((), generator=generator) < SURPLUS_BATCHES:
+                room = (self.config.max_seq_len - lengths - holes.present.sum(dim=1)).clamp(min=-1)
+                longer = (ends | windows) & (room >= 0)
+                most = room.clamp(min=0, max=self.surplus)
+                extra = holes.surplus(most, generator) + holes.present
+                extra = extra * longer[:, None]
+                assert self.special.nothing is not None
+                targets, hidden, lengths = with_surplus(
+                    targets, hidden, lengths, holes.ends, extra, self.special.nothing
+                )
+                inside = torch.arange(targets.shape[1]) < lengths[:, None]
+        state = torch.where(hidden, State.OPEN, State.WRITTEN)
+        state = torch.where(inside, state, State.PAD).to(torch.uint8)
+        ids = targets.masked_fill(hidden, self.special.mask).masked_fill(~inside, self.special.pad)
+        canvas = Canvas(ids, state, self.special).to(device).freeze_endings()
+        judged = torch.zeros(targets.shape, dtype=torch.bool, device=device)
+        return TrainingCanvas(canvas, targets.to(device), judged, blank, longer)
+
+    def _kinds(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Which rows show nothing, hide their end, hide windows: ``(B,)`` bool each."""
+        blank = torch.zeros(rows, dtype=torch.bool)
+        blank[: int(self.blank_share * rows)] = True
+        draw = torch.rand(rows, generator=generator) * (1.0 - self.blank_share)
+        ends = ~blank & (draw < self.suffix_share)
+        windows = ~blank & ~ends & (draw < self.suffix_share + self.window_share)
+        return blank, ends, windows
+
+    def _canvas_rows(self, ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Targets and real positions, both ``(B, L)``, on canvases as sampling has them."""
+        if ids.ndim != 2 or ids.numel() == 0:
+            raise DataError(f"a batch must be (B, L) ids with B, L ≥ 1; got {tuple(ids.shape)}.")
+        checks.canvas_length(ids.shape[1], self.config.max_seq_len, "each row of this batch")
+        everywhere = torch.ones_like(ids, dtype=torch.bool)
+        inside = everywhere if attention_mask is None else attention_mask.bool()
+        if self.config.length_mode == "drawn" or self.special.eos is None:
+            return ids, inside
+        behind = (0, self.config.max_seq_len - ids.shape[1])
+        ids, inside = F.pad(ids, behind), F.pad(inside, behind)
+        return ids.masked_fill(~inside, self.special.eos), torch.ones_like(inside)

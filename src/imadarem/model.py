@@ -33,7 +33,7 @@ from imadarem.model_folder import (
 from imadarem.nn import EmaTeacher, RefinementNetwork, RefinementOutput
 from imadarem.pretrained import CARD, find_folder
 from imadarem.repair import Repair, RepairOptions, RepairSettings, repair_rows
-from imadarem.sampling.batching import Run, RunOptions, Samples
+from imadarem.sampling.batching import Run, RunOptions, Samples, refine_run
 from imadarem.sampling.settings import SamplingOptions, SamplingSettings, lengths_of
 from imadarem.sampling.trajectory import Trajectory
 from imadarem.sampling.width import refine_rows
@@ -66,6 +66,9 @@ class ImplicitRefinementModel(
     Raises:
         TokenizerError: There is no mask token, or two special ids are the same.
     """
+
+    #: No row's numbers depend on another row of the batch: equal rows need one pass only.
+    rows_independent = True
 
     def __init__(
         self,
@@ -101,11 +104,6 @@ class ImplicitRefinementModel(
     def memory(self) -> nn.Module | None:
         """The backbone's cross-attention to a memory, where it has one."""
         return getattr(self.network.backbone, "memory", None)
-
-    @property
-    def rows_independent(self) -> bool:
-        """Whether no row's numbers depend on another row of the batch."""
-        return self.network.rows_independent
 
     def forward(self, *args: Any, **kwargs: Any) -> RefinementOutput:
         """One pass; takes what :meth:`imadarem.nn.RefinementNetwork.forward` takes."""
@@ -395,4 +393,7 @@ class ImplicitRefinementModel(
         if run.condition:
             asked = as_numbers(self.config.conditions, run.condition, len(canvas))
             canvas = replace(canvas, condition=torch.tensor(asked))
+        shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if run.once and not shared:
+            return refine_run(self, canvas, seeds, run)
         return refine_rows(self, canvas, seeds, run, row_verdicts)

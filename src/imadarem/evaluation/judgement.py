@@ -13,7 +13,6 @@ from imadarem import checks
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
 from imadarem.evaluation.held_out import HeldOut, device_of
-from imadarem.sampling.draw import forbid
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _batches(
 
 def _judged(model: Any, part: HeldOut, canvas: Canvas, drafts: bool) -> list[Judgement]:
     read = model.network.read_in_place(part.targets, canvas.attention_mask)
-    log_probs = forbid(read.logits, canvas, may_end=False)
+    log_probs = canvas.log_probs(read.logits, may_end=False)
     surprise = -log_probs.gather(-1, part.targets[..., None]).squeeze(-1)
     lengths = part.positions.tolist()
     rows = zip(_lists(part.targets, lengths), _lists(surprise, lengths), strict=True)

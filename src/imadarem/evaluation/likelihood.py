@@ -32,7 +32,6 @@ from imadarem.canvas import Canvas
 from imadarem.evaluation.corpus_likelihood import LikelihoodBound, corpus_figures, surprise
 from imadarem.evaluation.held_out import BatchOptions, HeldOut, TokenRows, device_of
 from imadarem.nn import RefinementOutput
-from imadarem.sampling.draw import forbid
 from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 from imadarem.tokenizers import SpecialIds
 
@@ -127,7 +126,7 @@ def row_bounds(
 def _blank_nats(network: nn.Module, canvas: Canvas, data: HeldOut) -> Tensor:
     """Sum of ``-log p`` over the blanks of each row, ``(B,)`` float64."""
     output: RefinementOutput = network(canvas.ids, canvas.attention_mask, prev_probs=None)
-    log_probs = forbid(output.logits, canvas, may_end=data.ends)
+    log_probs = canvas.log_probs(output.logits, may_end=data.ends)
     return surprise(log_probs, data.targets, canvas.open).sum(dim=1)
 
 

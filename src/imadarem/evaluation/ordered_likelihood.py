@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from imadarem import checks
-from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
 from imadarem.evaluation.corpus_likelihood import OrderedLikelihood, corpus_figures, surprise
 from imadarem.evaluation.held_out import BatchOptions, HeldOut, TokenRows, device_of
 from imadarem.nn import RefinementOutput
-from imadarem.sampling.draw import forbid, normalized_entropy
+from imadarem.sampling.draw import normalized_entropy
+from imadarem.sampling.policy import MaskSchedule
 from imadarem.tokenizers import SpecialIds
 
 
@@ -119,7 +119,7 @@ def _in_order(network: nn.Module, data: HeldOut, rank: Callable[[Tensor], Tensor
     inputs: dict[str, Tensor | None] = {"prev_probs": None}
     while bool(canvas.open.any()):
         output: RefinementOutput = network(canvas.ids, canvas.attention_mask, **inputs)
-        log_probs = forbid(output.logits, canvas, may_end=data.ends)
+        log_probs = canvas.log_probs(output.logits, may_end=data.ends)
         ranking = rank(log_probs).masked_fill(~canvas.open, -math.inf)
         first = torch.zeros_like(canvas.open).scatter(1, ranking.argmax(dim=1, keepdim=True), True)
         chosen = first & canvas.open
@@ -144,10 +144,10 @@ def _in_blocks(network: nn.Module, data: HeldOut, steps: int, jointly: bool) -> 
         output: RefinementOutput = network(
             canvas.ids, canvas.attention_mask, prev_probs=beliefs, **targets, **optional
         )
-        alone = forbid(output.logits, canvas, may_end=data.ends)
+        alone = canvas.log_probs(output.logits, may_end=data.ends)
         log_probs = alone
         if output.joint_logits is not None:
-            log_probs = forbid(output.joint_logits, canvas, may_end=data.ends)
+            log_probs = canvas.log_probs(output.joint_logits, may_end=data.ends)
         count = canvas.open.sum(dim=1) - schedule.remaining(step, counts)
         chosen = canvas.open & (canvas.open.long().cumsum(dim=1) <= count[:, None])
         total -= surprise(log_probs, data.targets, chosen & ~behind).sum(dim=1)

@@ -17,7 +17,6 @@ from imadarem import checks
 from imadarem.evaluation.corpus_likelihood import CorpusLikelihood, corpus_figures, surprise
 from imadarem.evaluation.held_out import HeldOut, TokenRows, device_of
 from imadarem.evaluation.judgement import judge_rows
-from imadarem.sampling.draw import forbid
 
 
 def pseudo_likelihood(
@@ -81,6 +80,6 @@ def _left_out(model: Any, row: HeldOut, batch_size: int) -> Tensor:
         canvases = HeldOut(targets, inside, row.special, row.ends)
         canvas = canvases.canvas(hidden)
         output = model(canvas.ids, canvas.attention_mask)
-        log_probs = forbid(output.logits, canvas, may_end=False)
+        log_probs = canvas.log_probs(output.logits, may_end=False)
         nats.append(surprise(log_probs, targets, hidden).sum(dim=1))
     return torch.cat(nats).cpu()

@@ -1,4 +1,4 @@
-"""The judge: which tokens are wrong, where some are missing, and whether a row is right."""
+"""Heads that judge: whether an answer is right, which tokens are wrong, where some are missing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.nn.block import Block
-from imadarem.nn.heads import HaltingHead
+from imadarem.nn.transformer import Block
 
+#: Bias of the halting head at initialisation: a canvas is wrong until training says otherwise.
+HALT_BIAS = -5.0
 #: Bias at initialisation: nearly every token of the data is right.
 RARE = -4.0
 #: Log-probabilities are cut here: a token that may not stand somewhere has none.
 LEAST_LOG_PROB = -15.0
+
+
+class HaltingHead(nn.Module):
+    """Logit that the answer of this pass is entirely right, one per row.
+
+    Linear, GELU, then mean and maximum over the attended positions (one wrong token must
+    not drown in the mean), Linear: ``(B, L, D)`` → ``(B,)``. The bias starts at -5 and the
+    last weights at zero, as in HRM and TRM (arXiv:2506.21734, arXiv:2510.04871).
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(hidden_size, hidden_size)
+        self.activation = nn.GELU()
+        self.score = nn.Linear(2 * hidden_size, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.constant_(self.score.bias, HALT_BIAS)
+
+    def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
+        """``(B, L, D)`` states and the attended positions ``(B, L)`` → ``(B,)``."""
+        return (self.pooled(x, attended) * self.score.weight[0]).sum(dim=-1) + self.score.bias
+
+    def pooled(self, x: Tensor, attended: Tensor | None) -> Tensor:
+        """``(B, 2 D)``, what the score is a weighted sum of."""
+        hidden = self.activation(self.hidden(x))
+        if attended is None:
+            mean, most = hidden.mean(dim=1), hidden.amax(dim=1)
+        else:
+            there = attended[..., None]
+            mean = (hidden * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+            most = hidden.masked_fill(~there, float("-inf")).amax(dim=1)
+        return torch.cat([mean, most], dim=-1)
 
 
 class JudgeLogits(NamedTuple):

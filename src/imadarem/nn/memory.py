@@ -5,6 +5,7 @@ Shapes: k hits of L' tokens each for every canvas of L positions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -54,24 +55,29 @@ class MemoryEmbedding(nn.Module):
         nn.init.zeros_(self.similarity.bias)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, similarity: Tensor, attended: Tensor
-    ) -> Tensor:
+        self,
+        memory: Retrieved,
+        tokens: Callable[[Tensor], Tensor],
+        positions: Callable[[int], Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
         """Vectors of all hits in one row.
 
         Args:
-            tokens: ``(B, k, L', D)`` embedded ids.
-            positions: ``(L', D)``.
-            similarity: ``(B, k)``, cosines.
-            attended: ``(B, k, L')`` bool, tokens that are no padding.
+            memory: The hits.
+            tokens: The network's embedding of ids.
+            positions: Its embedding of so many positions; None where it has none.
 
         Returns:
-            ``(B, k·L', D)``.
+            ``(B, k·L', D)`` vectors, and ``(B, k·L')`` bool, which of them count.
         """
-        x = tokens + positions
-        real = attended[..., None].to(x.dtype)
+        x = tokens(memory.ids)
+        if positions is not None:
+            x = x + positions(memory.ids.shape[-1])
+        real = memory.attended[..., None].to(x.dtype)
         company = (x * real).sum(2) / real.sum(2).clamp(min=1)
-        per_hit = self.company(company) + self.similarity(similarity[..., None].to(x.dtype))
-        return (x + per_hit[:, :, None]).flatten(1, 2)
+        similarity = memory.similarity[..., None].to(x.dtype)
+        per_hit = self.company(company) + self.similarity(similarity)
+        return (x + per_hit[:, :, None]).flatten(1, 2), memory.attended.flatten(1)
 
 
 class GatedCrossAttention(nn.Module):

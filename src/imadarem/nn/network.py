@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from torch import Tensor, nn
 
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
-from imadarem.nn.heads import HaltingHead, JointHead, JointLogits, RefineGate
-from imadarem.nn.judge import JudgeHead, JudgeLogits
+from imadarem.nn.joint import JointHead
+from imadarem.nn.judge import HaltingHead, JudgeHead, JudgeLogits
 from imadarem.nn.memory import Retrieved
 from imadarem.nn.transformer import BackboneOutput, RefinementTransformer
 
@@ -27,9 +28,6 @@ class RefinementNetwork(nn.Module):
             memory=…)``, gives :class:`BackboneOutput`; None builds the one that the config
             describes, or the project's own.
     """
-
-    #: No row's numbers depend on another row of the batch: equal rows need one pass only.
-    rows_independent = True
 
     def __init__(
         self,
@@ -163,6 +161,50 @@ class RefinementNetwork(nn.Module):
         if self.config.gate_from_likelihood:
             gate = gate + _doubt(logits, ids)
         return gate / self.config.gate_temperature + self.config.gate_offset
+
+
+class RefineGate(nn.Module):
+    """Logit that the token standing at a position should be predicted again.
+
+    LayerNorm, Linear, GELU, Linear: ``(B, L, D)`` → ``(B, L)``. The bias starts at
+    ``bias_init`` (+2.0) and the last weights at zero: refine by default.
+    """
+
+    def __init__(self, hidden_size: int, bias_init: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.hidden = nn.Linear(hidden_size, hidden_size)
+        self.activation = nn.GELU()
+        self.score = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.constant_(self.score.bias, bias_init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A product and a sum: a matrix product with one column rounds by the size of the batch.
+        hidden = self.activation(self.hidden(self.norm(x)))
+        return (hidden * self.score.weight[0]).sum(dim=-1) + self.score.bias
+
+
+@dataclass(frozen=True)
+class JointLogits:
+    """The logits of one pass, to be read from left to right as tokens are drawn.
+
+    Attributes:
+        head: Reads the tokens on the left.
+        logits: ``(B, L, V)``, of each position by itself.
+        states: ``(R, L, D)``.
+        rows: ``(B,)``, which row of ``states`` each row of ``logits`` reads; None pairs them.
+    """
+
+    head: JointHead
+    logits: Tensor
+    states: Tensor
+    rows: Tensor | None = None
+
+    def spread(self, which: Tensor) -> Self:
+        """``(B,)`` row numbers → those rows; the states are not copied."""
+        rows = which if self.rows is None else self.rows[which]
+        return replace(self, logits=self.logits[which], rows=rows)
 
 
 class RefinementOutput(NamedTuple):

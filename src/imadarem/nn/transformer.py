@@ -1,4 +1,7 @@
-"""The project's own backbone: one stack of blocks, shared by all refinement steps."""
+"""The project's own backbone: one stack of blocks, shared by all refinement steps.
+
+A block: neighbours, relations, attention over the canvas, feed-forward.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.errors import ConfigError
-from imadarem.nn.block import Block
 from imadarem.nn.conditions import ConditionEmbedding
 from imadarem.nn.memory import GatedCrossAttention, MemoryEmbedding, Retrieved
-from imadarem.nn.relations import Layouts
+from imadarem.nn.relations import Layouts, RelationPooling
 
 #: Longest wavelength of the sinusoids, in tokens over 2π (arXiv:1706.03762).
 MAX_WAVELENGTH = 10_000.0
@@ -106,7 +110,9 @@ class RefinementTransformer(nn.Module):
             turns = rotary_turns(length, width, self.config.num_heads, x.device)
         if self.layouts is not None:
             members = self.layouts.members(length, attended, x)
-        remembered = None if memory is None else self._embed_memory(memory)
+        remembered = None
+        if memory is not None and self.memory_embedding is not None:
+            remembered = self.memory_embedding(memory, self.tokens, self.positions)
         if self.inject is not None:
             x = self.inject(x)
         for _ in range(self.config.inner_steps):
@@ -123,20 +129,6 @@ class RefinementTransformer(nn.Module):
         assert state is not None
         return state
 
-    def _embed_memory(self, memory: Retrieved) -> tuple[Tensor, Tensor]:
-        """``(B, k·L', D)`` vectors of the hits and ``(B, k·L')``, which of them count."""
-        assert self.memory_embedding is not None
-        length = memory.ids.shape[-1]
-        where = (
-            self.positions(length)
-            if self.positions is not None
-            else self.tokens.weight.new_zeros(())
-        )
-        x = self.memory_embedding(
-            self.tokens(memory.ids), where, memory.similarity, memory.attended
-        )
-        return x, memory.attended.flatten(1)
-
     def _embed(
         self,
         input_ids: Tensor,
@@ -147,7 +139,9 @@ class RefinementTransformer(nn.Module):
         """``(B, L, D)``: the sum of token, time, position and beliefs."""
         blank = input_ids == self.mask_token_id
         if time is None:
-            time = canvas_time(blank, attended)
+            # The share of attended positions that are written: t / K on the schedule.
+            seen = torch.ones_like(blank) if attended is None else attended
+            time = 1.0 - (blank & seen).sum(dim=1) / seen.sum(dim=1).clamp(min=1)
         x = self.tokens(input_ids) + self.time(time)
         if self.positions is not None:
             x = x + self.positions(input_ids.shape[1])
@@ -155,14 +149,6 @@ class RefinementTransformer(nn.Module):
             belief = self.self_condition(self.tokens.expected(prev_probs))
             x = x + belief * blank[..., None]
         return self.dropout(x)
-
-
-def canvas_time(blank: Tensor, attended: Tensor | None) -> Tensor:
-    """``(B,)`` share of attended positions that are written: ``t / K`` on the schedule."""
-    if attended is None:
-        return 1.0 - blank.sum(dim=1) / blank.shape[1]
-    real = attended.sum(dim=1).clamp(min=1)
-    return 1.0 - (blank & attended).sum(dim=1) / real
 
 
 class TokenEmbedding(nn.Embedding):
@@ -180,10 +166,8 @@ class TokenEmbedding(nn.Embedding):
 class AdaptivePositionalEmbedding(nn.Module):
     """Sinusoidal positions, each scaled by its own learned decay.
 
-    ``pe'(i) = exp(-decay_i) · pe(i)``, ``decay`` starting at 0. The sinusoids are
-    computed in every pass instead of kept in a buffer: a buffer that no checkpoint
-    holds comes back uninitialised from loaders that build modules without memory. What is
-    computed from the sizes alone is kept by :func:`_table`.
+    ``pe'(i) = exp(-decay_i) · pe(i)``, ``decay`` starting at 0. The sinusoids are in no buffer: one
+    that no checkpoint holds comes back uninitialised from loaders that build without memory.
     """
 
     def __init__(self, max_seq_len: int, hidden_size: int) -> None:
@@ -215,13 +199,8 @@ class TimeEmbedding(nn.Module):
 def rotary_turns(length: int, width: int, heads: int, device: torch.device) -> Tensor:
     """The rotary embedding as complex numbers ``e^(i · angle)`` (arXiv:2104.09864).
 
-    Args:
-        length: ``L`` positions.
-        width: ``D`` channels of all heads together.
-        heads: Every head has the same angles.
-
-    Returns:
-        ``(L, D)``: one number for each pair of channels of the queries, then of the keys.
+    ``(L, D)`` for ``D`` channels of all heads together, each with the same angles: one number
+    for each pair of channels of the queries, then of the keys.
     """
     return _table(_turns, length, (width, heads), device)
 
@@ -259,3 +238,163 @@ def _angles(length: int, count: int, wavelength: float, device: torch.device) ->
     exponents = torch.arange(count, device=device) / count
     frequencies = torch.exp(-math.log(wavelength) * exponents)
     return torch.arange(length, device=device)[:, None] * frequencies
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of every position to every attended position.
+
+    The rows of ``qkv`` are the queries, the keys and the values of all heads. Two neighbouring
+    channels of a query or a key form a pair that the rotary embedding turns.
+    """
+
+    def __init__(self, config: ImplicitRefinementConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, attended: Tensor | None, turns: Tensor | None) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``.
+
+        Args:
+            x: Normalised states.
+            attended: ``(B, L)`` bool, or None for all.
+            turns: ``(L, D)`` complex numbers, see :func:`rotary_turns`; None: no positions.
+        """
+        batch, length, width = x.shape
+        qk, v = self.qkv(x).split([2 * width, width], dim=-1)
+        if turns is not None:
+            qk = rotate_pairs(qk, turns)
+        q, k = qk.view(batch, length, 2, self.num_heads, -1).transpose(1, 3).unbind(2)
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v.view(batch, length, self.num_heads, -1).transpose(1, 2),
+            attn_mask=None if attended is None else attended[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block; the identity at initialisation."""
+
+    def __init__(self, config: ImplicitRefinementConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.neighbours = (
+            NeighbourConvolution(width, config.conv_kernel_size)
+            if config.conv_kernel_size
+            else None
+        )
+        self.relations_norm, self.relations = None, None
+        if config.relations is not None:
+            self.relations_norm = nn.LayerNorm(width)
+            self.relations = RelationPooling(width, len(config.relations[0]))
+        self.attention_norm = nn.LayerNorm(width) if config.attention else None
+        self.attention = SelfAttention(config) if config.attention else None
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, config.feed_forward_size)
+        self.contract = nn.Linear(config.feed_forward_size, width)
+        nn.init.zeros_(self.contract.weight)
+        nn.init.zeros_(self.contract.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        attended: Tensor | None,
+        turns: Tensor | None,
+        members: Tensor | None = None,
+    ) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``; ``members`` as :class:`RelationPooling` takes them."""
+        if self.neighbours is not None:
+            x = self.neighbours(x, attended)
+        if self.relations is not None and self.relations_norm is not None and members is not None:
+            x = x + self.dropout(self.relations(self.relations_norm(x), members))
+        if self.attention is not None and self.attention_norm is not None:
+            x = x + self.dropout(self.attention(self.attention_norm(x), attended, turns))
+        hidden = F.gelu(self.expand(self.feed_forward_norm(x)))
+        return x + self.dropout(self.contract(hidden))
+
+
+def rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary embedding (arXiv:2104.09864): turn pairs of channels by their position's angle.
+
+    A pair of neighbouring channels is a complex number, and a turn one complex product. Without a
+    gradient ``x`` is overwritten.
+
+    Args:
+        x: ``(B, L, 2D)``, queries and keys.
+        turns: ``(L, D)`` complex numbers of length 1.
+    """
+    # Half precision has no complex numbers, and angles are better in single precision anyway.
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+    turned = pairs * turns if torch.is_grad_enabled() else pairs.mul_(turns)
+    return torch.view_as_real(turned).view(x.shape).to(x.dtype)
+
+
+class NeighbourConvolution(nn.Module):
+    """A residual depthwise convolution, the identity at initialisation.
+
+    ``y_i = x_i + Σ_j w_j · x_{i+j}``, ``j`` from ``-k`` to ``k``. Padding contributes zeros.
+    Shifted sums beat ``conv1d`` at these sizes on a CPU. Their gradient is written out: autograd
+    would give each shifted slice one of the whole size, mostly zeros, and add them up, which is a
+    tenth of a small model's training step.
+
+    Args:
+        hidden_size: Channels ``D``.
+        taps: ``2k + 1``, odd.
+    """
+
+    def __init__(self, hidden_size: int, taps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(taps, hidden_size))
+
+    def forward(self, x: Tensor, attended: Tensor | None) -> Tensor:
+        """``(B, L, D)`` and the attended positions ``(B, L)`` bool → ``(B, L, D)``."""
+        inputs = x if attended is None else x * attended[..., None]
+        if not torch.is_grad_enabled():
+            return _add_neighbours(x, inputs, self.weight)
+        y: Tensor = _AddNeighbours.apply(x, inputs, self.weight)
+        return y
+
+
+class _AddNeighbours(torch.autograd.Function):
+    """``x + Σ_j w_j · heard_{i+j}``; all ``(B, L, D)``, the weight ``(taps, D)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _add_neighbours(x, inputs, weight)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        to_inputs = to_weight = None
+        if ctx.needs_input_grad[1]:
+            # A neighbour on the left has this one on its right: the same sum, the taps reversed.
+            to_inputs = _add_neighbours(torch.zeros_like(grad), grad, weight.flip(0))
+            to_inputs = to_inputs.to(inputs.dtype)
+        if ctx.needs_input_grad[2]:
+            taps, length = len(weight), inputs.shape[1]
+            padded = F.pad(inputs, (0, 0, taps // 2, taps // 2))
+            # Contiguous: a sum over strided memory takes thirty times as long.
+            product = torch.empty_like(grad, memory_format=torch.contiguous_format)
+            windows = (padded[:, j : j + length] for j in range(taps))
+            sums = [torch.mul(x, grad, out=product).sum(dim=(0, 1)) for x in windows]
+            to_weight = torch.stack(sums).to(weight.dtype)
+        return grad, to_inputs, to_weight
+
+
+def _add_neighbours(x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
+    reach, length = len(weight) // 2, x.shape[1]
+    y = torch.addcmul(x, inputs, weight[reach])
+    for j in range(1, min(reach, length - 1) + 1):
+        y[:, j:].addcmul_(inputs[:, :-j], weight[reach - j])
+        y[:, :-j].addcmul_(inputs[:, j:], weight[reach + j])
+    return y

@@ -26,7 +26,6 @@ from imadarem.orchestrator.change import Strategy
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.paraphrase import Paraphrase
 from imadarem.orchestrator.strategies import INTENSITY, STRATEGIES, Means, Unavailable
-from imadarem.sampling.halting import Halting
 from imadarem.tokenizers import SpecialIds, Tokenizer
 
 IDENTITY = "identity"
@@ -264,12 +263,12 @@ class TaskParts:
 
 
 class KnownTasks:
-    """Augmentation and stopping rules by task type; an unknown type has no parts.
+    """Augmentation by task type; an unknown type has no parts.
 
     Args:
         model: Its special ids, vocabulary and lengths are those of all tasks.
         tokenizer: Of the model; formats and paraphrases of a text need it. May be None.
-        config: Strategies of augmentation, and stopping rules.
+        config: Strategies of augmentation.
 
     Attributes:
         known: The parts of each registered task type.
@@ -304,15 +303,6 @@ class KnownTasks:
                 self.known.get(task_type, TaskParts())
             )
         return self._augmenters[task_type]
-
-    def halting(self, task_type: str) -> Halting:
-        """The stopping rules of a task type."""
-        return Halting(
-            verify=self.known.get(task_type, TaskParts()).verify,
-            confidence=self.config.halt_confidence,
-            quality=self.config.quality_threshold,
-            patience=self.config.patience,
-        )
 
     def _new_augmenter(self, parts: TaskParts) -> Augmenter:
         strategies = list(self.config.augmentation_strategies)

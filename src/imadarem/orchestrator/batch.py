@@ -13,14 +13,14 @@ from torch import Tensor
 from imadarem import checks
 from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
+from imadarem.corruption import Corruption
 from imadarem.data.tasks import Episodes
 from imadarem.errors import DataError, nearest
+from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator.augment import AugmentedBatch, Augmenter
 from imadarem.orchestrator.memory import Memory, Recall
-from imadarem.orchestrator.unroll import Question
 from imadarem.sampling.noise import mix_rows
 from imadarem.tokenizers import SpecialIds
-from imadarem.training.objective import Objective
 from imadarem.training.processes import gathered
 
 KEYS = ("input_ids", "labels", "attention_mask", "task_ids")
@@ -43,6 +43,37 @@ class Batch:
     labels: Tensor
     task_ids: Tensor
     has_answers: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is unrolled: a canvas with blanks, and what belongs into them.
+
+    Attributes:
+        canvas: ``(B, L)``, blanks OPEN, the rest GIVEN or PAD.
+        labels: ``(B, L)`` ids.
+        may_end: Whether an EOS may be written.
+        memory: Earlier canvases to look at.
+    """
+
+    canvas: Canvas
+    labels: Tensor
+    may_end: bool = False
+    memory: Retrieved | None = None
+
+    @property
+    def blanks(self) -> Tensor:
+        """``(B, L)`` bool, the positions that count."""
+        return self.canvas.open
+
+    def exact(self, answer: Tensor) -> Tensor:
+        """``(B,)`` bool: every blank of the answer ``(B, L)`` holds its label."""
+        return ((answer == self.labels) | ~self.blanks).all(dim=1)
+
+    def accuracy(self, answer: Tensor) -> float:
+        """Share of all blanks of the batch that hold their label."""
+        right = ((answer == self.labels) & self.blanks).sum()
+        return float(right) / max(int(self.blanks.sum()), 1)
 
 
 def read_batch(
@@ -109,8 +140,7 @@ def corrupted(
         config: Of the model.
         generator: Draws the blanks.
     """
-    objective = Objective(config=config, special=special, on_policy_share=0.0)
-    made = objective.corrupt(data, data != special.pad, generator)
+    made = Corruption(config=config, special=special).corrupt(data, data != special.pad, generator)
     canvas = made.canvas
     noise = F.pad(noised != data, (0, canvas.ids.shape[1] - data.shape[1]))
     shown = noise & (canvas.state == State.WRITTEN)

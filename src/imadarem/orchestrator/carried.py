@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imadarem.canvas import Canvas, State
+from imadarem.orchestrator.batch import Question
 from imadarem.orchestrator.config import OrchestrationConfig
-from imadarem.orchestrator.objective import Unrolled
-from imadarem.orchestrator.unroll import Question, UnrollState, start
+from imadarem.orchestrator.unroll import Unrolled, UnrollState
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.processes import mean_over_processes
 
@@ -57,7 +57,7 @@ class Carried:
         zeros = torch.zeros(count, dtype=torch.long, device=device)
         least = torch.where(longer, random_step, torch.ones_like(random_step)).to(device)
         question = replace(question, memory=None)
-        return cls(question, start(question), task_ids, zeros, least, zeros.bool())
+        return cls(question, UnrollState(question.canvas.ids), task_ids, zeros, least, zeros.bool())
 
     @classmethod
     def merged(

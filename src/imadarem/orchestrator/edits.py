@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from imadarem.errors import ConfigError, nearest
-from imadarem.sampling.policies import Decision, GateInPlace, PassView, Policy
+from imadarem.sampling.policy import Decision, GateInPlace, PassView, Policy
 
 #: Probability above which a written token counts as flagged; the gate's rule everywhere.
 FLAGGED = 0.5

@@ -21,7 +21,7 @@ from imadarem.sampling.batching import Refined, refine_all
 from imadarem.sampling.halting import StoppingReason
 from imadarem.sampling.loop import Step
 from imadarem.sampling.noise import candidate_seeds, mix_rows, row_seeds
-from imadarem.sampling.policies import Decision, PassView
+from imadarem.sampling.policy import Decision, PassView
 from imadarem.sampling.settings import SamplingSettings
 from imadarem.sampling.trajectory import Trajectory, TrajectoryRecorder
 from imadarem.sampling.width import choose

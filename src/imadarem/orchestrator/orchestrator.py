@@ -21,8 +21,8 @@ from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.edits import available_edits
 from imadarem.orchestrator.inference import ChosenEdit, Inference, check_width
 from imadarem.orchestrator.memory import Memory, MemoryBank
-from imadarem.orchestrator.objective import UnrollObjective
 from imadarem.orchestrator.paraphrase import Paraphrase
+from imadarem.orchestrator.unroll import UnrollObjective
 from imadarem.orchestrator.voting import RULES
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.settings import SamplingSettings
@@ -85,8 +85,6 @@ class UnifiedRefinerOrchestrator(nn.Module):
         )
         self.tasks = KnownTasks(model, tokenizer, self.config)
         self.carried: Carried | None = None
-
-    # Names of the API
 
     @property
     def step_count(self) -> int:
@@ -354,8 +352,14 @@ class UnifiedRefinerOrchestrator(nn.Module):
         }
 
     def halting(self, task_type: str) -> Halting:
-        """The stopping rules of a task type."""
-        return self.tasks.halting(task_type)
+        """The stopping rules of a task type: the settings', and its verifier where it has one."""
+        task, config = self.tasks.known.get(task_type), self.config
+        return Halting(
+            verify=None if task is None else task.verify,
+            confidence=config.halt_confidence,
+            quality=config.quality_threshold,
+            patience=config.patience,
+        )
 
     def averaged(self) -> UnifiedRefinerOrchestrator:
         """One over the teacher's weights, for evaluation: same tasks, memory and experience."""
@@ -390,7 +394,6 @@ class UnifiedRefinerOrchestrator(nn.Module):
         smoothed = self.record.smoothed_loss(self.config.loss_smoothing_window)
         return {**self.record.stability(), "smoothed_loss": smoothed}
 
-    # See :mod:`imadarem.orchestrator.checkpoints`.
     checkpoint = checkpoint
     save_checkpoint = save_checkpoint
     load_checkpoint = load_checkpoint

@@ -17,41 +17,23 @@ nothing: the activations are held until the backward pass either way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from imadarem.canvas import Canvas
-from imadarem.errors import ConfigError
+from imadarem.errors import ConfigError, DataError
 from imadarem.nn import RefinementOutput
-from imadarem.nn.memory import Retrieved
-from imadarem.orchestrator.config import OrchestrationConfig
-from imadarem.sampling.draw import forbid
+from imadarem.orchestrator.batch import Question
+from imadarem.orchestrator.config import LOSS_TERMS, OrchestrationConfig
+from imadarem.orchestrator.edits import edit_mask
 
-
-@dataclass(frozen=True)
-class Question:
-    """What is unrolled: a canvas with blanks, and what belongs into them.
-
-    Attributes:
-        canvas: ``(B, L)``, blanks OPEN, the rest GIVEN or PAD.
-        labels: ``(B, L)`` ids.
-        may_end: Whether an EOS may be written.
-        memory: Earlier canvases to look at.
-    """
-
-    canvas: Canvas
-    labels: Tensor
-    may_end: bool = False
-    memory: Retrieved | None = None
-
-    @property
-    def blanks(self) -> Tensor:
-        """``(B, L)`` bool, the positions that count."""
-        return self.canvas.open
+ILLEGAL_LABEL = (
+    "a label asks for a token that may not stand there (an EOS in the first place, before a given "
+    "token, or where the length is fixed). Correct the labels."
+)
 
 
 class UnrollState(NamedTuple):
@@ -119,11 +101,6 @@ class Plan:
     graph: frozenset[int]
     cuts: frozenset[int]
 
-    @property
-    def steps(self) -> Iterator[int]:
-        """Numbers of the steps, from 1."""
-        return iter(self.weights)
-
     @classmethod
     def of(cls, config: OrchestrationConfig, has_answers: bool) -> Plan:
         """The plan of the settings.
@@ -171,13 +148,10 @@ class StepLoss(NamedTuple):
     halt: Tensor | None
 
 
+#: ``choose(step, scores (B,)) -> name`` of the edit of a step.
+ChooseName = Callable[[int, Tensor | None], str]
 #: ``choose(step, open, written, gate) -> (B, L)`` bool, the positions a step rewrites.
 ChooseEdit = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
-
-def start(question: Question) -> UnrollState:
-    """Before the first step: blanks."""
-    return UnrollState(question.canvas.ids)
 
 
 def take_step(
@@ -193,7 +167,7 @@ def take_step(
     output: RefinementOutput = network(
         canvas.ids, canvas.attention_mask, prev_probs=state.beliefs, **arguments
     )
-    log_probs = forbid(output.logits, canvas, question.may_end)
+    log_probs = canvas.log_probs(output.logits, question.may_end)
     written = canvas.open & (state.answer != canvas.special.mask)
     rewrite = choose(step, canvas.open & ~written, written, output.gate_logits.detach().sigmoid())
     answer = torch.where(rewrite, log_probs.detach().argmax(dim=-1), state.answer)
@@ -221,7 +195,7 @@ def unroll(
     At a step in ``plan.cuts`` the caller runs the backward pass before asking for the next
     one, whose graph starts anew.
     """
-    for step in plan.steps:
+    for step in plan.weights:
         with torch.set_grad_enabled(step in plan.graph):
             output = take_step(network, question, state, step, choose)
         yield step, output
@@ -246,7 +220,7 @@ def score_step(output: StepOutput, question: Question) -> StepLoss:
         wrong = (output.before != labels)[output.judged].float()
         gate = F.binary_cross_entropy_with_logits(output.gate_logits[output.judged].float(), wrong)
     if output.halt_logits is not None:
-        right = exact_match(output.state.answer, question).float()
+        right = question.exact(output.state.answer).float()
         halt = F.binary_cross_entropy_with_logits(
             output.halt_logits.float(), right, reduction="none"
         )
@@ -254,12 +228,171 @@ def score_step(output: StepOutput, question: Question) -> StepLoss:
     return StepLoss(token, gate, halt)
 
 
-def exact_match(answer: Tensor, question: Question) -> Tensor:
-    """``(B,)`` bool: every blank holds its label."""
-    return ((answer == question.labels) | ~question.blanks).all(dim=1)
+@dataclass
+class Unrolled:
+    """What came of one unroll; plain numbers but for the state.
+
+    Attributes:
+        loss: Weighted sum of all terms of all steps, nats.
+        terms: ``token``, ``gate``, ``halt``, ``memory``: means over steps by their weights,
+            without the term's own weight; None where a term did not apply.
+        steps: Numbers of the steps.
+        step_weights: Share of the loss of each.
+        graph_cuts: Steps after which the graph was cut.
+        step_losses: Token loss of each.
+        edits: Edit of each.
+        gains: Gain in token accuracy of each.
+        token_accuracy: After the last step, over all blanks.
+        exact_accuracy: After the last step, share of rows entirely right.
+        surprise: ``(B,)`` token loss of the first step, nats per token.
+        state: After the last step, without history.
+        halt: ``(B,)`` probability of the halting head in the last step.
+    """
+
+    loss: float = 0.0
+    terms: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(LOSS_TERMS))
+    steps: list[int] = field(default_factory=list)
+    step_weights: list[float] = field(default_factory=list)
+    graph_cuts: list[int] = field(default_factory=list)
+    step_losses: list[float] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
+    token_accuracy: float = 0.0
+    exact_accuracy: float = 0.0
+    surprise: Tensor | None = None
+    state: UnrollState | None = None
+    halt: Tensor | None = None
+
+    def add(self, term: str, value: float, weight: float) -> None:
+        """Let a step's term count with the step's weight."""
+        self.terms[term] = (self.terms[term] or 0.0) + weight * value
+
+    def report(self) -> dict[str, Any]:
+        """What ``train_step`` returns of it, by name."""
+        return {
+            "loss": self.loss,
+            **{f"{term}_loss": value for term, value in self.terms.items()},
+            "step_losses": self.step_losses,
+            "step_weights": self.step_weights,
+            "graph_cuts": self.graph_cuts,
+            "token_accuracy": self.token_accuracy,
+            "exact_accuracy": self.exact_accuracy,
+            "edits": list(self.edits),
+        }
 
 
-def token_accuracy(answer: Tensor, question: Question) -> float:
-    """Share of all blanks of the batch that hold their label."""
-    right = ((answer == question.labels) & question.blanks).sum()
-    return float(right) / max(int(question.blanks.sum()), 1)
+@dataclass(frozen=True)
+class UnrollObjective:
+    """Unrolls a question and runs the backward passes of its loss.
+
+    Args:
+        config: Steps, mode and weights.
+        network: In training mode; called as the loop calls it.
+        has_answers: Whether the labels are separate answers and not the data itself.
+    """
+
+    config: OrchestrationConfig
+    network: nn.Module
+    has_answers: bool = True
+
+    def run(
+        self,
+        question: Question,
+        state: UnrollState | None,
+        *,
+        choose: ChooseName,
+        backward: Callable[[Tensor], None],
+        first_step: int = 1,
+    ) -> Unrolled:
+        """Unroll, calling ``backward`` once for each cut of the graph.
+
+        Args:
+            question: What to answer.
+            state: Where to start; None starts from blanks.
+            choose: Names the edit of a step.
+            backward: Given the loss of the steps since the last cut.
+            first_step: Number of the first step, for the choice of edits (``carry`` mode).
+
+        Raises:
+            DataError: A label cannot be written where it is wanted.
+        """
+        plan = Plan.of(self.config, self.has_answers)
+        state = UnrollState(question.canvas.ids) if state is None else state
+        result = Unrolled(
+            step_weights=list(plan.weights.values()), graph_cuts=sorted(plan.cuts)[:-1]
+        )
+        correct = question.accuracy(state.answer)
+        scores = None if state.beliefs is None else _scores(state, question)
+        names: list[str] = []
+
+        def rewrite(step: int, open: Tensor, written: Tensor, gate: Tensor) -> Tensor:
+            now = step + first_step - 1
+            names.append(choose(now, scores))
+            # As many blanks in each of the steps that are left.
+            left = max(self.config.max_steps_train - now + 1, 1)
+            fill = -(-open.sum(dim=1) // left)
+            return edit_mask(names[-1], open, written, gate, fill=fill)
+
+        pending: Tensor | None = None
+        share = 0.0
+        for step, output in unroll(self.network, question, state, plan, rewrite):
+            loss = score_step(output, question)
+            if result.surprise is None:
+                # Before any backward pass: an infinite loss would leave NaN in the gradients.
+                if bool(torch.isinf(loss.token.detach()).any()):
+                    raise DataError(ILLEGAL_LABEL)
+                result.surprise = loss.token.detach()
+            weight = plan.weights[step]
+            if step in plan.graph:
+                term = self._weighted(loss, weight, result)
+                share += weight
+                pending = term if pending is None else pending + term
+            if step in plan.cuts and pending is not None:
+                pending = pending + self._memory_cost(share, result)
+                result.loss += float(pending.detach())
+                backward(pending)
+                pending, share = None, 0.0
+            before, correct = correct, question.accuracy(output.state.answer)
+            result.steps.append(step + first_step - 1)
+            result.gains.append(correct - before)
+            result.step_losses.append(float(loss.token.detach().mean()))
+            scores = _scores(output.state, question)
+            result.state = output.state.detach()
+            if output.halt_logits is not None:
+                result.halt = output.halt_logits.detach().float().sigmoid()
+        result.edits = names
+        result.token_accuracy = correct
+        if result.state is not None:
+            result.exact_accuracy = float(question.exact(result.state.answer).float().mean())
+        return result
+
+    def _weighted(self, loss: StepLoss, weight: float, result: Unrolled) -> Tensor:
+        """A step's share of the loss."""
+        weights = self.config.term_weights
+        result.add("token", float(loss.token.detach().mean()), weight)
+        total = weights["token"] * weight * loss.token.mean()
+        if loss.gate is not None and weights["gate"] > 0:
+            total = total + weights["gate"] * weight * loss.gate
+            result.add("gate", float(loss.gate.detach()), weight)
+        if loss.halt is not None and weights["halt"] > 0:
+            total = total + weights["halt"] * weight * loss.halt.mean()
+            result.add("halt", float(loss.halt.detach().mean()), weight)
+        return total
+
+    def _memory_cost(self, share: float, result: Unrolled) -> Tensor | float:
+        """How far the memory's gate is open, weighed as the steps since the last cut are."""
+        memory = getattr(self.network, "memory", None)
+        weight = self.config.term_weights["memory"]
+        if memory is None or weight == 0:
+            return 0.0
+        opening: Tensor = memory.gate.tanh().abs()
+        result.terms["memory"] = float(opening.detach())
+        return weight * share * opening
+
+
+def _scores(state: UnrollState, question: Question) -> Tensor:
+    """``(B,)`` mean probability of the answer's tokens from when they were written."""
+    assert state.beliefs is not None
+    standing = state.beliefs.detach().gather(-1, state.answer[..., None]).squeeze(-1)
+    blanks = question.blanks
+    return (standing * blanks).sum(dim=1) / blanks.sum(dim=1).clamp(min=1)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from imadarem.canvas import Canvas
 from imadarem.repair.sites import Row, Site
-from imadarem.sampling.draw import forbid
 
 #: Tokens tried at a place, the most likely ones.
 TOKENS = 32
@@ -52,7 +51,7 @@ def place_log_probs(
         targets = given if model.config.joint_size else None
         output = model(canvas.ids, canvas.attention_mask, targets=targets)
         logits = output.logits if output.joint_logits is None else output.joint_logits
-        log_probs = forbid(logits, canvas, may_end=False)
+        log_probs = canvas.log_probs(logits, may_end=False)
         at = [places[number][1].position for number in numbers]
         here = log_probs[torch.arange(len(at)), at].double().cpu()
         found |= zip(numbers, here, strict=True)

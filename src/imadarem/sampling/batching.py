@@ -120,6 +120,11 @@ class Run:
         settings = SamplingSettings.from_config(config, length_given, filling, **sampling)
         return cls(settings=settings, **own)
 
+    @property
+    def once(self) -> bool:
+        """Whether each row is drawn once: no candidates, and none drawn again."""
+        return self.width == 1 and not self.redraws
+
     def row_seeds(self, count: int, first: int = 0) -> Tensor:
         """``(count,)`` int64, of the rows ``first``, ``first + 1``, …"""
         if self.seed is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.nn.heads import JointLogits
+from imadarem.nn.network import JointLogits
 from imadarem.sampling.joint_draws import JointDraws
 from imadarem.sampling.noise import RowNoise, candidate_seeds
 

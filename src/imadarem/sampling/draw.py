@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
 from imadarem.sampling.noise import RowNoise, Stream
 
@@ -58,38 +56,6 @@ class Truncation:
             cut = cumulative - ranked >= self.top_p * cumulative[..., -1:]
             ranked = ranked.masked_fill(cut, 0.0)
         return torch.zeros_like(weights).scatter(-1, order, ranked)
-
-
-def forbid(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
-    """Log-probabilities ``(B, L, V)`` over the tokens that may stand at each position.
-
-    Special tokens are ruled out everywhere; the EOS everywhere but where
-    :meth:`Canvas.ending_allowed` says so, and there too unless ``may_end``; *nothing*
-    everywhere but on the canvas's ``optional`` blanks.
-    """
-    return allowed_logits(logits, canvas, may_end).log_softmax(dim=-1)
-
-
-def allowed_logits(logits: Tensor, canvas: Canvas, may_end: bool) -> Tensor:
-    """A float32 copy of the logits, ``-inf`` for tokens that may not stand at a position."""
-    special = canvas.special
-    banned = special.banned
-    if special.eos is not None and not may_end:
-        banned = (*banned, special.eos)
-    given = logits
-    logits = logits.float().index_fill(-1, _numbers(tuple(banned), logits.device), -math.inf)
-    if special.nothing is not None and canvas.optional is not None:
-        may_be_empty = canvas.optional & canvas.open
-        of_nothing = given[..., special.nothing].float()
-        logits[..., special.nothing] = of_nothing.masked_fill(~may_be_empty, -math.inf)
-    if special.eos is not None and may_end:
-        logits[..., special.eos].masked_fill_(~canvas.ending_allowed(), -math.inf)
-    return logits
-
-
-@lru_cache
-def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.long, device=device)
 
 
 def draw_tokens(

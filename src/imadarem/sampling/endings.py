@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.sampling.draw import forbid
 from imadarem.sampling.noise import RowNoise, Stream
 from imadarem.sampling.settings import SamplingSettings
 
@@ -59,7 +58,7 @@ class Endings:
         """
         special, longest = canvas.special, settings.max_length
         assert special.eos is not None
-        log_probs = forbid(logits, replace(canvas, min_length=1), may_end=True)[..., special.eos]
+        log_probs = replace(canvas, min_length=1).log_probs(logits, may_end=True)[..., special.eos]
         positions = torch.arange(log_probs.shape[1], device=log_probs.device)
         if drawn is None:
             ends = _above(log_probs, positions, noise, canvas.min_length, settings)

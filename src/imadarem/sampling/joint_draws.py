@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.nn.heads import JointHead, JointLogits
-from imadarem.nn.recurrence import gated_recurrence
-from imadarem.sampling.draw import Truncation, allowed_logits, inverse_cdf
+from imadarem.nn.joint import JointHead, gated_recurrence
+from imadarem.nn.network import JointLogits
+from imadarem.sampling.draw import Truncation, inverse_cdf
 from imadarem.sampling.noise import RowNoise, Stream
 
 #: Batches are filled up to a multiple of it. Measured on Intel and AMD processors, with one thread
@@ -64,7 +64,7 @@ class JointDraws:
         truncation: Truncation | None = None,
         weights: StepWeights | None = None,
     ) -> None:
-        alone = allowed_logits(joint.logits.detach(), canvas, may_end)
+        alone = canvas.allowed(joint.logits.detach(), may_end)
         # Where some row has a blank, the tokens to its right depend on what is drawn there.
         drawn_at, read = torch.stack([canvas.open, canvas.attended]).any(dim=1).tolist()
         self._drawn_at: list[bool] = drawn_at
@@ -75,7 +75,7 @@ class JointDraws:
         uniform = noise.uniform(Stream.TOKEN, alone.shape[1])
         task = _Task(canvas, alone, uniform, temperature, truncation, self._logits, self._drawn)
         self._draws: _NumpyDraws | _TorchDraws
-        if joint.steps_in_numpy():
+        if steps_in_numpy(joint):
             self._draws = _NumpyDraws(joint, task, weights)
         else:
             self._draws = _TorchDraws(joint, task)
@@ -244,10 +244,19 @@ class TorchStepper:
             inputs = inputs[self._rows]
         inputs = inputs + self._token_inputs[previous]
         inputs = F.pad(inputs, (0, 0, 0, len(self._hidden) - self._batch))
-        _, weight, _, bias = self._head.weights
+        _, weight, _, bias = self._head.recurrence.all_weights[0]
         self._hidden = gated_recurrence(inputs[None], weight, bias, self._hidden)[0]
         logits: Tensor = self._head.to_logits(self._hidden)[: self._batch]
         return logits
+
+
+def steps_in_numpy(joint: JointLogits) -> bool:
+    """Whether :class:`NumpyStepper` can read it: single precision on a CPU."""
+    head = joint.head
+    weights = (*head.recurrence.all_weights[0], head.tokens.weight, head.to_logits.weight)
+    return all(
+        t.dtype == torch.float32 and t.device.type == "cpu" for t in (joint.states, *weights)
+    )
 
 
 class StepWeights(NamedTuple):
@@ -270,7 +279,7 @@ class StepWeights(NamedTuple):
     @torch.no_grad()
     def of(cls, head: JointHead) -> StepWeights:
         """A copy: later changes of the head are not seen."""
-        weight_in, weight, _, _ = head.weights
+        weight_in, weight, _, _ = head.recurrence.all_weights[0]
         used, gates = len(weight) + len(head.to_logits.weight), 2 * weight.shape[1]
         product = weight.new_zeros(weight.shape[1], -(-used // COLUMNS) * COLUMNS)
         torch.mul(weight.t(), 0.5, out=product[:, : len(weight)])
@@ -292,7 +301,7 @@ class NumpyStepper:
     def __init__(self, joint: JointLogits, weights: StepWeights | None = None) -> None:
         head, self._batch = joint.head, len(joint.logits)
         size, vocab = head.recurrence.hidden_size, len(head.tokens.weight)
-        weight_in, _, bias_in, bias = head.weights
+        weight_in, _, bias_in, bias = head.recurrence.all_weights[0]
         weights = StepWeights.of(head) if weights is None else weights
         self._product = weights.product
         states = joint.states.transpose(0, 1).contiguous()

@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 
 from imadarem.canvas import Canvas
-from imadarem.corruption import MaskSchedule
 from imadarem.errors import NonFiniteError
 from imadarem.nn import EmaTeacher, RefinementOutput
-from imadarem.nn.heads import JointHead
+from imadarem.nn.joint import JointHead
 from imadarem.nn.memory import Retrieved
-from imadarem.sampling.filling import Decision
-from imadarem.sampling.guidance import guided_pass
 from imadarem.sampling.halting import StoppingReason, Track
 from imadarem.sampling.joint_draws import StepWeights
 from imadarem.sampling.noise import RowNoise
-from imadarem.sampling.passes import LoopView, PassInputs, progress, reads_beliefs, sigmoid
+from imadarem.sampling.passes import (
+    LoopView,
+    PassInputs,
+    guided_pass,
+    progress,
+    reads_beliefs,
+    sigmoid,
+)
+from imadarem.sampling.policy import Decision, MaskSchedule
 from imadarem.sampling.settings import SamplingSettings
 
 __all__ = ["Step", "StoppingReason", "refine"]
@@ -137,7 +142,7 @@ class _Rows:
         question: The canvases before the first step.
         canvas: As they stand now.
         inputs: What the next pass takes beside the canvas.
-        drawn_with: ``(B, L)``, see :class:`~imadarem.sampling.policies.PassView`.
+        drawn_with: ``(B, L)``, see :class:`~imadarem.sampling.policy.PassView`.
         track: Quality so far; None where no halting rule looks at it.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imadarem.canvas import Canvas
+from imadarem.canvas import Canvas, State
 from imadarem.config import ImplicitRefinementConfig
 from imadarem.nn import RefinementOutput
-from imadarem.nn.heads import JointHead
+from imadarem.nn.joint import JointHead
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.best_draws import BestDraws
-from imadarem.sampling.draw import draw_tokens, forbid, normalized_entropy
+from imadarem.sampling.draw import draw_tokens, normalized_entropy
 from imadarem.sampling.endings import Endings
-from imadarem.sampling.filling import PassView
-from imadarem.sampling.joint_draws import JointDraws, StepWeights
+from imadarem.sampling.joint_draws import JointDraws, StepWeights, steps_in_numpy
+from imadarem.sampling.policy import PassView
 from imadarem.sampling.settings import SamplingSettings
 
 Network = Callable[..., RefinementOutput]
@@ -71,6 +71,48 @@ class PassInputs:
             None if self.carry is None else self.carry[keep, :width],
             None if self.memory is None else self.memory.rows(keep),
         )
+
+
+def guided_pass(
+    network: Network,
+    inputs: PassInputs,
+    canvas: Canvas,
+    shown: Tensor,
+    attended: Tensor | None,
+    guidance: float,
+    first: bool,
+) -> RefinementOutput:
+    """One pass over a canvas, or two where it is guided (arXiv:2207.12598).
+
+    The second pass reads the canvas without what it is asked to be like: without the condition
+    where the rows have one, else with the given tokens of the prompt blanked (arXiv:2502.09992,
+    appendix). The token logits become ``without + guidance · (with - without)``. A joint head adds
+    what it reads in the states of the first pass. The gate and the halting head are those of the
+    first pass.
+
+    Args:
+        network: See :func:`~imadarem.sampling.loop.refine`.
+        inputs: What the network reads beside the canvas.
+        canvas: The rows, and what they are asked to be like.
+        shown: ``(B, L)``, the ids that the network reads.
+        attended: ``(B, L)`` bool, the positions that it reads; None where it reads all.
+        guidance: Its strength; 1 is one plain pass.
+        first: Whether it is the first pass of a run.
+    """
+    read = inputs.read_by(network, shown, attended, first, canvas.condition)
+    if guidance == 1.0:
+        return read
+    if canvas.condition is None:
+        special = canvas.special
+        given = canvas.state == int(State.GIVEN)
+        # The mark behind a hole of unknown length belongs to the question, not to the prompt.
+        if special.nothing is not None:
+            given = given & (shown != special.nothing)
+        shown = shown.masked_fill(given, special.mask)
+    without = inputs.read_by(network, shown, attended, first)
+    logits = without.logits + guidance * (read.logits - without.logits)
+    joint = None if read.joint is None else replace(read.joint, logits=logits)
+    return read._replace(logits=logits, joint=joint)
 
 
 def progress(blank: Tensor, written: Tensor) -> Tensor:
@@ -151,8 +193,8 @@ class LoopView(PassView):
     def log_probs_alone(self) -> Tensor:
         """``(B, L, V)`` log-probabilities of each position by itself."""
         if self.endings is None:
-            return forbid(self.output.logits, self.canvas, self._may_end)
-        return self.endings.put_into(forbid(self.output.logits, self.canvas, may_end=False))
+            return self.canvas.log_probs(self.output.logits, self._may_end)
+        return self.endings.put_into(self.canvas.log_probs(self.output.logits, may_end=False))
 
     @cached_property
     def endings(self) -> Endings | None:
@@ -172,7 +214,7 @@ class LoopView(PassView):
         joint, how = self.output.joint, self.settings
         if joint is None:
             return None
-        weights = self.laid_out(joint.head) if joint.steps_in_numpy() else None
+        weights = self.laid_out(joint.head) if steps_in_numpy(joint) else None
         draw = partial(
             JointDraws,
             temperature=how.temperature,
@@ -208,7 +250,7 @@ class LoopView(PassView):
     def entropy(self) -> Tensor:
         if self.teacher is None:
             return normalized_entropy(self.log_probs)
-        return normalized_entropy(forbid(self.teacher.logits, self.canvas, self._may_end))
+        return normalized_entropy(self.canvas.log_probs(self.teacher.logits, self._may_end))
 
     def at(self, write: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities ``(B, L, V)`` and tokens ``(B, L)``, right at ``write`` at least.

@@ -1,36 +1,31 @@
-"""Policies: which positions are written in this pass, and which are re-masked.
-
-A policy sees one forward pass and answers with a :class:`Decision`. It keeps no state: what
-happened before stands on the canvas. The last step fills whatever is still blank. A setting that
-is out of range is a ``ConfigError``.
-"""
+"""Policies by name: the model's own of :mod:`imadarem.sampling.policy`, and all others."""
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from imadarem import checks
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.corruption import MaskSchedule
 from imadarem.errors import ConfigError, nearest
-from imadarem.sampling.filling import (
-    Ancestral,
-    Blocks,
-    Confidence,
+from imadarem.sampling.noise import Stream
+from imadarem.sampling.policy import (
     Decision,
-    LeftToRight,
-    Margin,
+    EntropyThreshold,
+    Gate,
+    GateInPlace,
+    MaskSchedule,
     PassView,
     Policy,
     from_the_left,
+    gate_policy,
     highest,
     noisy_confidence,
 )
-from imadarem.sampling.noise import Stream
 
 __all__ = [
     "POLICIES",
@@ -52,69 +47,110 @@ __all__ = [
 ]
 
 
-#: Probability below which a logarithm is not taken.
-SMALLEST = 1e-6
-#: Nats a token must have lost where it was drawn jointly: it fits what was drawn before it, which
-#: need not be the data's. Measured: FCD 10.6 at 1 nat, 6.3 at 3 and without re-masking.
-JOINT_DROP = 3.0
-#: In which order :class:`Gate` fills blanks.
-ORDERS = ("confidence", "left-to-right")
+@dataclass(frozen=True, kw_only=True)
+class BySchedule:
+    """Fill as many blanks as the schedule asks, those of the highest rank first."""
+
+    refines: bool = False
+    uses_teacher: bool = False
+
+    def ranking(self, view: PassView) -> Tensor:
+        """``(B, L)``."""
+        raise NotImplementedError
+
+    def __call__(self, view: PassView) -> Decision:
+        write = highest(self.ranking(view), view.open, view.to_fill)
+        return Decision(write, torch.zeros_like(view.open))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """Fill the most confident blanks by schedule; re-mask a share of what the gate flags.
+@dataclass(frozen=True)
+class Ancestral(BySchedule):
+    """Fill blanks in random order (MDLM, arXiv:2406.07524)."""
 
-    In each step but the last, ``fraction`` of the flagged tokens, the worst first, are
-    re-masked. A token is flagged if its gate is above 0.5 *and* it has become implausible:
-    ``ln p - ln(1 - gate) > drop``, where ``p`` is the probability it was drawn with and
-    ``1 - gate`` the one that is left to it now that others stand around it. A rare token is
-    "probably not the data's" from the start: re-masking all of those sharpens the samples and
-    ruins their distribution (measured: FCD 19.5 against 17.7). As many further blanks are
-    filled, so the number of blanks after a step is that of the schedule. A token whose gate is
-    ≤ 0.5 is never changed.
+    def ranking(self, view: PassView) -> Tensor:
+        return view.noise.uniform(Stream.ORDER, view.open.shape[1])
 
-    Source: the gate's rule of Imadarem V, with re-masking as in RemeDi (arXiv:2509.23653) and
-    PRISM (arXiv:2510.01384); the likelihood ratio is ours.
 
-    Args:
-        fraction: Share of the flagged tokens that is re-masked in a step, in [0, 1].
-        drop: Nats by which a token must have become less probable; None flags by the gate
-            alone.
-        gumbel: Scale of the Gumbel noise on the confidence by which blanks are ranked; it
-            falls linearly to 0 with the steps. 0 is greedy and costs diversity.
-        order: ``confidence``: the most confident blanks are filled first; ``left-to-right``:
-            the leftmost, as suits a network with a joint head.
+@dataclass(frozen=True)
+class LeftToRight(BySchedule):
+    """Fill the leftmost blanks: block by block.
+
+    With a joint head, which draws a block token by token, this is an autoregressive model
+    whose transformer runs once a block, not once a token. Without one the tokens of a block
+    are drawn independently, as in block diffusion (arXiv:2503.09573) at one step a block.
     """
 
-    fraction: float = 0.5
-    drop: float | None = 1.0
+    def ranking(self, view: PassView) -> Tensor:
+        return from_the_left(view)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence(BySchedule):
+    """Fill the blanks whose drawn token is likeliest (MaskGIT, arXiv:2202.04200).
+
+    Args:
+        gumbel: Scale of the Gumbel noise on the log-probability; it falls linearly to 0
+            with the steps.
+    """
+
     gumbel: float = 1.0
-    order: str = "confidence"
-    refines: bool = True
+
+    def __post_init__(self) -> None:
+        checks.finite(gumbel=self.gumbel)
+
+    def ranking(self, view: PassView) -> Tensor:
+        return noisy_confidence(view, self.gumbel)
+
+
+@dataclass(frozen=True)
+class Margin(BySchedule):
+    """Fill the blanks with the widest gap between the two likeliest tokens (arXiv:2502.06768)."""
+
+    def ranking(self, view: PassView) -> Tensor:
+        top = view.log_probs.exp().topk(min(2, view.log_probs.shape[-1]), dim=-1).values
+        return top[..., 0] - top[..., -1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Fill one block after the other, each in several passes by another policy.
+
+    The blanks of a row are cut into ``count`` blocks of equal length, left to right, and the
+    steps into as many parts; the steps that do not divide go to the first blocks. Source:
+    semi-autoregressive sampling of masked diffusion (LLaDA, arXiv:2502.09992).
+
+    Args:
+        count: Blocks of a row.
+        within: Fills a block; it must not re-mask. Default: the most confident tokens first.
+    """
+
+    count: int = 4
+    within: Policy = field(default_factory=Confidence)
+    refines: bool = False
     uses_teacher: bool = False
 
     def __post_init__(self) -> None:
-        checks.share(fraction=self.fraction)
-        if self.drop is not None:
-            checks.finite(drop=self.drop)
-        checks.finite(gumbel=self.gumbel)
-        checks.one_of("order", self.order, ORDERS)
+        checks.whole("count", self.count, 1)
 
     def __call__(self, view: PassView) -> Decision:
-        flagged, ranking = view.written & (view.gate > 0.5), view.gate
-        if self.drop is not None and view.drawn_with is not None:
-            lost = view.drawn_with - (1.0 - view.gate).clamp(min=SMALLEST).log()
-            flagged, ranking = flagged & (lost > self.drop), lost
-        share = torch.ceil(self.fraction * flagged.sum(dim=1)).long()
-        remask = highest(ranking, flagged, torch.minimum(share, view.remaining))
-        fill = view.to_fill + remask.sum(dim=1)
-        return Decision(highest(self._ranking(view), view.open, fill), remask)
-
-    def _ranking(self, view: PassView) -> Tensor:
-        if self.order == "left-to-right":
-            return from_the_left(view)
-        return noisy_confidence(view, self.gumbel)
+        count = min(self.count, view.steps)
+        block = (view.step - 1) * count // view.steps
+        first, last = (-(-number * view.steps // count) for number in (block, block + 1))
+        mine = view.open | view.written
+        rank = mine.cumsum(dim=1) - 1
+        reached = mine & (rank * count < (block + 1) * mine.sum(dim=1, keepdim=True))
+        size = (reached & (rank * count >= block * mine.sum(dim=1, keepdim=True))).sum(dim=1)
+        # What every policy reads is computed once, for this view and for that of the block.
+        _ = view.log_probs, view.drawn
+        part = copy.copy(view)
+        part.__dict__.update(
+            open=view.open & reached,
+            remaining=MaskSchedule(last - first).remaining(view.step - first, size),
+            step=view.step - first,
+            steps=last - first,
+            schedule="linear",
+        )
+        return self.within(part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,42 +208,6 @@ class AdaptiveGate:
         unjudged = write.any(dim=1)
         hold = unjudged | flagged.any(dim=1) | (doubt >= self.stop_below_mean_gate)
         return Decision(write, remask, hold=hold)
-
-
-@dataclass(frozen=True, slots=True)
-class GateInPlace:
-    """The literal rule of Imadarem V: every token with gate > 0.5 is redrawn in place.
-
-    All blanks are written in the first step. Measured as the worst rule: tokens that depend on
-    each other are redrawn at once from each other.
-    """
-
-    refines: bool = True
-    uses_teacher: bool = False
-
-    def __call__(self, view: PassView) -> Decision:
-        flagged = view.written & (view.gate > 0.5)
-        return Decision(view.open | flagged, torch.zeros_like(flagged))
-
-
-@dataclass(frozen=True, slots=True)
-class EntropyThreshold:
-    """Uncertainty threshold of Imadarem V: redraw tokens whose entropy is high.
-
-    Args:
-        threshold: Normalised entropy in [0, 1] above which a token is drawn again.
-    """
-
-    threshold: float = 0.1
-    refines: bool = True
-    uses_teacher: bool = True
-
-    def __post_init__(self) -> None:
-        checks.share(threshold=self.threshold)
-
-    def __call__(self, view: PassView) -> Decision:
-        uncertain = view.written & (view.entropy > self.threshold)
-        return Decision(view.open | uncertain, torch.zeros_like(uncertain))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,20 +287,14 @@ POLICIES: dict[str, type[Policy]] = {
 }
 
 
-def policy_from_name(name: str | None, config: ImplicitRefinementConfig) -> Policy:
-    """The named policy with the settings of ``config``; ``None`` is the model's own mode."""
-    if name is None:
-        name = "gate" if config.use_refine_gate else "entropy"
+def policy_from_name(name: str, config: ImplicitRefinementConfig) -> Policy:
+    """The named policy with the settings of ``config``."""
     if name not in POLICIES:
         raise ConfigError(
             f"unknown policy {name!r}{nearest(name, POLICIES)}. Legal: {', '.join(POLICIES)}."
         )
     if name == "gate":
-        if config.refine_fraction == 1.0:
-            return GateInPlace()
-        if config.joint_size:
-            return Gate(fraction=config.refine_fraction, drop=JOINT_DROP, order="left-to-right")
-        return Gate(fraction=config.refine_fraction)
+        return gate_policy(config)
     if name == "gate-adaptive":
         return AdaptiveGate(fraction=config.refine_fraction)
     if name == "entropy":

@@ -13,12 +13,12 @@ from torch import Tensor
 from imadarem import checks
 from imadarem.canvas import Canvas
 from imadarem.config import ImplicitRefinementConfig
-from imadarem.corruption import Shape, check_shape
 from imadarem.errors import ConfigError, DataError
 from imadarem.sampling.draw import Truncation
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.noise import RowNoise, Stream
-from imadarem.sampling.policies import Policy, policy_from_name
+from imadarem.sampling.policies import policy_from_name
+from imadarem.sampling.policy import Policy, Shape, check_shape, own_policy
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -35,7 +35,7 @@ class SamplingOptions(TypedDict, total=False):
         policy: A name in :data:`~imadarem.sampling.policies.POLICIES` or an object; default
             the gate, or the entropy rule where ``use_refine_gate`` is False.
         schedule: ``linear``, ``cosine``, a function or shares of your own: see
-            :class:`~imadarem.corruption.MaskSchedule`; default ``mask_schedule``.
+            :class:`~imadarem.sampling.policy.MaskSchedule`; default ``mask_schedule``.
         top_k: Sample each token from the ``top_k`` most likely tokens.
         top_p: Sample each token from the smallest set of tokens that together have this
             probability, after the temperature; see :class:`~imadarem.sampling.draw.Truncation`.
@@ -49,7 +49,8 @@ class SamplingOptions(TypedDict, total=False):
             blanks at a row's end. Default: a given length, of a canvas or of a prompt, is kept,
             and a free sample ends where its drawn length or the model says.
         guidance: Strength of classifier-free guidance: 1 is none, more follows the condition or
-            the prompt more closely, at twice the passes; see :mod:`imadarem.sampling.guidance`.
+            the prompt more closely, at twice the passes; see
+            :func:`~imadarem.sampling.passes.guided_pass`.
     """
 
     steps: int | None
@@ -82,7 +83,7 @@ class SamplingSettings:
             it wrote as beliefs (and as its carry): the way that an unrolled network learned.
             Without it the network reads its own tokens as it reads those of the data.
         schedule: How many blanks a step leaves, for the policies that ask; see
-            :class:`~imadarem.corruption.MaskSchedule`.
+            :class:`~imadarem.sampling.policy.MaskSchedule`.
         truncation: Cuts the tail of what is drawn from. Policies and records see the
             network's own probabilities, without it and before the temperature.
         best_of: Joint draws of a row in each pass, of which the likeliest is used.
@@ -162,16 +163,20 @@ class SamplingSettings:
             return getattr(config, setting) if given is None else given
 
         policy = options.get("policy")
-        if policy is None or isinstance(policy, str):
+        if policy is None:
+            policy = own_policy(config)
+        elif isinstance(policy, str):
             policy = policy_from_name(policy, config)
         if not callable(policy):
             raise ConfigError(f"policy={policy!r} is neither a name nor a policy.")
-        truncation = Truncation(top_k=options.get("top_k"), top_p=options.get("top_p"))
+        top_k, top_p, truncation = options.get("top_k"), options.get("top_p"), None
+        if not (top_k is None and top_p is None):
+            truncation = Truncation(top_k=top_k, top_p=top_p)
         fills = filling and config.infill_temperature is not None
         temperature = chosen(
             "temperature", "infill_temperature" if fills else "sampling_temperature"
         )
-        if temperature == 0 and not truncation.keeps_all:
+        if temperature == 0 and truncation is not None and not truncation.keeps_all:
             warnings.warn(
                 "temperature 0 takes the most likely token, so top_k and top_p have no effect.",
                 stacklevel=4,
@@ -183,7 +188,7 @@ class SamplingSettings:
             stop_threshold=config.stop_threshold,
             may_end=_may_end(config, length_given, options),
             schedule=chosen("schedule", "mask_schedule"),
-            truncation=None if truncation.keeps_all else truncation,
+            truncation=truncation,
             best_of=_best_of(config, filling, options.get("best_of")),
             gate_slope=config.gate_progress_slope,
             min_length=options.get("min_length") or 1,
@@ -205,6 +210,7 @@ def _best_of(config: ImplicitRefinementConfig, filling: bool, given: int | None)
     """Joint draws of a row in each pass."""
     if given is None:
         return config.infill_best_of if filling else 1
+    checks.whole("best_of", given, 1)
     if given > 1 and not config.joint_size:
         raise ConfigError(
             f"best_of={given} compares draws of a joint head, and this model has none "

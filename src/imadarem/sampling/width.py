@@ -78,7 +78,7 @@ def _share(
 def _refine_here(
     model: Any, canvas: Canvas, seeds: Tensor, run: Run, verdicts: Verdicts
 ) -> Samples:
-    if run.width == 1 and not run.redraws:
+    if run.once:
         return refine_run(model, canvas, seeds, run)
     return refine_candidates(model, canvas, seeds, run, verdicts)
 

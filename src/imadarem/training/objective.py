@@ -28,30 +28,17 @@ from torch import Tensor, nn
 
 from imadarem import checks
 from imadarem.canvas import Canvas, State
-from imadarem.config import ImplicitRefinementConfig
-from imadarem.corruption import (
-    Holes,
-    MaskSchedule,
-    choose_masked,
-    masked_counts,
-    stratified_rates,
-    with_surplus,
-)
-from imadarem.errors import ConfigError, DataError
+from imadarem.corruption import Corruption, TrainingCanvas, choose_masked
 from imadarem.nn import RefinementOutput
 from imadarem.sampling.loop import refine
-from imadarem.sampling.policies import Ancestral, Policy, policy_from_name
+from imadarem.sampling.policies import Ancestral
+from imadarem.sampling.policy import Policy, own_policy
 from imadarem.sampling.settings import SamplingSettings
-from imadarem.tokenizers import SpecialIds
 
 #: Nats; below it the diversity term pushes the entropy of a blank up.
 ENTROPY_FLOOR = 0.5
 #: Weight of the independent logits' own loss beside that of a joint head.
 INDEPENDENT_WEIGHT = 0.2
-#: Largest share of a row that windows hide.
-WINDOW_LIMIT = 0.6
-#: Share of the batches whose holes get surplus blanks: the others are not padded for them.
-SURPLUS_BATCHES = 0.5
 
 
 class LossTerms(NamedTuple):
@@ -71,71 +58,21 @@ class LossTerms(NamedTuple):
     gate: Tensor
 
 
-@dataclass(frozen=True)
-class TrainingCanvas:
-    """A corrupted batch.
-
-    Attributes:
-        canvas: What the network sees. Every token that is no blank counts as WRITTEN, the
-            data's and the model's alike: the network does not see which is which.
-        targets: ``(B, L)``, the data.
-        judged: ``(B, L)`` bool, tokens written by the model, on which the gate is trained.
-        blank: ``(B,)`` bool, rows that were left entirely blank on purpose.
-        longer: ``(B,)`` bool, rows with holes that have more blanks than tokens.
-    """
-
-    canvas: Canvas
-    targets: Tensor
-    judged: Tensor
-    blank: Tensor
-    longer: Tensor | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Corruption):
     """Builds training canvases and scores the network on them.
 
+    Takes what :class:`~imadarem.corruption.Corruption` takes, and one more.
+
     Args:
-        config: Weights, length mode and whether there is a gate to train.
-        special: The tokenizer's special ids.
         on_policy_share: Share of the rows whose blanks the model fills itself; 0 trains no gate.
-        suffix_share: Share of the rows whose end is masked, as a left-to-right policy leaves it.
-        blank_share: Share of the rows that show nothing at all: those of a length share a pass.
-        window_share: Share of the rows that hide one or two windows, of up to 60 % of the row
-            together. What the three shares leave hides scattered positions.
-        surplus: Blanks at most that the holes of a row have beyond their tokens, in half of the
-            batches and in rows that hide windows or their end. Needs the token *nothing*.
-        grid: Draw mask rates from the seed's grid ``1 - t/K``, ``t = 0 … K - 1``, instead of
-            the stratified continuum.
     """
 
-    config: ImplicitRefinementConfig
-    special: SpecialIds
     on_policy_share: float = 0.5
-    suffix_share: float = 0.0
-    blank_share: float = 0.0
-    window_share: float = 0.0
-    surplus: int = 0
-    grid: bool = False
 
     def __post_init__(self) -> None:
-        shares = ("on_policy_share", "suffix_share", "blank_share", "window_share")
-        checks.share(**{name: getattr(self, name) for name in shares})
-        if self.suffix_share + self.blank_share + self.window_share > 1.0 + 1e-9:
-            raise ConfigError(
-                f"suffix_share={self.suffix_share}, blank_share={self.blank_share} and "
-                f"window_share={self.window_share} must add up to at most 1; the rest of the "
-                "rows hides scattered positions."
-            )
-        if self.surplus and self.special.nothing is None:
-            raise ConfigError(
-                f"surplus={self.surplus} needs a tokenizer with a token for nothing. Use "
-                "tokenizer.with_nothing(), or surplus=0."
-            )
-        if self.surplus and self.config.length_mode != "drawn":
-            raise ConfigError(
-                f"surplus={self.surplus} needs length_mode='drawn'. Set it, or surplus=0."
-            )
+        super().__post_init__()
+        checks.share(on_policy_share=self.on_policy_share)
 
     def __call__(
         self,
@@ -164,65 +101,6 @@ class Objective:
         prev_probs = self._beliefs(filler, batch.canvas, generator)
         return self.score(self._read(network, batch, prev_probs), batch)
 
-    def corrupt(
-        self, input_ids: Tensor, attention_mask: Tensor | None, generator: torch.Generator
-    ) -> TrainingCanvas:
-        """Hide part of each row, as sampling will: by EOS or at a known length.
-
-        With ``length_mode="eos"`` every row is as long as a canvas and filled up with EOS,
-        so that a blank behind the end differs from one before it only by what the network reads; a
-        visible EOS hides what lies behind it, as in sampling.
-
-        Raises:
-            DataError: The batch is empty or too long.
-        """
-        targets, inside = self._canvas_rows(input_ids, attention_mask)
-        device = targets.device
-        targets, inside = targets.cpu(), inside.cpu()
-        lengths = inside.sum(dim=1)
-        rates = (
-            MaskSchedule(self.config.max_refinement_steps).grid_rates(len(targets), generator)
-            if self.grid
-            else stratified_rates(len(targets), generator)
-        )
-        blank, ends, windows = self._kinds(len(targets), generator)
-        rates = torch.where(windows, WINDOW_LIMIT * rates, rates)
-        counts = torch.where(blank, lengths, masked_counts(rates, lengths))
-        hidden = choose_masked(counts, inside, generator)
-        longer = torch.zeros_like(blank)
-        if bool((ends | windows).any()):
-            holes = Holes.at_the_end(counts, lengths)
-            if bool(windows.any()):
-                drawn = Holes.windows(counts, lengths, generator, empty=self.surplus > 0)
-                holes = drawn.where(windows, holes)
-            hidden = torch.where((ends | windows)[:, None], holes.hidden(inside.shape[1]), hidden)
-            if self.surplus and torch.rand((), generator=generator) < SURPLUS_BATCHES:
-                room = (self.config.max_seq_len - lengths - holes.present.sum(dim=1)).clamp(min=-1)
-                longer = (ends | windows) & (room >= 0)
-                most = room.clamp(min=0, max=self.surplus)
-                extra = holes.surplus(most, generator) + holes.present
-                extra = extra * longer[:, None]
-                assert self.special.nothing is not None
-                targets, hidden, lengths = with_surplus(
-                    targets, hidden, lengths, holes.ends, extra, self.special.nothing
-                )
-                inside = torch.arange(targets.shape[1]) < lengths[:, None]
-        state = torch.where(hidden, State.OPEN, State.WRITTEN)
-        state = torch.where(inside, state, State.PAD).to(torch.uint8)
-        ids = targets.masked_fill(hidden, self.special.mask).masked_fill(~inside, self.special.pad)
-        canvas = Canvas(ids, state, self.special).to(device).freeze_endings()
-        judged = torch.zeros(targets.shape, dtype=torch.bool, device=device)
-        return TrainingCanvas(canvas, targets.to(device), judged, blank, longer)
-
-    def _kinds(self, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Which rows show nothing, hide their end, hide windows: ``(B,)`` bool each."""
-        blank = torch.zeros(rows, dtype=torch.bool)
-        blank[: int(self.blank_share * rows)] = True
-        draw = torch.rand(rows, generator=generator) * (1.0 - self.blank_share)
-        ends = ~blank & (draw < self.suffix_share)
-        windows = ~blank & ~ends & (draw < self.suffix_share + self.window_share)
-        return blank, ends, windows
-
     def fill(
         self,
         batch: TrainingCanvas,
@@ -244,7 +122,7 @@ class Objective:
         chosen = tied[torch.randperm(len(tied), generator=generator)[:count]]
         half = count // 2 if stop is None else 0
         at_once, by_policy = chosen[:half], chosen[half:]
-        policy, steps = policy_from_name(None, self.config), self.config.max_refinement_steps
+        policy, steps = own_policy(self.config), self.config.max_refinement_steps
         if stop is None:
             stop = int(torch.randint(1, steps + 1, (), generator=generator))
         filled = self._roll_out(batch.canvas, at_once, network, Ancestral(), 1, 1, generator)
@@ -314,19 +192,6 @@ class Objective:
             rows=rows,
         )
         return joint
-
-    def _canvas_rows(self, ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Targets and real positions, both ``(B, L)``, on canvases as sampling has them."""
-        if ids.ndim != 2 or ids.numel() == 0:
-            raise DataError(f"a batch must be (B, L) ids with B, L ≥ 1; got {tuple(ids.shape)}.")
-        checks.canvas_length(ids.shape[1], self.config.max_seq_len, "each row of this batch")
-        everywhere = torch.ones_like(ids, dtype=torch.bool)
-        inside = everywhere if attention_mask is None else attention_mask.bool()
-        if self.config.length_mode == "drawn" or self.special.eos is None:
-            return ids, inside
-        behind = (0, self.config.max_seq_len - ids.shape[1])
-        ids, inside = F.pad(ids, behind), F.pad(inside, behind)
-        return ids.masked_fill(~inside, self.special.eos), torch.ones_like(inside)
 
     def _roll_out(
         self,
