@@ -25,7 +25,7 @@ import transformers
 
 from imadarem import ImplicitRefinementConfig, ImplicitRefinementModel
 from imadarem.backbones.antiberty import amino_acid_tokenizer
-from imadarem.training.update import DTYPES
+from imadarem.training.step import DTYPES
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]

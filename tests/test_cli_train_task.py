@@ -130,6 +130,12 @@ def test_every_task_has_settings_that_go_together(said, task):
         assert "positions = true\nattention = true" in out
 
 
+def test_a_window_that_has_no_effect_is_told(said):
+    line = ("train", "--task", "modular", "--window", 3, "--print-config")
+    assert "--window) has no effect with unroll_mode='carry'" in said(*line)[2]
+    assert "no effect" not in said(*line, "--unroll-mode", "window")[2]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

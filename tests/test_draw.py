@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from imadarem.canvas import Canvas
 from imadarem.errors import ConfigError
-from imadarem.sampling.draw import Truncation, draw_tokens, normalized_entropy
+from imadarem.sampling.draw import Truncation, normalized_entropy
 from imadarem.sampling.noise import RowNoise, Stream, _on_cpu, _on_device, row_seeds
+from imadarem.sampling.passes import draw_tokens
 
 
 def splitmix64(x: int) -> int:

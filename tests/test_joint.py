@@ -231,6 +231,8 @@ def test_what_is_drawn_behind_an_end_does_not_count() -> None:
 def test_comparing_draws_needs_a_joint_head() -> None:
     with pytest.raises(ConfigError, match="joint_size=0"):
         tiny_model().sample(1, length=3, best_of=2)
+    with pytest.raises(ConfigError, match="best_of='4' must be a whole number"):
+        MODEL.sample(1, length=3, best_of="4")
     with pytest.raises(ConfigError, match="infill_best_of=2"):
         replace(tiny_model().config, infill_best_of=2)
 

@@ -147,6 +147,16 @@ class RunSettings:
                     **{name: getattr(training, ours) for name, ours in BY_THE_TRAINING.items()},
                 }
             )
+        window = "backprop_truncate_steps"
+        used = orchestration.gradient_mode in ("window", "last_k")
+        if not used and self.orchestration.get(window) not in (None, recipe.orchestration[window]):
+            warnings.warn(
+                f"{window}={self.orchestration[window]} (--window) has no effect with "
+                f"unroll_mode={orchestration.gradient_mode!r}. Leave it out, or give --unroll-mode "
+                "window or last_k.",
+                UserWarning,
+                stacklevel=3,
+            )
         return RunSettings(
             task=task,
             settings=self.settings,

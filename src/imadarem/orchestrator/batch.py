@@ -21,7 +21,7 @@ from imadarem.orchestrator.augment import AugmentedBatch, Augmenter
 from imadarem.orchestrator.memory import Memory, Recall
 from imadarem.sampling.noise import mix_rows
 from imadarem.tokenizers import SpecialIds
-from imadarem.training.processes import gathered
+from imadarem.training.step import gathered
 
 KEYS = ("input_ids", "labels", "attention_mask", "task_ids")
 #: Label that counts for nothing, by the convention of Hugging Face.

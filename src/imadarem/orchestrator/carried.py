@@ -15,7 +15,7 @@ from imadarem.orchestrator.batch import Question
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.orchestrator.unroll import Unrolled, UnrollState
 from imadarem.tokenizers import SpecialIds
-from imadarem.training.processes import mean_over_processes
+from imadarem.training.step import mean_over_processes
 
 #: Probability of the halting head above which a row makes room for a new one.
 HALTED = 0.5

@@ -16,10 +16,9 @@ from imadarem.orchestrator.bandit import DiscountedBandit
 from imadarem.orchestrator.carried import Carried
 from imadarem.orchestrator.config import OrchestrationConfig, without_retired
 from imadarem.orchestrator.memory import Memory
-from imadarem.training.processes import gathered, rank, world_size
 from imadarem.training.run_folder import latest_checkpoint
 from imadarem.training.run_folder import save_checkpoint as write_checkpoint
-from imadarem.training.update import GuardedUpdate, TrainingRecord
+from imadarem.training.step import GuardedUpdate, TrainingRecord, gathered, rank, world_size
 
 #: Settings that no training step depends on; a resume may change them.
 OF_INFERENCE = frozenset(

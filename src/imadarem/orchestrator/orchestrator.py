@@ -26,8 +26,12 @@ from imadarem.orchestrator.unroll import UnrollObjective
 from imadarem.orchestrator.voting import RULES
 from imadarem.sampling.halting import Halting
 from imadarem.sampling.settings import SamplingSettings
-from imadarem.training.processes import mean_over_processes, step_generator
-from imadarem.training.update import GuardedUpdate, TrainingRecord
+from imadarem.training.step import (
+    GuardedUpdate,
+    TrainingRecord,
+    mean_over_processes,
+    step_generator,
+)
 
 AnyBatch = Tensor | Episodes | Mapping[str, Tensor]
 

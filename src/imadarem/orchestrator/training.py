@@ -18,9 +18,8 @@ from imadarem.orchestrator.accuracy import record_steps
 from imadarem.orchestrator.checkpoints import read_extra
 from imadarem.orchestrator.orchestrator import UnifiedRefinerOrchestrator
 from imadarem.training.contract import StepFigures
-from imadarem.training.processes import rank, world_size
 from imadarem.training.settings import TrainingConfig
-from imadarem.training.update import TrainingRecord
+from imadarem.training.step import TrainingRecord, rank, world_size
 
 #: Training settings that a resume may change: a longer run, other records of it.
 MAY_CHANGE = frozenset(

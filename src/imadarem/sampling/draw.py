@@ -1,4 +1,4 @@
-"""Drawing tokens from logits."""
+"""What a token is drawn from: weights over the vocabulary, their tail, their entropy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from imadarem.errors import ConfigError
-from imadarem.sampling.noise import RowNoise, Stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,43 +55,6 @@ class Truncation:
             cut = cumulative - ranked >= self.top_p * cumulative[..., -1:]
             ranked = ranked.masked_fill(cut, 0.0)
         return torch.zeros_like(weights).scatter(-1, order, ranked)
-
-
-def draw_tokens(
-    log_probs: Tensor,
-    noise: RowNoise,
-    temperature: float,
-    eos: int | None = None,
-    truncation: Truncation | None = None,
-) -> Tensor:
-    """Draw a token at every position: ``(B, L, V)`` → ``(B, L)`` int64.
-
-    By inversion of the cumulative distribution in float64. Temperature 0 takes the most
-    likely token, and then truncation changes nothing.
-
-    Endings are drawn with *one* uniform number per row: position i ends the row iff
-    ``p_i(EOS) > u``. Each position's own probability is unchanged, but since the model
-    learns ``p_i(EOS) = P(length ≤ i)``, the first EOS of a parallel draw then has exactly
-    the model's distribution of lengths; independent draws would end rows far too early.
-    Truncation leaves these probabilities alone, or it would cut off the short and the long
-    rows; it is about which token stands at a position that does not end the row.
-    """
-    if temperature == 0:
-        return log_probs.argmax(dim=-1)
-    probs = log_probs.double()
-    # Log-probabilities need no second softmax as long as they are not divided.
-    probs = probs.exp() if temperature == 1 else (probs / temperature).softmax(dim=-1)
-    uniform = noise.uniform(Stream.TOKEN, probs.shape[1])
-    if eos is None:
-        return inverse_cdf(_truncated(probs, truncation), uniform)
-    ends = probs[..., eos] > noise.uniform(Stream.ENDING, 1)
-    # What is left must still be a distribution where an EOS was certain; it is not used there.
-    probs[..., eos] = torch.where(probs[..., eos] >= 1.0, 1.0, 0.0)
-    return inverse_cdf(_truncated(probs, truncation), uniform).masked_fill(ends, eos)
-
-
-def _truncated(probs: Tensor, truncation: Truncation | None) -> Tensor:
-    return probs if truncation is None else truncation(probs)
 
 
 def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from imadarem.nn import RefinementOutput
 from imadarem.nn.joint import JointHead
 from imadarem.nn.memory import Retrieved
 from imadarem.sampling.best_draws import BestDraws
-from imadarem.sampling.draw import draw_tokens, normalized_entropy
+from imadarem.sampling.draw import Truncation, inverse_cdf, normalized_entropy
 from imadarem.sampling.endings import Endings
 from imadarem.sampling.joint_draws import JointDraws, StepWeights, steps_in_numpy
+from imadarem.sampling.noise import RowNoise, Stream
 from imadarem.sampling.policy import PassView
 from imadarem.sampling.settings import SamplingSettings
 
@@ -262,6 +263,39 @@ class LoopView(PassView):
         positions = torch.arange(1, write.shape[1] + 1, device=write.device)
         log_probs, drawn = self._joint.upto(int((positions * write.any(dim=0)).amax()))
         return log_probs, drawn if self.endings is None else self.endings.written(drawn)
+
+
+def draw_tokens(
+    log_probs: Tensor,
+    noise: RowNoise,
+    temperature: float,
+    eos: int | None = None,
+    truncation: Truncation | None = None,
+) -> Tensor:
+    """Draw a token at every position: ``(B, L, V)`` → ``(B, L)`` int64.
+
+    By inversion of the cumulative distribution in float64. Temperature 0 takes the most
+    likely token, and then truncation changes nothing.
+
+    Endings are drawn with *one* uniform number per row: position i ends the row iff
+    ``p_i(EOS) > u``. Each position's own probability is unchanged, but since the model
+    learns ``p_i(EOS) = P(length ≤ i)``, the first EOS of a parallel draw then has exactly
+    the model's distribution of lengths; independent draws would end rows far too early.
+    Truncation leaves these probabilities alone, or it would cut off the short and the long
+    rows; it is about which token stands at a position that does not end the row.
+    """
+    if temperature == 0:
+        return log_probs.argmax(dim=-1)
+    probs = log_probs.double()
+    # Log-probabilities need no second softmax as long as they are not divided.
+    probs = probs.exp() if temperature == 1 else (probs / temperature).softmax(dim=-1)
+    uniform, ends = noise.uniform(Stream.TOKEN, probs.shape[1]), None
+    if eos is not None:
+        ends = probs[..., eos] > noise.uniform(Stream.ENDING, 1)
+        # What is left must still be a distribution where an EOS was certain; it is not used there.
+        probs[..., eos] = torch.where(probs[..., eos] >= 1.0, 1.0, 0.0)
+    drawn = inverse_cdf(probs if truncation is None else truncation(probs), uniform)
+    return drawn if ends is None or eos is None else drawn.masked_fill(ends, eos)
 
 
 def sigmoid(logits: Tensor) -> Tensor:

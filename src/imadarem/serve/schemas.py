@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from imadarem.errors import nearest
+from imadarem.repair.settings import RepairSettings
 from imadarem.serve.limits import (
     MAX_ALTERNATIVES,
     MAX_CANVAS_TOKENS,
@@ -250,16 +251,26 @@ class RepairRequest(Request):
         description="rdkit: a row is right if RDKit can read it. none: the model's judge decides.",
     )
     threshold: float = Field(
-        0.5, ge=0, le=1, description="Probability of an error above which a row is repaired."
+        RepairSettings.threshold,
+        ge=0,
+        le=1,
+        description="Probability of an error above which a row is repaired.",
     )
     rounds: int = Field(
-        4, ge=1, le=MAX_ROUNDS, description="Most times that a row is changed and judged again."
+        RepairSettings.rounds,
+        ge=1,
+        le=MAX_ROUNDS,
+        description="Most times that a row is changed and judged again.",
     )
     budget: int = Field(
-        60, ge=1, le=MAX_CHECKS, description="Most calls of the check for each row."
+        RepairSettings.budget,
+        ge=1,
+        le=MAX_CHECKS,
+        description="Most calls of the check for each row.",
     )
     flagged_too: bool = Field(
-        False, description="Also repair rows that the check accepts and the judge flags."
+        RepairSettings.flagged_too,
+        description="Also repair rows that the check accepts and the judge flags.",
     )
     protected: list[list[Annotated[int, Field(ge=0, le=MAX_CANVAS_TOKENS)]]] | None = Field(
         None,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from imadarem.training.settings import TrainingConfig
-from imadarem.training.update import TrainingRecord
+from imadarem.training.step import TrainingRecord
 
 
 class StepFigures(NamedTuple):

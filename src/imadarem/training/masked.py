@@ -22,11 +22,10 @@ from imadarem.files import load_json
 from imadarem.tokenizers import SpecialIds
 from imadarem.training.contract import StepFigures
 from imadarem.training.objective import Objective
-from imadarem.training.processes import rank, step_generator, world_size
 from imadarem.training.row_conditions import RowConditions, Source
 from imadarem.training.run_folder import latest_checkpoint, save_checkpoint
 from imadarem.training.settings import TrainingConfig, refuse_parts_trained_by_unrolling
-from imadarem.training.update import GuardedUpdate, TrainingRecord
+from imadarem.training.step import GuardedUpdate, TrainingRecord, rank, step_generator, world_size
 from imadarem.training.validation import (
     GateCalibration,
     Validation,

@@ -17,7 +17,7 @@ import torch
 from imadarem.checkpoint import save_state
 from imadarem.files import save_json, write_text
 from imadarem.locks import TEMPORARY, exclusive
-from imadarem.training.processes import rank
+from imadarem.training.step import rank
 
 #: Checkpoints kept on disk; two, so that the last good one survives a crash while saving.
 KEPT_CHECKPOINTS = 2

@@ -28,9 +28,9 @@ from imadarem.training.contract import (
     TrainingResult,
 )
 from imadarem.training.optim import build_optimizer, learning_rate_factor, parameter_groups
-from imadarem.training.processes import gathered, rank, share_first, world_size
 from imadarem.training.run_folder import RunLog, hold, latest_checkpoint, remove_leftovers
 from imadarem.training.settings import TrainingConfig
+from imadarem.training.step import gathered, rank, share_first, world_size
 
 __all__ = ["Evaluated", "Progress", "Trainer", "TrainingConfig", "TrainingResult"]
 
