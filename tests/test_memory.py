@@ -15,7 +15,6 @@ from imadarem.checkpoint import load_state, save_state
 from imadarem.errors import ConfigError, DataError
 from imadarem.nn.memory import Retrieved
 from imadarem.orchestrator.memory import Memory, MemoryBank, Recall
-from imadarem.orchestrator.memory_index import ExactIndex
 
 VOCAB = 20
 CERTAIN = math.log(VOCAB)  # a surprise of ln V weighs 1
@@ -222,12 +221,14 @@ def test_a_bank_of_nothing_but_the_tasks_own_has_no_hit() -> None:
 
 
 def test_of_hits_as_near_as_each_other_the_later_one_comes_first() -> None:
-    bank = MemoryBank(vocab_size=VOCAB, top_k=2)
-    found = ExactIndex(2, bank.key_size)
-    key = bank.keys(rows([3, 4]), rows([1, 1]).bool())[0]
-    for slot in (0, 1, 0):
-        found.put(slot, key)
-    assert found.search(key[None], 2)[1].tolist() == [[0, 1]]
+    bank = MemoryBank(2, vocab_size=VOCAB, top_k=2)
+    write(bank, rows([3, 4], [5, 6]))
+    state = bank.state_dict()
+    state["keys"][1] = state["keys"][0]
+    # A bank of two entries writes the third in the place of the first.
+    for written, order in ((2, [[5, 6], [3, 4]]), (3, [[3, 4], [5, 6]])):
+        bank.load_state_dict(state | {"written": written})
+        assert read(bank, rows([3, 4])).ids[0].tolist() == order
 
 
 @settings(max_examples=25, deadline=None)

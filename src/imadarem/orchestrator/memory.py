@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imadarem import checks
 from imadarem.errors import ConfigError, DataError
-from imadarem.orchestrator.memory_index import ContentAddress, ExactIndex
+from imadarem.orchestrator.memory_address import GRID, ContentAddress
 
 FORMAT = "imadarem.memory/1"
 #: What must be equal for saved contents to be found again.
@@ -94,7 +94,7 @@ class MemoryBank:
             ``± 1 / sqrt(key_size)``.
         position_weight: Share of the similarity that asks for tokens in the same place; the
             rest asks for the same tokens anywhere. See
-            :class:`~imadarem.orchestrator.memory_index.ContentAddress`.
+            :class:`~imadarem.orchestrator.memory_address.ContentAddress`.
         threshold: Least score to be kept, in [0, 1]. At 0.05 a canvas like no other is kept
             from a surprise of a twentieth of ``ln V`` nats per token upwards.
         top_k: Hits per question.
@@ -153,7 +153,6 @@ class MemoryBank:
 
     def clear(self) -> None:
         """Forget everything, counters included."""
-        self._index = ExactIndex(self.size, self.key_size)
         self._entries = 0
         self._ids = torch.full((self.size, 0), self.pad_token_id)
         self._keys = torch.zeros(self.size, self.key_size)
@@ -286,14 +285,13 @@ class MemoryBank:
         self._ids[slot, : len(ids)] = ids
         self._keys[slot] = key
         self._task_ids[slot] = task_id
-        self._index.put(slot, key)
         return True
 
     def _closest(self, key: Tensor) -> float:
         """Similarity of the entry most like a key, at least 0."""
         if not self._entries:
             return 0.0
-        return max(0.0, float(self._index.search(key[None], 1)[0]))
+        return max(0.0, float(self._search(key[None], 1)[0]))
 
     def _nearest(self, keys: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Similarity, slot and whether it is a hit, each ``(B, k)``."""
@@ -302,7 +300,7 @@ class MemoryBank:
             nothing = torch.zeros(len(keys), 0)
             return nothing, nothing.long(), nothing.bool()
         if exclude is None:
-            similarity, slots = self._index.search(keys, k)
+            similarity, slots = self._search(keys, k)
         else:
             similarity, slots = self._nearest_of_others(keys, exclude.cpu(), k)
         valid = similarity > self.min_similarity
@@ -312,10 +310,21 @@ class MemoryBank:
         own = self._task_ids[: self._entries] == exclude[:, None]
         # So many more that k are left whatever is struck out.
         more = int(own.sum(1).max())
-        similarity, slots = self._index.search(keys, min(k + more, self._entries))
+        similarity, slots = self._search(keys, min(k + more, self._entries))
         similarity = similarity.masked_fill(own.gather(1, slots), -torch.inf)
         best = similarity.argsort(dim=1, descending=True, stable=True)[:, :k]
         return similarity.gather(1, best), slots.gather(1, best)
+
+    def _search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Similarity and slot of the nearest entries, both ``(B, count)``, best first.
+
+        Of entries that are as near as each other, the one that was written later comes first.
+        """
+        similarity = queries @ self._keys[: self._entries].T
+        # Whole numbers order by similarity, then by age: topk leaves ties open.
+        age = (torch.arange(self._entries) - self._written) % self.size
+        slots = ((similarity.double() * GRID**2).long() * self.size + age).topk(count).indices
+        return similarity.gather(1, slots), slots
 
     def _fill(self, ids: Tensor, keys: Tensor, task_ids: Tensor) -> None:
         self._entries = len(ids)
@@ -323,10 +332,6 @@ class MemoryBank:
         self._ids[: len(ids)] = ids
         self._keys[: len(ids)] = keys
         self._task_ids[: len(ids)] = task_ids
-        # Oldest first: of entries as near as each other the later one comes first.
-        oldest = self._written % self.size if len(ids) == self.size else 0
-        for slot in (*range(oldest, len(ids)), *range(oldest)):
-            self._index.put(slot, self._keys[slot])
 
     def _widen(self, length: int) -> None:
         missing = length - self._ids.shape[1]

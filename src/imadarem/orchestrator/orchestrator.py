@@ -157,13 +157,11 @@ class UnifiedRefinerOrchestrator(nn.Module):
             ``loss``, ``token_loss``, ``gate_loss``, ``halt_loss``, ``memory_loss`` (nats;
             None where a term did not apply), ``smoothed_loss``, ``step_losses`` (token loss
             of each step), ``step_weights`` (their shares of the loss; the first step of plain
-            data has at least ``base_loss_share``), ``graph_cuts`` (steps after which unrolling
-            cut the gradient, instead of :meth:`apply_truncated_backprop`), ``token_accuracy`` and
-            ``exact_accuracy`` after the last step, ``gradient_norm`` before clipping,
-            ``skipped``, ``edits`` (of each step), ``augmentations`` (rows per strategy),
-            ``augmentations_left_out`` (strategy → why it is not used, or not in some rows),
-            ``rows_replaced``
-            (``carry`` mode), ``memory_written``.
+            data has at least ``base_loss_share``), ``graph_cuts`` (steps after which the gradient
+            was cut), ``token_accuracy`` and ``exact_accuracy`` after the last step,
+            ``gradient_norm`` before clipping, ``skipped``, ``edits`` (of each step),
+            ``augmentations`` (rows per strategy), ``augmentations_left_out`` (strategy → why it is
+            not used, or not in some rows), ``rows_replaced`` (``carry`` mode), ``memory_written``.
 
         Raises:
             DataError: The batch cannot be used.
@@ -227,8 +225,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
     ) -> list[Any]:
         """Detach all but the last ``backprop_truncate_steps`` outputs.
 
-        The activations of the detached steps are held for as long as a later step has a graph
-        through them, so this saves no memory. ``unroll_mode`` cuts *while* unrolling, which does.
+        :meth:`train_step` does not call it: the activations of the detached steps are held until
+        the backward pass, so it saves no memory. ``unroll_mode`` cuts *while* unrolling.
 
         Args:
             step_outputs: Tensors or anything with a ``detach`` method, in the order of steps.
@@ -379,12 +377,11 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
     def get_training_stats(self) -> dict[str, Any]:
         """Plain values, under the names of the API."""
-        record = self.record
         return {
             "step_count": self.step_count,
             "training_mode": self.training,
-            "gradient_norm": record.history(record.gradient_norms),
-            "loss": record.history(record.recent_losses),
+            "gradient_norm": self.record.history(self.gradient_norms),
+            "loss": self.record.history(self.recent_losses),
             "edit_strategy_performance": self.edit_performance,
             "memory_stats": self._memory_stats(),
             "config": self.config.to_dict(),

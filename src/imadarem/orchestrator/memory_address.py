@@ -1,4 +1,4 @@
-"""Where a canvas lies in the memory bank, and which lie nearest to a question."""
+"""Where a canvas lies in the memory bank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from imadarem.sampling.noise import RowNoise, Stream, row_seeds
 #: and a similarity stays below 2, so float32 adds them up without any rounding: similarities
 #: are the same in every batch, and ties are true ties.
 GRID = 2048
-NOTHING = -torch.inf
 
 
 class ContentAddress:
@@ -76,49 +75,6 @@ class ContentAddress:
         return signs.to(torch.int8) * 2 - 1
 
 
-class ExactIndex:
-    """Slots by the similarity of their keys: one product with all keys.
-
-    Args:
-        size: Number of slots.
-        key_size: Length of a key.
-    """
-
-    def __init__(self, size: int, key_size: int) -> None:
-        self._keys = torch.zeros(size, key_size)
-        self._turn = torch.zeros(size, dtype=torch.int64)
-        self._puts = 0
-        self._used = 0
-
-    def put(self, slot: int, key: Tensor) -> None:
-        """Give a slot its key ``(key_size,)``, in place of the one it had."""
-        self._puts += 1
-        self._used = max(self._used, slot + 1)
-        self._keys[slot] = key
-        self._turn[slot] = self._puts
-
-    def search(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The nearest slots: similarity and slot, both ``(B, count)``, best first.
-
-        Of two slots that are as near, the one that was put later comes first. Where fewer
-        were found, the similarity is ``-inf``.
-        """
-        similarity = queries @ self._keys[: self._used].T
-        # Whole numbers order by similarity, then by turn: topk leaves ties open.
-        span = len(self._keys) + 1
-        turn = (self._turn[: self._used] - (self._puts - span + 1)).clamp(min=0)
-        order = (similarity.double() * GRID**2).long() * span + turn
-        slots = order.topk(min(count, self._used), dim=1).indices
-        return _padded(similarity.gather(1, slots), slots, count)
-
-
 def _unit(x: Tensor) -> Tensor:
     norm = x.norm(dim=-1, keepdim=True)
     return torch.where(norm > 0, x / norm.clamp(min=1e-12), 0.0)
-
-
-def _padded(similarity: Tensor, slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Both filled up to ``count`` columns."""
-    missing = (0, count - slots.shape[1])
-    pad = torch.nn.functional.pad
-    return pad(similarity, missing, value=NOTHING), pad(slots, missing)
