@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,13 +111,18 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for file in weight_files(Path(path)):
-        found |= _load_file(file)
+        with weights_readable(file):
+            found |= load_file(file)
     return found
 
 
-def _load_file(path: Path) -> dict[str, Tensor]:
+@contextmanager
+def weights_readable(path: Path) -> Iterator[None]:
+    """Raise one error that names the file where it is missing or no safetensors."""
     try:
-        return load_file(path)
+        yield
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}.") from None
     except (OSError, SafetensorError) as error:

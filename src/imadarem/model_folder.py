@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from imadarem.checkpoint import distinct_state, save_tensors, weight_files
+from imadarem.checkpoint import distinct_state, save_tensors, weight_files, weights_readable
 from imadarem.config import MODEL_TYPE, ImplicitRefinementConfig
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.files import load_json, write_text
@@ -127,25 +127,16 @@ def read_header(path: Path) -> dict[str, Tensor]:
 
 
 def _header_of(path: Path) -> dict[str, Tensor]:
-    try:
+    found = {}
+    with weights_readable(path):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER_BYTES:
             raise _too_large(path, f"a header of {size} bytes", f"at most {MAX_HEADER_BYTES}")
-        found = {}
         with safe_open(str(path), framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (a file, no mapping)
                 part = weights.get_slice(name)
                 found[name] = (part.get_dtype(), part.get_shape())
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}.") from None
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(
-            f"the weights in {path} cannot be read: {error}. The file is damaged or not "
-            "safetensors; copy it again."
-        ) from None
     for name, (dtype, _) in found.items():
         if dtype not in WEIGHT_DTYPES:
             raise CheckpointError(
@@ -178,7 +169,7 @@ def check_weights(
     for name in shown:
         size = getattr(config, name) or 0
         if size > largest:
-            raise _no_fit(path, f"{name}={size}, and no weight has more than {largest} rows")
+            raise no_fit(path, f"{name}={size}, and no weight has more than {largest} rows")
     if config.relations is not None:
         # How many partitions there are shapes a weight, and which positions they join does not.
         config = replace(config, relations=[[[0]] * len(config.relations[0])])
@@ -198,7 +189,7 @@ def check_weights(
     ]
     if trouble:
         more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
-        raise _no_fit(path, f"{trouble[0]}{more}")
+        raise no_fit(path, f"{trouble[0]}{more}")
 
 
 def _refuse_too_many_layers(
@@ -217,7 +208,7 @@ def _refuse_too_many_layers(
         layers = max((n for k, n in settings if "layers" in k and isinstance(n, int)), default=0)
         weights = layers
     if weights > 2 * len(header):
-        raise _no_fit(path, f"num_layers={layers}, and it has {len(header)} weights")
+        raise no_fit(path, f"num_layers={layers}, and it has {len(header)} weights")
 
 
 def check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -254,7 +245,8 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _no_fit(path: Path, reason: str) -> CheckpointError:
+def no_fit(path: Path, reason: str) -> CheckpointError:
+    """That the weights of a file are not those of its config."""
     return CheckpointError(
         f"the weights in {path} do not fit the config: {reason}. Fetch or save the model again."
     )

@@ -60,9 +60,19 @@ class RunSettings:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def subject(self) -> str | None:
-        """The task or the data; None where neither was given."""
-        return self.task or self.data.get("data")
+    def subject(self) -> str:
+        """The task or the data.
+
+        Raises:
+            ConfigError: Neither was given.
+        """
+        subject = self.task or self.data.get("data")
+        if subject is None:
+            raise ConfigError(
+                "there is nothing to train on: give --data moses, moses-sample or FILE, or "
+                "--task sudoku, modular, addition, arc, text, molecules or reasoning."
+            )
+        return str(subject)
 
     def under(self, upper: RunSettings) -> RunSettings:
         """These settings, overridden by those of ``upper``."""
@@ -84,12 +94,8 @@ class RunSettings:
 
     def resolved(self) -> RunSettings:
         """With every default filled in that depends neither on the data nor on the task's rows."""
-        if self.subject is None:
-            raise ConfigError(
-                "there is nothing to train on: give --data moses, moses-sample or FILE, or "
-                "--task sudoku, modular, addition, arc, text, molecules or reasoning."
-            )
-        return self._on_rows() if self.task is None else self._on_task(self.task)
+        subject = self.subject
+        return self._on_rows() if self.task is None else self._on_task(subject)
 
     def to_toml(self) -> str:
         """As a file that ``--config`` reads."""

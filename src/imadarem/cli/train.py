@@ -244,11 +244,6 @@ def _on_task(settings: RunSettings, options: Options) -> Run:
 def _folder(given_folder: Path | None, settings: RunSettings) -> Path:
     if given_folder is not None:
         return given_folder
-    if settings.subject is None:
-        raise ConfigError(
-            "there is nothing to train on: give --data moses, moses-sample or FILE, or --task "
-            "sudoku, modular, addition, arc, text, molecules or reasoning."
-        )
     # A task of the user's is file.py:function: the run goes by the function.
     return Path("runs") / Path(settings.subject).name.rpartition(":")[2].split(".")[0]
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from imadarem.checkpoint import load_tensors
-from imadarem.errors import CheckpointError, ConfigError
+from imadarem.errors import ConfigError
 from imadarem.hf.config import ImadaremConfig
 from imadarem.hf.generation import CanvasGeneration
 from imadarem.hf.outputs import ImadaremMaskedLMOutput
 from imadarem.model import ImplicitRefinementModel
-from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite, converted
+from imadarem.model_folder import TEACHER_PREFIX, WEIGHTS, check_finite, converted, no_fit
 from imadarem.pretrained import HUB_KEYS
 from imadarem.tokenizers import load_tokenizer, special_ids
 
@@ -300,7 +300,4 @@ def _refuse_gaps(folder: Path, info: Mapping[str, Any]) -> None:
     }
     found = [f"{keys[0]} is {what}" for what, keys in troubles.items() if keys]
     if found:
-        raise CheckpointError(
-            f"the weights in {folder / WEIGHTS} do not fit the config: {', '.join(found)}. "
-            "Fetch or save the model again."
-        )
+        raise no_fit(folder / WEIGHTS, ", ".join(found))

@@ -88,6 +88,10 @@ class UnifiedRefinerOrchestrator(nn.Module):
             grok_fast=self.config.gradient_filter(),
         )
         self.tasks = KnownTasks(model, tokenizer, self.config)
+        self.objectives = {
+            answers: UnrollObjective(self.config, model, answers) for answers in (False, True)
+        }
+        self.carries = self.config.gradient_mode == "carry"
         self.carried: Carried | None = None
 
     @property
@@ -176,17 +180,16 @@ class UnifiedRefinerOrchestrator(nn.Module):
         count, known = self.config.augmentation_count, self.augmenter(task_type)
         question, augmented = questions(given, known, self.model, count, generator)
         task_ids, carried, replaced = given.task_ids, None, 0
-        if self.config.gradient_mode == "carry":
+        if self.carries:
             carried, replaced = Carried.merged(
                 self.carried, question, task_ids, self.config, generator
             )
             question, task_ids = carried.question, carried.task_ids
         memory = recall(self.memory_bank, self.model, question.canvas, task_ids)
         question = replace(question, memory=memory)
-        objective = UnrollObjective(self.config, self.model, given.has_answers)
         experience = self.bandit.state_dict()
         with self.update.autocast():
-            unrolled = objective.run(
+            unrolled = self.objectives[given.has_answers].run(
                 question,
                 None if carried is None else carried.state,
                 choose=partial(self.select_edit_strategy, task_type=task_type),
@@ -248,8 +251,7 @@ class UnifiedRefinerOrchestrator(nn.Module):
             step: From 1.
             canvas_scores: ``(B,)`` mean token probabilities of the canvases as they stand.
                 None, or zeros, says that nothing is written yet, so there is nothing to patch.
-                Nothing else depends on them: one edit is made on all rows, and a row's result
-                must not depend on the rows beside it. Success is told by the gain in accuracy.
+                Nothing else depends on them: a row's result must not depend on other rows.
             task_type: Whose experience counts.
 
         Returns:
@@ -373,8 +375,6 @@ class UnifiedRefinerOrchestrator(nn.Module):
         other.bandit, other.record = self.bandit, self.record
         return other
 
-    # Statistics and checkpoints
-
     def get_training_stats(self) -> dict[str, Any]:
         """Plain values, under the names of the API."""
         return {
@@ -392,8 +392,8 @@ class UnifiedRefinerOrchestrator(nn.Module):
 
     def get_stability(self) -> dict[str, Any]:
         """Skipped steps, how much losses and norms vary, and the smoothed loss."""
-        smoothed = self.record.smoothed_loss(self.config.loss_smoothing_window)
-        return {**self.record.stability(), "smoothed_loss": smoothed}
+        window = self.config.loss_smoothing_window
+        return {**self.record.stability(), "smoothed_loss": self.record.smoothed_loss(window)}
 
     checkpoint = checkpoint
     save_checkpoint = save_checkpoint

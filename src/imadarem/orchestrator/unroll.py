@@ -10,8 +10,7 @@ network has one, its carry. The graph is cut as the mode says:
 ``carry``    one step; the state lives on in the next optimiser step
 ===========  ==============================================================
 
-Memory is that of the steps in one graph. Detaching outputs after the unroll would save
-nothing: the activations are held until the backward pass either way.
+Memory is that of the steps in one graph: activations are held until the backward pass.
 """
 
 from __future__ import annotations
@@ -281,7 +280,7 @@ class Unrolled:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class UnrollObjective:
     """Unrolls a question and runs the backward passes of its loss.
 
@@ -294,6 +293,10 @@ class UnrollObjective:
     config: OrchestrationConfig
     network: nn.Module
     has_answers: bool = True
+
+    def __post_init__(self) -> None:
+        self.plan = Plan.of(self.config, self.has_answers)
+        self.term_weights = self.config.term_weights
 
     def run(
         self,
@@ -316,8 +319,7 @@ class UnrollObjective:
         Raises:
             DataError: A label cannot be written where it is wanted.
         """
-        plan = Plan.of(self.config, self.has_answers)
-        state = UnrollState(question.canvas.ids) if state is None else state
+        plan, state = self.plan, state or UnrollState(question.canvas.ids)
         result = Unrolled(
             step_weights=list(plan.weights.values()), graph_cuts=sorted(plan.cuts)[:-1]
         )
@@ -368,7 +370,7 @@ class UnrollObjective:
 
     def _weighted(self, loss: StepLoss, weight: float, result: Unrolled) -> Tensor:
         """A step's share of the loss."""
-        weights = self.config.term_weights
+        weights = self.term_weights
         result.add("token", float(loss.token.detach().mean()), weight)
         total = weights["token"] * weight * loss.token.mean()
         if loss.gate is not None and weights["gate"] > 0:
@@ -382,7 +384,7 @@ class UnrollObjective:
     def _memory_cost(self, share: float, result: Unrolled) -> Tensor | float:
         """How far the memory's gate is open, weighed as the steps since the last cut are."""
         memory = getattr(self.network, "memory", None)
-        weight = self.config.term_weights["memory"]
+        weight = self.term_weights["memory"]
         if memory is None or weight == 0:
             return 0.0
         opening: Tensor = memory.gate.tanh().abs()

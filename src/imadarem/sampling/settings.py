@@ -69,12 +69,9 @@ class SamplingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """The settings of one run of the refinement loop.
+    """The settings of one run of the refinement loop: those of :class:`SamplingOptions`, and more.
 
     Attributes:
-        policy: Decides what is written in each pass.
-        steps: ``K``, the hard cap on refinement steps.
-        temperature: Divides the logits before a token is drawn; 0 takes the most likely token.
         stop_threshold: A row without blanks stops once a smaller share of it changed.
         may_end: Whether an EOS may be written. Without ``reinject`` the first pass decides where
             rows end; see :class:`~imadarem.sampling.endings.Endings`.
@@ -82,19 +79,12 @@ class SamplingSettings:
         reinject: Show the network the question in every pass, blanks where it wrote, and what
             it wrote as beliefs (and as its carry): the way that an unrolled network learned.
             Without it the network reads its own tokens as it reads those of the data.
-        schedule: How many blanks a step leaves, for the policies that ask; see
-            :class:`~imadarem.sampling.policy.MaskSchedule`.
         truncation: Cuts the tail of what is drawn from. Policies and records see the
             network's own probabilities, without it and before the temperature.
-        best_of: Joint draws of a row in each pass, of which the likeliest is used.
         gate_slope: Added to the gate's logits times the share of a row that is written; the
             fitted ``gate_progress_slope`` of the config.
-        min_length: Minimum length of a row, in tokens.
-        max_length: Maximum length; None: that of the canvas.
-        suppress_tokens: Ids that are never written.
         state_noise: Standard deviation of noise added to the carry between steps, by which the
             candidates of a row differ (PTRM, arXiv:2605.19943); 0 adds none.
-        guidance: Strength of classifier-free guidance; 1 is none.
 
     Raises:
         ConfigError: A setting is out of range.
