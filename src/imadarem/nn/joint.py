@@ -73,7 +73,7 @@ class JointHead(nn.Module):
 
     def token_inputs(self) -> Tensor:
         """``(V, 3H)``: the part of the gates' inputs that the token on the left gives."""
-        return F.linear(self.tokens.weight, self.recurrence.weight_ih_l0)
+        return F.linear(self.tokens.weight, self.recurrence.all_weights[0][0])
 
 
 def gated_recurrence(
