@@ -39,8 +39,12 @@ from imadarem.cli.app import run
 from imadarem.data.moses import load_moses_sample
 from imadarem.tokenizers import SelfiesTokenizer
 
-#: Where it can be, processes are forked from this one, which has loaded torch: a run is short.
-FORK, SPAWN = (multiprocessing.get_context(name) for name in ("fork", "spawn"))
+#: Processes are forked from one that has loaded the libraries: a run is short.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["__main__", "accelerate", "torch._dynamo", "torch.utils.tensorboard", "imadarem.cli.app"]
+    + ["imadarem.orchestrator.orchestrator", "imadarem.training.masked"]
+)
 KILLS_EACH = 2
 
 
@@ -53,15 +57,12 @@ class Case:
         files: What it leaves there, among others.
         resume: The tokens that go on with a run that has a checkpoint, where they are others.
         refusal: What the second of two runs may say instead of naming the first.
-        threads: Whether it starts threads: no process may be forked from one that ran it, and
-            each of its own loads everything anew.
     """
 
     command: tuple[str, ...]
     files: tuple[str, ...]
     resume: tuple[str, ...] = ()
     refusal: str = "written by process"
-    threads: bool = False
 
     def tokens(self, folder: Path) -> tuple[str, ...]:
         """The command to run in a folder as it stands."""
@@ -95,7 +96,7 @@ def train_case(model: str, quick: bool, task: bool = False) -> Case:
     refusal = "written by process|already holds a run|is finished"
     files = ("run/run.json", "run/settings.toml", "run/metrics.jsonl", "run/model/config.json")
     resume = tuple(f"{command} --resume".split())
-    return Case(tuple(command.split()), files, resume, refusal, threads=True)
+    return Case(tuple(command.split()), files, resume, refusal)
 
 
 CASES: dict[str, Callable[[str, bool], Case]] = {
@@ -132,12 +133,7 @@ def small_model(folder: Path) -> str:
 
 def started(case: Case, folder: Path) -> BaseProcess:
     """The command as a process of its own in ``folder``; what it prints goes to ``said.PID``."""
-    arguments = (case.tokens(folder), folder)
-    process: BaseProcess = (
-        SPAWN.Process(target=_run, args=arguments)
-        if case.threads
-        else FORK.Process(target=_run, args=arguments)
-    )
+    process: BaseProcess = SERVER.Process(target=_run, args=(case.tokens(folder), folder))
     process.start()
     return process
 
@@ -236,13 +232,7 @@ def disturbed(
     """What was done, what happened, and whether the files are those of an undisturbed run."""
     straight = root / f"{name}-straight"
     straight.mkdir()
-    if case.threads:
-        finished(case, straight)
-    else:
-        # In this process, so that those forked from it need not load anything.
-        with contextlib.chdir(straight), contextlib.redirect_stdout(io.StringIO()):
-            with contextlib.redirect_stderr(io.StringIO()):
-                assert run(list(case.command)) == 0
+    finished(case, straight)
     wanted = contents(straight)
     assert set(wanted) >= set(case.files), sorted(wanted)
     again = root / f"{name}-again"

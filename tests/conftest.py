@@ -9,6 +9,9 @@ from pathlib import Path
 
 # Before torch: its spinning threads slow down whatever shares the cores, other tests included.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Processes that a test starts import the package from this tree, too.
+SOURCE = str(Path(__file__).parent.parent / "src")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import finish, start, wait_until
 
 from imadarem.checkpoint import load_state, load_tensors, save_state, save_tensors
 from imadarem.errors import CheckpointError
@@ -113,29 +112,22 @@ def test_a_file_is_on_the_disk_before_it_takes_the_old_ones_place(
     assert calls == ["flush all of it", "move"]
 
 
+def write_for_ever(path: Path) -> None:
+    for count in range(10**6):
+        save_tensors({"x": torch.full((200_000,), float(count))}, path)
+
+
 @pytest.mark.slow
 def test_killing_a_writer_never_leaves_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_tensors({"x": torch.zeros(10)}, path)
-    script = (
-        "import sys, torch; from imadarem.checkpoint import save_tensors\n"
-        "i = 0\n"
-        "while True:\n"
-        "    i += 1; save_tensors({'x': torch.full((200_000,), float(i))}, sys.argv[1])\n"
-        "    print('written', flush=True)"
-    )
-    source = str(Path(__file__).parent.parent / "src")
-    writer = subprocess.Popen(
-        [sys.executable, "-c", script, str(path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": source},
-    )
-    assert writer.stdout is not None
-    writer.stdout.readline()
-    time.sleep(0.3)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
+    writer = start(write_for_ever, path, output=tmp_path / "printed")
+    # The first of its writes is done.
+    wait_until(lambda: len(load_tensors(path)["x"]) > 10, writer, output=tmp_path / "printed")
+    time.sleep(0.1)
+    assert writer.pid is not None
+    os.kill(writer.pid, signal.SIGKILL)
+    assert finish(writer) == -signal.SIGKILL
     values = load_tensors(path)["x"]
     # One whole write or another, never a mixture.
     assert len(values) == 200_000 and (values == values[0]).all()

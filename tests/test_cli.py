@@ -8,11 +8,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from cli_parts import SIXTY, WORDS, records, saved_model
+from processes import errors, finish, start_command, wait_until
 
 from imadarem import ImplicitRefinementModel, __version__
 from imadarem.cli import run
@@ -555,30 +555,18 @@ def test_training_that_breaks_down_exits_with_1(said):
     assert re.fullmatch(r"error: the gradient was not finite .+", err.splitlines()[-1])
 
 
-def wait_until(done, process, seconds=120):
-    """Poll ``done()`` as long as the process runs."""
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
 def test_ctrl_c_saves_and_prints_the_command_that_resumes():
-    command = [sys.executable, "-m", "imadarem", "train", "--data", str(sixty_csv())]
-    command += [*TINY.split(), "--steps", "1000000", "--log-every", "1", "--sample-count", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    metrics = Path("runs/sixty/metrics.jsonl")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            wait_until(lambda: metrics.exists() and '"train"' in metrics.read_text(), process)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "continue with: imadarem train --out runs/sixty --resume"
+    line = ["train", "--data", sixty_csv(), *TINY.split(), "--steps", 1_000_000, "--log-every", 1]
+    printed, metrics = Path("printed"), Path("runs/sixty/metrics.jsonl")
+    running = start_command(*line, "--sample-count", 0, output=printed)
+    wait_until(
+        lambda: metrics.exists() and '"train"' in metrics.read_text(), running, output=printed
+    )
+    os.kill(running.pid, signal.SIGINT)
+    assert finish(running) == 130
+    last = errors(printed).splitlines()[-1]
+    assert last == "continue with: imadarem train --out runs/sixty --resume"
     assert len(list(Path("runs/sixty/checkpoints").glob("step-*/trainer.json"))) == 1
     assert Path("runs/sixty/model/config.json").is_file()
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from cli_parts import SIXTY, records, saved_model
+from processes import finish, start_command, wait_until
 
 from imadarem.cli import streaming
 from imadarem.cli.app import run
@@ -60,23 +58,20 @@ def test_wrong_uses_are_told_before_any_work(molecules, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_killed_run_continues_without_a_gap_and_without_a_repetition(molecules, tmp_path, capsys):
-    path, count = tmp_path / "molecules.smi", 2_200
-    drawing = ["sample", "-n", str(count), "--model", molecules, "--steps", "2"]
-    command = [*drawing, "--out", str(path), "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen([sys.executable, "-m", "imadarem", *command], env=environment)
-    deadline = time.monotonic() + 120
-    while not (path.is_file() and count_rows(path)[0]):
-        assert child.poll() is None and time.monotonic() < deadline, "the run never wrote a block"
-        time.sleep(0.01)
+    path, printed = tmp_path / "molecules.smi", tmp_path / "printed"
+
+    def drawing(count, file):
+        return [*f"sample -n {count} --model {molecules} --steps 2 --resume --out {file}".split()]
+
+    child = start_command(*drawing(1_000_000, path), output=printed)
+    wait_until(lambda: path.is_file() and count_rows(path)[0], child, output=printed)
     # A second run beside the first is refused, and changes nothing.
     os.kill(child.pid, signal.SIGSTOP)
-    assert run(command) == 2
+    assert run(drawing(1_000_000, path)) == 2
     assert f"is being written by process {child.pid}" in capsys.readouterr().err
     os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert 0 < count_rows(path)[0] < count
-    assert run(command) == 0
-    straight = tmp_path / "straight.smi"
-    assert run([*drawing, "--out", str(straight), "--json"]) == 0
+    assert finish(child) == -signal.SIGKILL
+    count, straight = count_rows(path)[0] + 100, tmp_path / "straight.smi"
+    assert run(drawing(count, path)) == 0
+    assert run(drawing(count, straight)) == 0
     assert path.read_bytes() == straight.read_bytes()

@@ -9,11 +9,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from cli_parts import records
+from processes import errors, finish, start_command, start_command_ranks, wait_until
 
 from imadarem.cli.flags import NO_FLAG, ModelFlags, OrchestrationFlags, TrainingFlags, given
 from imadarem.cli.recipes import RECIPES
@@ -268,22 +268,13 @@ def test_a_sudoku_model_is_one_that_solve_takes(said, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     line = [*MODULAR, "--steps", "100000", "--eval-every", "100000", "--out", "run"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "imadarem", *line],
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
-        while not metrics.exists() and running.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=120)
-    finally:
-        running.kill()
-    assert running.returncode == 130
+    running = start_command(*line, output=tmp_path / "printed")
+    # The file is there as soon as Ctrl-C is caught.
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(metrics.exists, running, output=tmp_path / "printed")
+    os.kill(running.pid, signal.SIGINT)
+    assert finish(running) == 130
+    err = errors(tmp_path / "printed")
     assert "continue with: imadarem train --out run --resume" in err
     assert "Traceback" not in err
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*/trainer.json")
@@ -293,16 +284,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     line = [*MODULAR, "--steps", "3", "--out", "two", "--json"]
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "ranks.py"), "2", *line],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    both = start_command_ranks(2, *line, output=tmp_path / "printed")
+    assert finish(*both) == 0, errors(tmp_path / "printed")[-2000:]
     # Only one of them speaks.
-    kinds = [record["kind"] for record in records(done.stdout)]
+    kinds = [record["kind"] for record in records((tmp_path / "printed").read_text())]
     assert kinds == ["train"] * 3 + ["valid", "result"]
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2

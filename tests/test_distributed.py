@@ -1,4 +1,4 @@
-"""Training in two real processes, started as a user starts them; this file is their script."""
+"""Training in two real processes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from processes import errors, finish, start_ranks
 
 STEPS = 24
 STOP_AT = 9
@@ -25,17 +25,8 @@ pytestmark = pytest.mark.slow
 def runs(tmp_path_factory):
     """What each of the two processes reports, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("distributed")
-    source = Path(__file__).parent.parent / "src"
-    path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    result = subprocess.run(
-        [*launch, "--nproc_per_node", "2", __file__, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    both = start_ranks(2, main, folder, output=folder / "printed")
+    assert finish(*both) == 0, errors(folder / "printed")[-4000:]
     reports = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     return SimpleNamespace(folder=folder, reports=reports)
 
@@ -189,7 +180,3 @@ def count_files_made_under(folder: Path) -> list[str]:
 
     sys.addaudithook(watch)
     return made
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The orchestrator in two real processes, started as a user starts them; this file is their script.
+"""The orchestrator in two real processes.
 
 What is compared with one process is trained without augmentation and without dropout: the
 rows of a batch are then the same, however they are shared out.
@@ -7,14 +7,12 @@ rows of a batch are then the same, however they are shared out.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import errors, finish, start_ranks
 
 STEPS, STOP_AT, LAST = 3, 2, 4
 #: Rows of each process.
@@ -27,17 +25,8 @@ pytestmark = pytest.mark.slow
 def runs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """What each of the two processes reports, what one alone does, and their folder."""
     folder = tmp_path_factory.mktemp("processes")
-    tests = Path(__file__).parent
-    path = os.pathsep.join([str(tests.parent / "src"), str(tests)])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    result = subprocess.run(
-        [*launch, "--nproc_per_node", "2", __file__, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    both = start_ranks(2, main, folder, output=folder / "printed")
+    assert finish(*both) == 0, errors(folder / "printed")[-4000:]
     reports = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     return SimpleNamespace(folder=folder, reports=reports)
 
@@ -223,7 +212,3 @@ def stopped(rank: int, folder: Path) -> int:
             lambda *_: trainer.request_stop() if trainer.step == 2 else None
         )
     return trainer.run().step
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Commands under torchrun: any number of processes writes the same bytes, a killed one resumes."""
+"""Commands in several processes: any number of them writes the same bytes, a killed one resumes."""
 
 from __future__ import annotations
 
@@ -6,39 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from fakes import COUNTS, MOLECULES, shaken, tiny_model
+from processes import errors, finish, start_command_ranks, wait_until
 
 from imadarem.cli import run
-
-SOURCE = Path(__file__).parent.parent / "src"
-RANKS = Path(__file__).parent / "ranks.py"
-COUNT = 3000
-
-
-def torchrun(processes, *command):
-    """Start a command in several processes, as a user starts it."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    return started(*launch, processes, "-m", "imadarem", *command)
-
-
-def ranks(processes, *command):
-    """The same with the libraries loaded once."""
-    return started(RANKS, processes, *command)
-
-
-def started(*command):
-    path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+from imadarem.cli.sample_file import count_rows
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +25,34 @@ def model(tmp_path_factory):
 
 @pytest.mark.slow
 def test_killed_with_two_processes_and_resumed_with_three_the_file_is_that_of_one(model, tmp_path):
-    def command(file):
-        given = ("--model", model, "-n", COUNT, "--steps", 3, "--batch-size", 64, "--device", "cpu")
+    def command(file, count):
+        given = ("--model", model, "-n", count, "--steps", 2, "--batch-size", 64, "--device", "cpu")
         return ("sample", *given, "--resume", "--out", tmp_path / file)
 
-    assert run([str(token) for token in command("alone.csv")]) == 0
-    killed = ranks(2, *command("shared.csv"))
-    file = tmp_path / "shared.csv"
-    while not (file.is_file() and file.read_bytes().count(b"\n") > 500):
-        assert killed.poll() is None, killed.stdout.read()
-        time.sleep(0.02)
-    # The first process holds the lock of the file; the others do not outlive it.
+    file, printed = tmp_path / "shared.csv", tmp_path / "killed"
+    killed = start_command_ranks(2, *command("shared.csv", 1_000_000), output=printed)
+    wait_until(lambda: file.is_file() and count_rows(file)[0], *killed, output=printed)
+    # The first process holds the lock of the file.
     os.kill(int((tmp_path / ".shared.csv.lock").read_text()), signal.SIGKILL)
-    killed.communicate(timeout=120)
-    assert killed.returncode != 0 and file.read_bytes().count(b"\n") <= COUNT
-    resumed = ranks(3, *command("shared.csv"))
-    printed, _ = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, printed
-    assert "continuing behind them" in printed and printed.count("samples in") == 1
+    assert finish(*killed) != 0
+    # Another block and a part of one.
+    count, printed = count_rows(file)[0] + 600, tmp_path / "resumed"
+    assert finish(*start_command_ranks(3, *command("shared.csv", count), output=printed)) == 0
+    told = printed.read_text() + errors(printed)
+    assert "continuing behind them" in told and told.count("samples in") == 1
+    assert run([str(token) for token in command("alone.csv", count)]) == 0
     assert file.read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
 
 @pytest.mark.slow
-def test_repair_and_its_errors_are_those_of_one_process(model, tmp_path):
+def test_repair_under_torchrun_writes_the_file_of_one_process(model, tmp_path):
     broken = tmp_path / "broken.smi"
     broken.write_text("\n".join(MOLECULES) + "\n")
     given = ("repair", "--file", broken, "--model", model, "--check", "builtins:len", "--json")
-    shared = torchrun(2, *given, "--out", tmp_path / "shared.smi")
-    printed, _ = shared.communicate(timeout=120)
-    assert shared.returncode == 0 and printed.count('"row"') == len(MOLECULES), printed
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    line = [*launch, "-m", "imadarem", *map(str, given), "--out", str(tmp_path / "shared.smi")]
+    shared = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=120)
+    assert shared.returncode == 0, shared.stderr
+    assert shared.stdout.count('"row"') == len(MOLECULES)
     assert run([*map(str, given), "--out", str(tmp_path / "alone.smi")]) == 0
     assert (tmp_path / "shared.smi").read_bytes() == (tmp_path / "alone.smi").read_bytes()
