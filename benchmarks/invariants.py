@@ -40,7 +40,7 @@ FAULTS = ("given changed", "not finished", "depends on batch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    run_groups(__doc__, run_group, FAULTS, arguments, quick=20)
+    run_groups(__doc__, run_group, FAULTS, arguments, quick=8)
 
 
 def run_group(number: int, size: int = GROUP) -> dict[str, Any]:

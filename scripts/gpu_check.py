@@ -55,7 +55,7 @@ class Sizes:
     rows: int
 
 
-LARGE, TINY = Sizes(768, 12, 256, 64, 150, 1024), Sizes(32, 1, 16, 24, 40, 8)
+LARGE, TINY = Sizes(768, 12, 256, 64, 150, 1024), Sizes(32, 1, 16, 16, 24, 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,8 +17,8 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # Examples are the same on every run and on every machine; speed is no reason to fail.
-settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=50)
-# HYPOTHESIS_PROFILE=default looks for other examples, and for twice as many.
+settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=25)
+# HYPOTHESIS_PROFILE=default looks for other examples, and for four times as many.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 

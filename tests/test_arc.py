@@ -368,7 +368,10 @@ def test_the_same_seed_makes_the_same_episodes_and_another_draws_others():
     assert made(0).equal(made(0)) and not made(0).equal(made(1))
 
 
-@pytest.mark.slow
-def test_no_problem_that_fits_is_an_error():
+def test_no_problem_that_fits_is_an_error(tmp_path):
+    pair = {"input": [[1, 2, 3]], "output": [[1]]}
+    for side in ("training", "evaluation"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.json").write_text(json.dumps({"train": [pair] * 3, "test": [pair]}))
     with pytest.raises(DataError, match="larger max_grid"):
-        arc_task(2, max_grid=3)
+        arc_task(path=tmp_path, max_grid=2)

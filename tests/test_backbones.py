@@ -170,7 +170,7 @@ def corpus(texts=TEXTS) -> TokenCorpus:
 def test_training_changes_what_is_trainable_and_nothing_else(family, how, tmp_path):
     model = refiner(family, **how, max_refinement_steps=2)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    sizes = {"steps": 4, "batch_size": 4, "accumulation": 2, "warmup_steps": 1, "sample_count": 2}
+    sizes = {"steps": 2, "batch_size": 4, "accumulation": 2, "warmup_steps": 1, "sample_count": 0}
     config = TrainingConfig(**sizes, gate_warmup=0.0, eval_every=10, save_every=10)
     result = Trainer(MaskedTraining(model, corpus(), corpus(TEXTS[:4])), config, tmp_path).run()
     assert result.finished and result.skipped == 0
@@ -195,7 +195,7 @@ def test_training_changes_what_is_trainable_and_nothing_else(family, how, tmp_pa
 def test_a_run_on_a_backbone_resumes_exactly(tmp_path):
     def run(folder, stop):
         model = refiner(lora=2)
-        sizes = {"steps": 4, "batch_size": 6, "warmup_steps": 0, "sample_count": 0, "log_every": 1}
+        sizes = {"steps": 3, "batch_size": 4, "warmup_steps": 0, "sample_count": 0, "log_every": 1}
         trainer = Trainer(
             MaskedTraining(model, corpus(), corpus(TEXTS[:4])),
             TrainingConfig(**sizes, gate_warmup=0.0, eval_every=9, save_every=9),
@@ -208,7 +208,7 @@ def test_a_run_on_a_backbone_resumes_exactly(tmp_path):
         return model.state_dict()
 
     whole = run(tmp_path / "a", stop=None)
-    run(tmp_path / "b", stop=2)
+    run(tmp_path / "b", stop=1)
     in_two = run(tmp_path / "b", stop=None)
     assert all(torch.equal(weight, in_two[name]) for name, weight in whole.items())
 

@@ -166,7 +166,7 @@ def test_random_infills_keep_what_is_given_and_go_on_where_they_stopped(tmp_path
         script.main(["--quick", "--out", str(out)])
     assert ended.value.code == 0
     assert (
-        "120 cases: 0 given changed, 0 not finished, 0 depends on batch" in capsys.readouterr().out
+        "48 cases: 0 given changed, 0 not finished, 0 depends on batch" in capsys.readouterr().out
     )
     whole = out.read_text()
     # A run that was killed in the middle of a line does that group again.

@@ -56,8 +56,9 @@ def test_the_gate_is_reported_step_by_step(said, molecules):
 
 
 def test_a_judge_is_reported_by_kind_of_row(said, monkeypatch):
-    monkeypatch.setattr("imadarem.cli.held_out.JUDGED_BATCHES", 2)
-    line = ("evaluate", "--model", "smiles", "--calibration", "--rows", 40, "--steps", 2)
+    monkeypatch.setattr("imadarem.cli.held_out.JUDGED_BATCHES", 1)
+    monkeypatch.setattr("imadarem.training.judge_report.ROWS", 150)
+    line = ("evaluate", "--model", "smiles", "--calibration", "--rows", 20, "--steps", 1)
     code, out, _ = said(*line, "--json")
     (record,) = records(out)
     assert code == 0
@@ -65,6 +66,7 @@ def test_a_judge_is_reported_by_kind_of_row(said, monkeypatch):
     assert found["wrong", "edits"]["auroc"] > 0.8
     assert found["right", "refilled"]["auroc"] > 0.6
     assert record["judge"]["unflagged"] > 0.9
+    monkeypatch.setattr("imadarem.training.judge_report.ROWS", 20)
     _, out, _ = said(*line)
     assert "nothing flagged in " in out and "the judge on rows with known errors" in out
 

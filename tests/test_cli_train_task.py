@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,21 +63,6 @@ def test_the_help_begins_with_the_flags_that_most_runs_need(said):
     assert 20 <= count["first"] <= 30 < count["advanced"]
     # What is fitted after training is nobody's to choose.
     assert "--gate-temperature" not in out and "--gate-offset" not in out
-
-
-@pytest.mark.slow
-def test_its_help_loads_nothing_heavy():
-    code = (
-        "import sys; from imadarem.cli import run; "
-        "assert run(['train', '--help']) == 0; "
-        "assert run(['solve', '--help']) == 0; "
-        "print('\\nheavy:', {'torch', 'numpy', 'rdkit', 'huggingface_hub'} & set(sys.modules))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.stdout.endswith("\nheavy: set()\n")
 
 
 @pytest.mark.parametrize(

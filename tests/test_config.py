@@ -87,7 +87,7 @@ anything = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from([field.name for field in dataclasses.fields(ImplicitRefinementConfig)]),
     value=anything,

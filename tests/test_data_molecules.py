@@ -258,16 +258,16 @@ def test_a_part_of_a_file_is_drawn_fairly_in_its_order_and_without_holding_the_r
     path = tmp_path / "chain.smi"
     chains = ["C" * length for length in range(1, 41)]
     path.write_text("\n".join(chains) + "\n")
-    drawn = [read_smiles(path, most=10, seed=seed).smiles for seed in range(200)]
+    drawn = [read_smiles(path, most=10, seed=seed).smiles for seed in range(100)]
     assert all(part == sorted(part, key=len) and len(set(part)) == 10 for part in drawn)
     counts = [sum(chain in part for part in drawn) for chain in chains]
-    # 50 expected of each; the standard deviation is 6.
-    assert min(counts) > 25 and max(counts) < 75
+    # 25 expected of each; the standard deviation is 4.3.
+    assert min(counts) > 7 and max(counts) < 43
     assert read_smiles(path, most=40).smiles == read_smiles(path, most=99).smiles == chains
-    path.write_text("CCO\n" * 20_000)
+    path.write_text("CCO\n" * 6_000)
     tracemalloc.start()
     assert len(read_smiles(path, most=100).smiles) == 100
-    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    assert tracemalloc.get_traced_memory()[1] < 300_000
     tracemalloc.stop()
 
 

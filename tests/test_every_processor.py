@@ -56,12 +56,12 @@ def main() -> None:
     for mode, policy, joint in CASES:
         model = uneven_model(length_mode=mode, joint_size=joint)
         batches = [
-            records(model, 12, seed=3, policy=policy, batch_size=size) for size in (12, 1, 5)
+            records(model, 10, seed=3, policy=policy, batch_size=size) for size in (10, 1, 4)
         ]
         report(f"{mode} {policy} joint_size={joint}", *batches)
     for name in ("selfies", "smiles"):
         shipped = ImplicitRefinementModel.from_pretrained(name)
-        drawn = [shipped.sample(20, seed=1, batch_size=size, steps=3) for size in (20, 1, 7)]
+        drawn = [shipped.sample(12, seed=1, batch_size=size, steps=2) for size in (12, 1, 5)]
         report(name, *([row.ids.tolist() for row in samples.rows] for samples in drawn))
 
 

@@ -79,11 +79,11 @@ def test_the_best_gets_better_where_every_change_is_open(model):
 
 @pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_never_stopped(model, tmp_path):
-    guessing = small(prescreen=3)
+    guessing = small(prescreen=3, budget=34)
     straight = evolve(model, Counted(), guessing, start=SIXTY[:10], **STEPS)
     file = tmp_path / "run.csv"
-    # 31 calls cut a generation off in its middle.
-    shorter = replace(guessing, budget=31)
+    # 17 calls cut a generation off in its middle.
+    shorter = replace(guessing, budget=17)
     evolve(model, Counted(), shorter, start=SIXTY[:10], out=file, **STEPS)
     resumed = evolve(model, Counted(), guessing, out=file, resume=True, **STEPS)
     assert list(resumed.scored.values()) == list(straight.scored.values())

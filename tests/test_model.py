@@ -152,13 +152,12 @@ def test_updating_a_teacher_that_is_not_there_says_so() -> None:
 @pytest.mark.parametrize("mode", ["eos", "drawn"])
 def test_a_row_depends_on_its_seed_alone(policy: str, mode: str) -> None:
     model = shaken(tiny_model(length_mode=mode, length_counts=[0, 0, 1, 2, 3, 2, 1]))
-    together = model.sample(9, seed=5, policy=policy)
-    for batch_size in (1, 4):
-        apart = model.sample(9, seed=5, policy=policy, batch_size=batch_size)
-        assert [r.ids.tolist() for r in apart.rows] == [r.ids.tolist() for r in together.rows]
-    fewer = model.sample(3, seed=5, policy=policy)
-    assert [r.ids.tolist() for r in fewer.rows] == [r.ids.tolist() for r in together.rows[:3]]
-    assert model.sample(9, seed=6, policy=policy).texts != together.texts
+    together = model.sample(5, seed=5, policy=policy)
+    apart = model.sample(5, seed=5, policy=policy, batch_size=2)
+    assert [r.ids.tolist() for r in apart.rows] == [r.ids.tolist() for r in together.rows]
+    fewer = model.sample(1, seed=5, policy=policy)
+    assert fewer.rows[0].ids.tolist() == together.rows[0].ids.tolist()
+    assert model.sample(5, seed=6, policy=policy).texts != together.texts
 
 
 def test_the_schedule_is_the_models_own_or_as_asked() -> None:

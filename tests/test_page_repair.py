@@ -120,9 +120,8 @@ def test_prompts_are_in_the_notation_of_the_model(window, server):
     window.wait_for_selector("#status:has-text('Done: CC(=O)N')")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_needs_no_sideways_scrolling(browser, server, scheme):
-    with page_of(browser, viewport=PHONE, color_scheme=scheme, has_touch=True) as page:
+def test_a_phone_needs_no_sideways_scrolling(browser, server):
+    with page_of(browser, viewport=PHONE, has_touch=True) as page:
         page.goto(server.url)
         settled(page)
         page.tap('[data-token="5"]')

@@ -163,8 +163,8 @@ def trained(request):
     tokenizer = kind()
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in SENTENCES]
     model = model_for(tokenizer, len(tokenizer))
-    losses = train(model, rows, steps=24)
-    return SimpleNamespace(tokenizer=tokenizer, model=model, losses=losses, rows=rows)
+    train(model, rows[:12], steps=2)
+    return SimpleNamespace(tokenizer=tokenizer, model=model, rows=rows)
 
 
 def test_the_sentences_fit_the_canvas_and_the_vocabulary(trained):
@@ -172,10 +172,13 @@ def test_the_sentences_fit_the_canvas_and_the_vocabulary(trained):
     assert max(map(max, trained.rows)) < len(trained.tokenizer)
 
 
-def test_the_loss_falls_within_a_few_steps(trained):
-    # From about ln V (3.7 to 5.8 nats) and the gate's share. One step may hide a sentence whole,
-    # or be the first that is told its own beliefs: the median of four says where the loss is.
-    assert median(trained.losses[-4:]) < trained.losses[0] - 0.5
+def test_the_loss_falls_within_a_few_steps():
+    tokenizer = bpe()
+    rows = [tokenizer.encode(text, add_special_tokens=False) for text in SENTENCES]
+    losses = train(model_for(tokenizer, len(tokenizer)), rows, steps=16)
+    # From about ln 120 = 4.8 nats and the gate's share. One step may hide a sentence whole, or be
+    # the first that is told its own beliefs: the median of four says where the loss is.
+    assert median(losses[-4:]) < losses[0] - 0.5
 
 
 def test_samples_hold_no_mask_and_no_special_token(trained):

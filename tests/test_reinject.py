@@ -436,7 +436,7 @@ def reference(kind: str, asked: Question, batch_size: int) -> list[tuple[list[in
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10**6), lengths=st.lists(st.integers(1, 9), min_size=2, max_size=6))
 def test_a_result_is_the_same_alone_and_in_any_batch(
     kind: str, seed: int, lengths: list[int]

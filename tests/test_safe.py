@@ -18,7 +18,7 @@ from imadarem.errors import DataError
 from imadarem.tokenizers import SafeTokenizer, load_tokenizer, safe, to_safe
 from imadarem.tokenizers.safe import fragment_bonds, join, pieces
 
-MOLECULES = load_moses_sample("train")[:2000]
+MOLECULES = load_moses_sample("train")[:500]
 ODD = [
     "C",
     "[H][H]",
@@ -138,7 +138,7 @@ def test_a_file_is_prepared_as_safe(tmp_path):
 
 
 def test_respelling_gives_other_cuts_or_another_order_of_the_same_molecule():
-    tokenizer = SafeTokenizer.from_corpus(MOLECULES[:300])
+    tokenizer = SafeTokenizer.from_corpus(MOLECULES[:60])
     ids = tokenizer.encode(MOLECULES[0])
     other = respell(ids, tokenizer, np.random.default_rng(0), limit=80)
     assert other is not None

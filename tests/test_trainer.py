@@ -84,6 +84,14 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A run of eight steps that is done."""
+    made = trainer(tmp_path_factory.mktemp("straight"))
+    made.run()
+    return made
+
+
 def test_a_run_that_is_asked_to_stop_saves_and_does_nothing_more(tmp_path: Path) -> None:
     events: list[object] = []
     stopped = trainer(tmp_path, settings(save_every=1_000), on_event=events.append)
@@ -104,10 +112,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_does_nothing_more(tmp_path: Path)
     ("which", "steps"), [("validate", 0), ("calibrate", 8)], ids=["first validation", "calibration"]
 )
 def test_a_stop_does_not_wait_for_a_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, steps: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Trainer, which: str, steps: int
 ) -> None:
-    straight = trainer(tmp_path / "straight")
-    straight.run()
     stopped = trainer(tmp_path / "parts")
     work = getattr(stopped.objective, which)
 
@@ -126,8 +132,8 @@ def test_a_stop_does_not_wait_for_a_validation(
     assert result.finished and result.last is not None
     # What a stop cut off is made up for: the run ends as one that was never stopped.
     assert_same(weights(straight), weights(resumed))
-    assert records(tmp_path / "parts") == records(tmp_path / "straight")
-    models = [tmp_path / run / "model" for run in ("straight", "parts")]
+    assert records(tmp_path / "parts") == records(straight.run_dir)
+    models = [run / "model" for run in (straight.run_dir, tmp_path / "parts")]
     assert len({(model / "config.json").read_text() for model in models}) == 1
 
 
@@ -143,20 +149,20 @@ def killed_at(step: int, running: Trainer) -> None:
         running.run()
 
 
-def test_a_killed_run_leaves_no_record_twice_and_no_temporary_file(tmp_path: Path) -> None:
-    straight = trainer(tmp_path / "straight", settings(log_every=1))
-    straight.run()
+def test_a_killed_run_leaves_no_record_twice_and_no_temporary_file(
+    tmp_path: Path, straight: Trainer
+) -> None:
     run = tmp_path / "parts"
-    killed_at(5, trainer(run, settings(log_every=1, save_every=3)))
+    killed_at(6, trainer(run, settings(save_every=3)))
     for left in (".run.json.abc.tmp", "model/.config.json.abc.tmp", "checkpoints/.step-00000005/x"):
         (run / left).parent.mkdir(parents=True, exist_ok=True)
         (run / left).touch()
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "tr')
-    resumed = trainer(run, settings(log_every=1))
+    resumed = trainer(run)
     assert resumed.resume() == 3
     resumed.run()
-    assert records(run) == records(tmp_path / "straight")
+    assert records(run) == records(straight.run_dir)
     assert [path.name for path in run.rglob(".*")] == []
 
 
@@ -167,7 +173,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_afresh(tmp_pat
 
 
 def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
-    trainer(tmp_path).run()
+    trainer(tmp_path, settings(sample_count=0)).run()
     newest = tmp_path / "checkpoints" / "step-00000008"
     newest.rename(newest.with_name("step-00000008.before"))
     assert trainer(tmp_path).resume() == 8
@@ -177,11 +183,11 @@ def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path) -> Non
 
 
 def test_two_trainers_cannot_write_to_one_folder(tmp_path: Path) -> None:
-    first, second = trainer(tmp_path), trainer(tmp_path)
+    first, second = (trainer(tmp_path, settings(steps=4)) for _ in range(2))
     refused: list[BusyError] = []
 
     def meanwhile(event: Progress | Evaluated) -> None:
-        if event.step == 4 and not refused:
+        if event.step == 2 and not refused:
             with pytest.raises(BusyError, match=f"process {os.getpid()}") as caught:
                 second.run()
             refused.append(caught.value)
@@ -190,7 +196,7 @@ def test_two_trainers_cannot_write_to_one_folder(tmp_path: Path) -> None:
     assert first.run().finished and refused
     assert second.step == 0
     # The lock ends with the run.
-    trainer(tmp_path).run()
+    trainer(tmp_path, settings(steps=1, sample_count=0)).run()
 
 
 @pytest.mark.parametrize("part", ["carry", "halting", "memory"])
@@ -199,25 +205,32 @@ def test_a_part_that_rows_alone_do_not_train_is_refused(part: str) -> None:
         MaskedTraining(tiny_model(**{part: True}), corpus(), corpus(1))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "ranger21"])
+@pytest.mark.parametrize(("optimizer", "joint_size"), [("adamw", 0), ("muon", 6), ("ranger21", 0)])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
-    tmp_path: Path, optimizer: str
+    tmp_path: Path, optimizer: str, joint_size: int
 ) -> None:
-    straight = trainer(tmp_path / "straight", settings(optimizer=optimizer))
+    def make(run: Path) -> Trainer:
+        counts = corpus().length_counts()
+        given = {"length_mode": "drawn", "length_counts": counts, "dropout": 0.1}
+        model = tiny_model(**given, joint_size=joint_size)
+        often = {"steps": 4, "log_every": 1, "eval_every": 3, "save_every": 3, "sample_count": 0}
+        return over(model, run, settings(optimizer=optimizer, **often))
+
+    straight = make(tmp_path / "straight")
     assert straight.run().finished
 
-    stopped = trainer(tmp_path / "parts", settings(optimizer=optimizer))
-    stopped.on_event = lambda e: stopped.request_stop() if e.step == 4 else None
+    stopped = make(tmp_path / "parts")
+    stopped.on_event = lambda e: stopped.request_stop() if e.step == 2 else None
     result = stopped.run()
-    assert (result.step, result.finished) == (4, False)
+    assert (result.step, result.finished) == (2, False)
 
-    resumed = trainer(tmp_path / "parts", settings(optimizer=optimizer))
-    assert resumed.resume() == 4
+    resumed = make(tmp_path / "parts")
+    assert resumed.resume() == 2
     assert resumed.run().finished
     # Student, teacher and optimiser alike.
     assert_same(weights(straight), weights(resumed))
     states = [
-        load_state(tmp_path / run / "checkpoints" / "step-00000008" / "optimizer")
+        load_state(tmp_path / run / "checkpoints" / "step-00000004" / "optimizer")
         for run in ("straight", "parts")
     ]
     assert repr(states[0]) == repr(states[1])
@@ -238,19 +251,19 @@ def test_training_learns_and_leaves_a_model_that_samples(tmp_path: Path) -> None
     assert sum(isinstance(e, Progress) for e in events) == 75
 
 
-def test_a_run_folder_tells_what_was_done(tmp_path: Path) -> None:
-    trainer(tmp_path).run()
-    run = json.loads((tmp_path / "run.json").read_text())
+def test_a_run_folder_tells_what_was_done(straight: Trainer) -> None:
+    folder = straight.run_dir
+    run = json.loads((folder / "run.json").read_text())
     assert run["training"]["steps"] == 8
     assert run["versions"]["torch"] == torch.__version__
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = records(folder)
     assert [x["step"] for x in lines if x["kind"] == "valid"] == [0, 4, 8]
     assert [x["step"] for x in lines if x["kind"] == "train"] == [2, 4, 6, 8]
-    assert list((tmp_path / "tensorboard").iterdir())
+    assert list((folder / "tensorboard").iterdir())
 
 
 def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    trainer(tmp_path, settings(save_every=2)).run()
+    trainer(tmp_path, settings(save_every=2, eval_every=9, sample_count=0)).run()
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000006", "step-00000008"]
 
@@ -283,7 +296,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(tmp_path: Path
 
 
 def test_training_gives_up_after_many_bad_steps_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    t = trainer(tmp_path, settings(steps=60))
+    t = trainer(tmp_path, settings(steps=60, eval_every=60, save_every=10, sample_count=0))
     poison(t, set(range(4, 60)))
     with pytest.raises(TrainingError, match="20 steps in a row.*step-00000020"):
         t.run()
@@ -404,23 +417,6 @@ def test_a_joint_head_is_trained_on_a_mix_of_canvases_unless_told_otherwise(
     made = over(model, tmp_path, settings(**given))
     objective = made.objective.objective()  # type: ignore[attr-defined]
     assert (objective.blank_share, objective.suffix_share, objective.window_share) == shares
-
-
-def test_a_model_with_a_joint_head_trains_and_resumes(tmp_path: Path) -> None:
-    def make(run: Path) -> Trainer:
-        counts = corpus().length_counts()
-        model = tiny_model(length_mode="drawn", length_counts=counts, joint_size=6)
-        return over(model, run, settings(optimizer="muon"))
-
-    straight = make(tmp_path / "straight")
-    assert straight.run().finished
-    stopped = make(tmp_path / "parts")
-    stopped.on_event = lambda e: stopped.request_stop() if e.step == 4 else None
-    assert stopped.run().step == 4
-    resumed = make(tmp_path / "parts")
-    assert resumed.resume() == 4
-    assert resumed.run().finished
-    assert_same(weights(straight), weights(resumed))
 
 
 def test_the_best_weights_are_kept_and_a_run_that_does_not_improve_ends_early(

@@ -243,11 +243,12 @@ def _calibration(
 
 
 def _judge(network: ImplicitRefinementModel, rows: Rows, seed: int) -> JudgeReport:
+    from imadarem.training.judge_report import ROWS as BATCH
     from imadarem.training.judge_report import judge_report
     from imadarem.training.judging import JudgeData
 
     with err().status("judging rows with known errors"):
-        data = JudgeData(network, rows.corpus, own=max(len(rows.corpus), 250), seed=seed)
+        data = JudgeData(network, rows.corpus, own=max(len(rows.corpus), BATCH), seed=seed)
         return judge_report(network, data, JUDGED_BATCHES)
 
 
