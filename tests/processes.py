@@ -38,6 +38,8 @@ def start(
     """
     environment = {**os.environ, **variables}
     given = (function, arguments, Path.cwd(), output, environment)
+    output.touch()
+    output.with_suffix(".err").touch()
     process: BaseProcess = SERVER.Process(target=_call, args=given, daemon=True)
     process.start()
     return process

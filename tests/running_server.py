@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import httpx
+from processes import start_command, wait_until
 
 from imadarem.serve.app import create_app
 from imadarem.serve.catalogue import load_catalogue
@@ -31,19 +30,6 @@ class ServerAddress:
 
     def client(self, **settings: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **settings)
-
-
-class ServerProcess(ServerAddress):
-    """A running ``imadarem serve``."""
-
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
-        super().__init__(url)
-        self.process = process
-
-    def stop(self) -> int:
-        """Ask it to end, as a service manager does; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
 
 
 @contextmanager
@@ -67,24 +53,16 @@ def server_thread(*models: str, token: str | None = None, **limits: Any) -> Iter
 
 
 @contextmanager
-def server_process(*flags: object, **environment: str) -> Iterator[ServerProcess]:
-    """A process with these flags, killed at the end whatever happens."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imadarem", "serve", "--port", "0", *map(str, flags)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
+def server_process(*flags: object, output: Path) -> Iterator[tuple[BaseProcess, ServerAddress]]:
+    """A process ``imadarem serve`` with these flags, killed at the end whatever happens."""
+    process = start_command("serve", "--port", 0, *flags, output=output)
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert " at http://" in line, "the server said why on stderr"
-        yield ServerProcess(process, line.split(" at ")[1].strip().rstrip("/"))
+        wait_until(lambda: " at http://" in output.read_text(), process, output=output)
+        url = output.read_text().split(" at ")[1].splitlines()[0].strip().rstrip("/")
+        yield process, ServerAddress(url)
     finally:
         process.kill()
-        process.wait(10)
-        assert process.stdout is not None
-        process.stdout.close()
+        process.join(10)
 
 
 def metric(client: httpx.Client, name: str) -> float:

@@ -184,9 +184,8 @@ def test_ctrl_c_exits_with_130(said, failing):
 def test_a_closed_pipe_ends_quietly():
     Path("molecules.smi").write_text("\n".join(SIXTY))
     # "true" reads nothing: the first write already finds the pipe closed.
-    line = (
-        f"{sys.executable} -m imadarem data inspect molecules.smi | true; echo ${{PIPESTATUS[0]}}"
-    )
+    command = f"{sys.executable} -m imadarem data inspect molecules.smi --json"
+    line = f"{command} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line],
         capture_output=True,

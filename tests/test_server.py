@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from cli_parts import WORDS, saved_model
+from processes import finish
 from running_server import metric, server_process, server_thread
 
 from imadarem.errors import ConfigError
@@ -110,8 +111,8 @@ def test_allowed_host_names_are_those_given_and_the_machines_own():
 
 
 @pytest.mark.slow
-def test_a_stop_finishes_running_requests_and_accepts_no_new_ones(words):
-    with server_process("--model", words) as running:
+def test_a_stop_finishes_running_requests_and_accepts_no_new_ones(words, tmp_path):
+    with server_process("--model", words, output=tmp_path / "printed") as (process, running):
         answers: list[httpx.Response] = []
 
         def ask() -> None:
@@ -124,7 +125,8 @@ def test_a_stop_finishes_running_requests_and_accepts_no_new_ones(words):
             asking.start()
             wait_for(lambda: metric(client, "imadarem_queue_jobs") == 1)
             assert answers == []
-            assert running.stop() == 0
+            process.terminate()  # as a service manager does
+            assert finish(process) == 0
         asking.join()
         assert answers[0].status_code == 200
         assert len(answers[0].json()["samples"]) == 2
