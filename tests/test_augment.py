@@ -32,7 +32,7 @@ VOCAB = 12
 ALL = tuple(STRATEGIES)
 
 
-few = settings(max_examples=40)
+few = settings(max_examples=25)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.checkpoint import load_state, save_state
@@ -72,7 +72,6 @@ def test_every_arm_is_tried():
     assert set(play(bandit, 60, seed=0)) == set(ARMS)
 
 
-@settings(max_examples=40)
 @given(
     st.lists(st.sets(st.sampled_from(ARMS), min_size=1), min_size=1, max_size=12),
     st.integers(0, 50),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import SPECIAL
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -160,7 +160,6 @@ def padded(rows: list[list[int]]) -> list[list[int]]:
     return [[*one, *[PAD] * (width - len(one))] for one in rows]
 
 
-@settings(max_examples=40)
 @given(rows=st.lists(row, min_size=1, max_size=4), seed=st.integers(0, 10**6))
 def test_at_a_drawn_length_a_question_is_the_data_with_blanks(
     rows: list[list[int]], seed: int
@@ -176,7 +175,6 @@ def test_at_a_drawn_length_a_question_is_the_data_with_blanks(
     assert not canvas.written.any()  # all that is no blank is given: it never changes
 
 
-@settings(max_examples=40)
 @given(rows=st.lists(row, min_size=1, max_size=4), seed=st.integers(0, 10**6))
 def test_with_endings_a_question_is_as_long_as_a_canvas_and_ends_in_eos(
     rows: list[list[int]], seed: int

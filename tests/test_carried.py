@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import SPECIAL, grid_model, shaken, tiny_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -164,7 +164,6 @@ def test_a_new_row_takes_its_first_step_as_it_would_alone() -> None:
 # Rows of other widths
 
 
-@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     old=st.lists(st.integers(1, 6), min_size=2, max_size=4),

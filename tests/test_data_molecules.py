@@ -8,7 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.data.molecule_files import RejectedLine, iter_smiles, read_smiles
@@ -211,7 +211,6 @@ def test_split_share_is_near_the_wish_and_the_seed_changes_it():
     assert split(ALKANES, valid_fraction=0).valid == []
 
 
-@settings(max_examples=25)
 @given(st.permutations(ALKANES[:30]), st.integers(0, 30))
 def test_a_molecule_keeps_its_side_whatever_else_is_in_the_file(order, kept):
     everything = set(split(ALKANES[:30], valid_fraction=0.5).valid)

@@ -79,7 +79,7 @@ def kept(before: Canvas, step: Step) -> Tensor:
     return (step.canvas.ids == before.ids) & (step.canvas.state == before.state)
 
 
-some = settings(max_examples=30)  # each runs the loop: enough to fail, quick enough to run
+some = settings(max_examples=20)  # each runs the loop: enough to fail, quick enough to run
 anything = given(canvases(), st.integers(0, 99), st.booleans())
 
 

@@ -87,7 +87,7 @@ def test_a_fragment_that_is_none_is_refused_with_what_to_do(text, message):
 
 
 @given(st.text(st.sampled_from("cCnNoO()[]*=#1234:.@H+-/\\ "), max_size=12))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_whatever_is_typed_is_a_fragment_or_an_error_that_names_it(text):
     try:
         assert read_fragment(text).molecule.GetNumAtoms() > 0

@@ -69,7 +69,6 @@ def test_a_token_hears_those_left_of_it_and_no_other() -> None:
 
 
 @given(seed=st.integers(0, 2**32), length=st.integers(1, 8))
-@settings(max_examples=25, deadline=None)
 def test_drawing_step_by_step_gives_the_logits_of_training_on_what_was_drawn(
     seed: int, length: int
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -62,7 +62,6 @@ def test_an_address_is_a_pure_function_of_seed_and_known_tokens() -> None:
     assert torch.equal(large.keys(ids, known.expand(3, -1)), keys)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 8))
 def test_an_address_is_a_unit_vector_whatever_its_batch(seed: int, batch: int) -> None:
     ids = random_rows(batch, seed=seed)
@@ -231,7 +230,6 @@ def test_of_hits_as_near_as_each_other_the_later_one_comes_first() -> None:
         assert read(bank, rows([3, 4])).ids[0].tolist() == order
 
 
-@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_a_recall_does_not_depend_on_its_batch(seed: int) -> None:
     bank = MemoryBank(vocab_size=VOCAB, key_size=32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fakes import shaken, tiny_model
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -85,7 +85,6 @@ def test_a_carry_needs_the_weights_of_the_injection_alone() -> None:
 # Inner steps
 
 
-@settings(max_examples=25)
 @given(n=st.integers(1, 5), seed=st.integers(0, 100))
 def test_n_inner_steps_are_one_step_done_n_times(n: int, seed: int) -> None:
     once, often = MODELS[1], MODELS[n]
@@ -132,7 +131,6 @@ def test_gradient_checkpointing_changes_no_number_of_inner_steps() -> None:
 # Carry
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 100), inner_steps=st.integers(1, 3))
 def test_a_carry_of_zeros_says_nothing(seed: int, inner_steps: int) -> None:
     model, ids = MODELS[inner_steps], some_ids(seed=seed)
@@ -149,7 +147,6 @@ def test_a_carry_is_the_state_that_the_heads_read() -> None:
     assert not torch.allclose(model(ids, carry=output.carry).logits, output.logits, atol=1e-3)
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 100), pad=st.integers(1, 4))
 def test_a_carry_on_padding_reaches_nobody(seed: int, pad: int) -> None:
     model, ids = MODELS[2], some_ids(seed=seed)
@@ -235,7 +232,6 @@ def test_a_maximum_of_negative_states_is_not_that_of_the_padding() -> None:
     assert by_hand()(x, attended).tolist() == pytest.approx([-0.158655 * 11], abs=1e-4)
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_halting_depends_on_the_row_alone(seed: int, lengths: list[int]) -> None:
     model = MODELS[2]

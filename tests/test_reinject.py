@@ -233,7 +233,7 @@ def unrolled(kind: str, asked: Question, names: list[str]) -> list[StepOutput]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 10**6),
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),

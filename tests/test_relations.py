@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fakes import SPECIAL, grid_model, shaken
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -40,7 +40,6 @@ def test_members_are_one_where_a_position_is_in_a_group() -> None:
     assert found.tolist() == [[[[1, 1, 0], [0, 0, 1]], [[1, 0, 1], [0, 1, 0]]]]
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), length=st.integers(1, 6), kinds=st.integers(1, 3))
 def test_pooling_is_what_a_double_loop_gives(seed: int, length: int, kinds: int) -> None:
     torch.manual_seed(seed)
@@ -75,7 +74,6 @@ def same_after(ids: Tensor, places: Tensor, model: ImplicitRefinementModel = MOD
     )
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_symmetry_of_the_grid_moves_the_logits_and_changes_nothing(seed: int) -> None:
     ids = grids(6, seed=seed)
@@ -101,7 +99,6 @@ def test_a_swap_that_tears_rows_apart_changes_the_logits() -> None:
     assert not same_after(ids, places)
 
 
-@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), garbage=st.integers(0, V - 1))
 def test_in_a_batch_of_two_sizes_each_grid_gets_what_it_gets_alone(seed: int, garbage: int) -> None:
     small, large = grids(4, 2, seed), grids(6, 1, seed)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.cli.sample_file import SampleFile, count_rows, sample_file
@@ -41,7 +41,6 @@ def begun(path: Path, rows: int = 3, wanted: int = 5) -> Path:
 
 
 # A process may die within a block, and a machine may leave NUL bytes where it crashed.
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 7), st.integers(0, 9), st.integers(0, 60), st.booleans()),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imadarem.canvas import Canvas, State
@@ -189,7 +189,6 @@ tokens = st.lists(st.sampled_from([*"abcd", "[MASK]", "<mask>"]), min_size=1, ma
 
 
 @given(tokens, st.data())
-@settings(max_examples=50)
 def test_a_token_is_given_or_blank_or_may_change(written, data):
     flags = [token in "abcd" and data.draw(st.booleans()) for token in written]
     canvas = token_canvas(MODEL, written, flags)

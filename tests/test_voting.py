@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import SPECIAL
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -47,7 +47,6 @@ def test_answers_are_ranked_best_first():
     assert [(v.answer.tolist(), int(v.votes)) for v in ranked] == [(A, 3), (B, 2), (C, 1)]
 
 
-@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(3, 5), st.sampled_from([0.25, 0.5, 0.75])), min_size=1),
        st.randoms(), st.sampled_from(["count", "confidence"]))  # fmt: skip
 def test_the_order_of_the_votes_matters_only_in_a_full_tie(given_votes, random, by):
