@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import MOLECULES, SPECIAL
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,9 +30,6 @@ from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer, SmilesTokenizer
 PAD, MASK, EOS = SPECIAL.pad, SPECIAL.mask, SPECIAL.eos
 VOCAB = 12
 ALL = tuple(STRATEGIES)
-
-
-few = settings(max_examples=25)
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,6 @@ HOLED[40:] = PAD
 # ---------------------------------------------------------------- purity
 
 
-@few
 @given(episodes(), st.integers(0, 2**40), st.integers(0, 300), st.integers(0, 5))
 def test_an_element_is_a_function_of_seed_task_and_number(episode, task_id, k, seed):
     first = augmenter(seed=seed)
@@ -103,7 +99,6 @@ def test_an_augmenter_sent_to_another_process_draws_the_same():
     assert all(same(draw(HOLED, LONG, 3, k), sent(HOLED, LONG, 3, k)) for k in range(20))
 
 
-@few
 @given(episodes())
 def test_element_0_is_the_episode_itself(episode):
     drawn = augmenter()(*episode, 5, 0)
@@ -142,7 +137,6 @@ def test_an_element_beyond_the_count_is_refused():
 # ---------------------------------------------------------------- noise
 
 
-@few
 @given(episodes(), st.integers(0, 99), st.sampled_from(["token_noise", "masking"]))
 def test_noise_touches_given_tokens_only_and_never_the_label(episode, k, name):
     inputs, labels = episode
@@ -187,7 +181,6 @@ def test_noise_is_not_available_where_the_answer_is_unique(name, task):
 # ---------------------------------------------------------------- transforms
 
 
-@few
 @given(episodes(), st.integers(1, 99), st.booleans())
 def test_a_transform_treats_input_and_label_alike_and_is_undone(episode, k, symmetric):
     draw = augmenter(symmetry=Renaming() if symmetric else None)
@@ -212,7 +205,6 @@ def test_a_shift_moves_the_sequence_into_its_padding():
     assert drawn.labels.tolist() == [0, 5, 6, 7, 8, 0]
 
 
-@few
 @given(episodes(), st.integers(1, 99))
 def test_a_shift_loses_no_token(episode, k):
     inputs, labels = episode

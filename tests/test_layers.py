@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,30 +103,31 @@ def lines_that_print(source: str) -> list[int]:
     ]
 
 
-def in_each(files: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("file", files, ids=module_name)
+def found_in_each(files: list[Path], find: Callable[..., list[Any]]) -> dict[str, list[Any]]:
+    """Module → what is found in its source, where anything is."""
+    found = {}
+    for file in files:
+        name = module_name(file)
+        found[name] = find(name, file.name == "__init__.py", file.read_text("utf-8"))
+    return {name: there for name, there in found.items() if there}
 
 
-@in_each(FILES)
-def test_every_module_stands_in_a_layer(file):
-    assert room(module_name(file)) in RANK
+def test_every_module_stands_in_a_layer():
+    assert [name for name in map(module_name, FILES) if room(name) not in RANK] == []
 
 
-@in_each(FILES)
-def test_imports_point_one_way(file):
-    is_package = file.name == "__init__.py"
-    assert upward_imports(module_name(file), is_package, file.read_text("utf-8")) == []
+def test_imports_point_one_way():
+    assert found_in_each(FILES, upward_imports) == {}
 
 
-@in_each([file for file in FILES if room(module_name(file)) in CORE])
-def test_the_torch_core_imports_no_chemistry_and_no_web(file):
-    is_package = file.name == "__init__.py"
-    assert foreign_imports(module_name(file), is_package, file.read_text("utf-8")) == []
+def test_the_torch_core_imports_no_chemistry_and_no_web():
+    core = [file for file in FILES if room(module_name(file)) in CORE]
+    assert found_in_each(core, foreign_imports) == {}
 
 
-@in_each([file for file in FILES if module_name(file) != f"{PACKAGE}.cli"])
-def test_only_the_command_line_prints(file):
-    assert lines_that_print(file.read_text("utf-8")) == []
+def test_only_the_command_line_prints():
+    files = [file for file in FILES if module_name(file) != f"{PACKAGE}.cli"]
+    assert found_in_each(files, lambda name, package, source: lines_that_print(source)) == {}
 
 
 @pytest.mark.parametrize(
@@ -169,14 +171,13 @@ def constants_classes_functions(name: str) -> tuple[bool, bool, str]:
     return (not name.isupper(), not name[0].isupper(), name)
 
 
-@pytest.mark.parametrize(
-    "name", [PACKAGE, *(module_name(file) for file in FILES if "__all__ = " in file.read_text())]
-)
-def test_public_names_are_sorted_and_exist(name):
-    module = importlib.import_module(name)
-    public = list(getattr(module, "__all__", []))
-    assert public == sorted(set(public), key=constants_classes_functions)
-    assert [missing for missing in public if not hasattr(module, missing)] == []
+def test_public_names_are_sorted_and_exist():
+    files = [file for file in FILES if "__all__ = " in file.read_text("utf-8")]
+    for name in [PACKAGE, *map(module_name, files)]:
+        module = importlib.import_module(name)
+        public = list(getattr(module, "__all__", []))
+        assert public == sorted(set(public), key=constants_classes_functions), name
+        assert [missing for missing in public if not hasattr(module, missing)] == [], name
 
 
 def test_the_front_door_shows_sorted_names_that_all_open() -> None:

@@ -24,12 +24,15 @@ def commands(group: App, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield (*before, name), group[name]
 
 
-FLAGS = [
-    (words, argument)
-    for words, command in commands(app)
-    for argument in command.assemble_argument_collection()
-    if argument.hint in (int, int | None)
-]
+@pytest.fixture(scope="module")
+def flags() -> list[tuple[tuple[str, ...], Argument]]:
+    """Every whole number that a command takes, with the words that call the command."""
+    return [
+        (words, argument)
+        for words, command in commands(app)
+        for argument in command.assemble_argument_collection()
+        if argument.hint in (int, int | None)
+    ]
 
 
 def refusal(words: tuple[str, ...], argument: Argument, value: object) -> str:
@@ -40,24 +43,24 @@ def refusal(words: tuple[str, ...], argument: Argument, value: object) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("words", "argument"), FLAGS, ids=[" ".join([*w, a.name]) for w, a in FLAGS]
-)
-def test_a_whole_number_has_bounds_and_one_above_them_is_refused_by_the_flags_name(words, argument):
-    (bounds,) = argument.parameter.validator
-    assert isinstance(bounds, _Bounds) and bounds.most < 10**30
-    said = refusal(words, argument, 10**30)
-    assert argument.name in said and "Give a whole number from" in said
+def test_a_whole_number_has_bounds_and_one_above_them_is_refused_by_the_flags_name(flags):
+    for words, argument in flags:
+        (bounds,) = argument.parameter.validator
+        assert isinstance(bounds, _Bounds) and bounds.most < 10**30, (words, argument.name)
+    # A flag of each command.
+    for words, argument in dict(flags).items():
+        said = refusal(words, argument, 10**30)
+        assert argument.name in said and "Give a whole number from" in said
 
 
 @pytest.mark.parametrize("value", [0, -1, 1_000_001, 1.5, "many", ""])
-def test_what_is_no_whole_number_within_the_bounds_is_refused(value):
-    (found,) = [pair for pair in FLAGS if (pair[0], pair[1].name) == (("trace",), "--count")]
+def test_what_is_no_whole_number_within_the_bounds_is_refused(flags, value):
+    (found,) = [pair for pair in flags if (pair[0], pair[1].name) == (("trace",), "--count")]
     assert "hole number" in refusal(*found, value)
 
 
-def test_there_are_flags_to_test():
-    names = {(words[-1], argument.name) for words, argument in FLAGS}
+def test_there_are_flags_to_test(flags):
+    names = {(words[-1], argument.name) for words, argument in flags}
     assert {("sample", "--count"), ("serve", "--port"), ("moses", "--processes")} <= names
 
 
