@@ -68,7 +68,7 @@ def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> Non
         task.tokenizer,
         None,
         OrchestrationConfig(
-            max_steps_train=8,
+            max_steps_train=4,
             backprop_truncate_steps=2,
             step_weighting="uniform",
             canvas_edit_strategies=["replace"],
@@ -76,8 +76,8 @@ def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> Non
     )
     config = TrainingConfig(
         steps=LEARNING_STEPS,
-        batch_size=32,
-        learning_rate=4e-3,
+        batch_size=24,
+        learning_rate=6e-3,
         optimizer="muon",
         schedule="wsd",
         gate_lr_scale=1.0,
@@ -90,8 +90,8 @@ def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> Non
     before = record_steps(over, task.valid, 8, "sudoku").exact([8])[8]
     found = made.run().last
     assert before < 0.05
-    assert found.exact[16][8] > 0.8
-    # What is printed is what the saved model does, and few steps do nearly as well as many.
+    assert found.exact[16][4] > 0.8
+    # What is printed is what the saved model does, and more steps than in training do as well.
     saved = ImplicitRefinementModel.from_pretrained(tmp_path / "run" / "model")
     record = record_steps(
         UnifiedRefinerOrchestrator(saved, task.tokenizer, None, over.config).eval(),
@@ -99,8 +99,8 @@ def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> Non
         8,
         "sudoku",
     )
-    assert record.exact([1, 2, 4, 6, 8]) == found.exact[16]
-    assert record.exact([4])[4] > 0.9 * record.exact([8])[8]
+    assert record.exact([1, 2, 4]) == found.exact[16]
+    assert record.exact([8])[8] >= 0.9 * found.exact[16][4]
     # So early in training it takes 0.98 for the head to be right nearly always.
     halted = record.halted(0.98, 8)
     assert halted.halted_wrong <= 0.03
@@ -109,7 +109,7 @@ def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> Non
     assert halted.mean_steps < 5
 
 
-LEARNING_STEPS = 130
+LEARNING_STEPS = 100
 
 
 def sudoku_model(task: Any) -> Any:
