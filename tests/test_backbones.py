@@ -165,6 +165,7 @@ def corpus(texts=TEXTS) -> TokenCorpus:
     return TokenCorpus.from_rows(rows, len(tokenizer()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"freeze": True}, {"lora": 4}], ids=["frozen", "lora"])
 @of_every_family
 def test_training_changes_what_is_trainable_and_nothing_else(family, how, tmp_path):
@@ -192,6 +193,7 @@ def test_training_changes_what_is_trainable_and_nothing_else(family, how, tmp_pa
         assert torch.equal(read(ids).logits, model.averaged()(ids).logits)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_backbone_resumes_exactly(tmp_path):
     def run(folder, stop):
         model = refiner(lora=2)

@@ -19,6 +19,7 @@ from imadarem.sampling.work import count_work
 # ---------------------------------------------------------------- the same in every batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["gate", "gate-adaptive", "entropy-bound"])
 @pytest.mark.parametrize("mode", ["drawn", "eos"])
 def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, policy):
@@ -28,6 +29,7 @@ def test_every_figure_of_a_row_is_the_same_bit_for_bit_in_every_batch(mode, poli
         assert records(refiner, 14, seed=3, policy=policy, batch_size=size) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "asked"), [("selfies", {}), ("smiles", {"steps": 1, "policy": "left-to-right"})]
 )

@@ -148,6 +148,7 @@ def test_updating_a_teacher_that_is_not_there_says_so() -> None:
 # Sampling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("mode", ["eos", "drawn"])
 def test_a_row_depends_on_its_seed_alone(policy: str, mode: str) -> None:

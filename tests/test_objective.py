@@ -229,6 +229,7 @@ def test_the_share_is_checked() -> None:
         MODEL.loss(some_ids(), on_policy_share=1.5)
 
 
+@pytest.mark.slow
 def test_a_trained_gate_ranks_well_above_chance_and_does_not_saturate() -> None:
     # Rows repeat one token; a filled canvas is wrong exactly where it breaks the pattern.
     # The gate sees only the canvas, so an AUROC far above 1/2 is coherence it has learned.

@@ -435,6 +435,7 @@ def reference(kind: str, asked: Question, batch_size: int) -> list[tuple[list[in
     return [(row.ids.tolist(), row.reason.label, row.steps) for row in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=3)
 @given(seed=st.integers(0, 10**6), lengths=st.lists(st.integers(1, 9), min_size=2, max_size=6))

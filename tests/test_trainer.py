@@ -108,6 +108,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_does_nothing_more(tmp_path: Path)
     assert trainer(tmp_path).resume() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "steps"), [("validate", 0), ("calibrate", 8)], ids=["first validation", "calibration"]
 )
@@ -182,6 +183,7 @@ def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path) -> Non
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_two_trainers_cannot_write_to_one_folder(tmp_path: Path) -> None:
     first, second = (trainer(tmp_path, settings(steps=4)) for _ in range(2))
     refused: list[BusyError] = []
@@ -205,6 +207,7 @@ def test_a_part_that_rows_alone_do_not_train_is_refused(part: str) -> None:
         MaskedTraining(tiny_model(**{part: True}), corpus(), corpus(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "joint_size"), [("adamw", 0), ("muon", 6), ("ranger21", 0)])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
     tmp_path: Path, optimizer: str, joint_size: int
@@ -236,6 +239,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
     assert repr(states[0]) == repr(states[1])
 
 
+@pytest.mark.slow
 def test_training_learns_and_leaves_a_model_that_samples(tmp_path: Path) -> None:
     events: list[object] = []
     result = trainer(
@@ -295,6 +299,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(tmp_path: Path
     assert all(torch.isfinite(value).all() for value in weights(t).values())
 
 
+@pytest.mark.slow
 def test_training_gives_up_after_many_bad_steps_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     t = trainer(tmp_path, settings(steps=60, eval_every=60, save_every=10, sample_count=0))
     poison(t, set(range(4, 60)))
