@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 LIBRARIES = [
-    "accelerate", "torch._dynamo", "torch.distributed", "torch.utils.tensorboard",
+    "accelerate", "torch._dynamo", "torch.distributed.run", "torch.utils.tensorboard",
     "imadarem.cli.app", "imadarem.loading", "imadarem.evaluation.chemistry",
     "imadarem.orchestrator.orchestrator", "imadarem.training.masked", "imadarem.training.trainer",
 ]  # fmt: skip

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from fakes import COUNTS, MOLECULES, shaken, tiny_model
-from processes import errors, finish, start_command_ranks, wait_until
+from processes import errors, finish, start, start_command_ranks, wait_until
 
 from imadarem.cli import run
 from imadarem.cli.sample_file import count_rows
@@ -44,15 +42,20 @@ def test_killed_with_two_processes_and_resumed_with_three_the_file_is_that_of_on
     assert file.read_bytes() == (tmp_path / "alone.csv").read_bytes()
 
 
+def torchrun(*arguments: str) -> None:
+    from torch.distributed.run import main
+
+    main(arguments)
+
+
 @pytest.mark.slow
 def test_repair_under_torchrun_writes_the_file_of_one_process(model, tmp_path):
     broken = tmp_path / "broken.smi"
     broken.write_text("\n".join(MOLECULES) + "\n")
     given = ("repair", "--file", broken, "--model", model, "--check", "builtins:len", "--json")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    line = [*launch, "-m", "imadarem", *map(str, given), "--out", str(tmp_path / "shared.smi")]
-    shared = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=120)
-    assert shared.returncode == 0, shared.stderr
-    assert shared.stdout.count('"row"') == len(MOLECULES)
+    line = ["--standalone", "--nproc_per_node", "2", "-m", "imadarem", *map(str, given)]
+    printed, file = tmp_path / "printed", tmp_path / "shared.smi"
+    assert finish(start(torchrun, *line, "--out", str(file), output=printed)) == 0, errors(printed)
+    assert printed.read_text().count('"row"') == len(MOLECULES)
     assert run([*map(str, given), "--out", str(tmp_path / "alone.smi")]) == 0
-    assert (tmp_path / "shared.smi").read_bytes() == (tmp_path / "alone.smi").read_bytes()
+    assert file.read_bytes() == (tmp_path / "alone.smi").read_bytes()
