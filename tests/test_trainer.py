@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -173,14 +174,16 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_afresh(tmp_pat
     assert [line["step"] for line in records(tmp_path) if line["kind"] == "train"] == [2, 4, 6, 8]
 
 
-def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
-    trainer(tmp_path, settings(sample_count=0)).run()
-    newest = tmp_path / "checkpoints" / "step-00000008"
+def test_a_checkpoint_that_was_being_replaced_is_put_back(
+    tmp_path: Path, straight: Trainer
+) -> None:
+    run = shutil.copytree(straight.run_dir, tmp_path / "run")
+    newest = run / "checkpoints" / "step-00000008"
     newest.rename(newest.with_name("step-00000008.before"))
-    assert trainer(tmp_path).resume() == 8
-    remove_leftovers(tmp_path)
+    assert trainer(run).resume() == 8
+    remove_leftovers(run)
     assert (newest / "trainer.json").is_file()
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert len(list((run / "checkpoints").iterdir())) == 2
 
 
 @pytest.mark.slow
