@@ -21,7 +21,6 @@ from imadarem.cli.settings import read_settings
 from imadarem.tokenizers import CharTokenizer, SelfiesTokenizer
 from imadarem.training.curves import draw_curve, read_metrics
 
-SOURCE = Path(__file__).parent.parent / "src"
 TINY = "--hidden-size 16 --num-layers 1 --num-heads 2 --batch-size 8 --processes 1 --device cpu"
 OFTEN = "--log-every 3 --eval-every 6 --save-every 6 --sample-count 2"
 
@@ -53,10 +52,7 @@ def test_help_loads_nothing_heavy():
         "heavy = {'torch', 'numpy', 'rdkit', 'accelerate', 'transformers', 'huggingface_hub'}; "
         "print('\\nheavy:', heavy & set(sys.modules))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("\nheavy: set()\n")
     assert done.stderr == ""
 
@@ -186,13 +182,7 @@ def test_a_closed_pipe_ends_quietly():
     # "true" reads nothing: the first write already finds the pipe closed.
     command = f"{sys.executable} -m imadarem data inspect molecules.smi --json"
     line = f"{command} | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(
-        ["bash", "-c", line],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
-        check=False,
-    )
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 

@@ -22,7 +22,6 @@ from imadarem.model import ImplicitRefinementModel
 from imadarem.orchestrator.config import OrchestrationConfig
 from imadarem.training.settings import TrainingConfig
 
-SOURCE = Path(__file__).parent.parent / "src"
 TINY = (
     "--hidden-size 16 --num-layers 1 --num-heads 2 --inner-steps 1 --batch-size 8 "
     "--valid-rows 8 --processes 1 --device cpu --log-every 1 --optimizer adamw"
