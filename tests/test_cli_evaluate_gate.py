@@ -58,7 +58,7 @@ def test_the_gate_is_reported_step_by_step(said, molecules):
 def test_a_judge_is_reported_by_kind_of_row(said, monkeypatch):
     monkeypatch.setattr("imadarem.cli.held_out.JUDGED_BATCHES", 1)
     monkeypatch.setattr("imadarem.training.judge_report.ROWS", 150)
-    line = ("evaluate", "--model", "smiles", "--calibration", "--rows", 20, "--steps", 1)
+    line = ("evaluate", "--model", "smiles", "--calibration", "--rows", 20, "--steps", 2)
     code, out, _ = said(*line, "--json")
     (record,) = records(out)
     assert code == 0

@@ -60,6 +60,7 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:max_steps_train=4")
 def test_a_model_learns_sudoku_and_knows_when_it_is_right(tmp_path: Path) -> None:
     task = sudoku_task(sizes=4, n=400, valid=100, cache_dir=tmp_path / "cache")
     torch.manual_seed(0)
