@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,16 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else module
 
 
+@cache
+def imports_and_calls(source: str) -> list[ast.AST]:
+    """At whatever depth; a source is parsed once for all rules."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Call)
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+
+
 def imported_modules(module: str, is_package: bool, source: str) -> Iterator[str]:
     """Every module that ``source`` imports, at whatever depth, as an absolute name."""
-    for node in ast.walk(ast.parse(source)):
+    for node in imports_and_calls(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -96,7 +104,7 @@ def foreign_imports(module: str, is_package: bool, source: str) -> list[str]:
 def lines_that_print(source: str) -> list[int]:
     return [
         node.lineno
-        for node in ast.walk(ast.parse(source))
+        for node in imports_and_calls(source)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id == "print"
