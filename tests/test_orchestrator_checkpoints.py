@@ -251,7 +251,6 @@ def wait_for_a_checkpoint(folder: Path) -> None:
 @pytest.mark.slow
 def test_killing_a_saving_process_leaves_the_newest_checkpoint_loadable(tmp_path: Path) -> None:
     delays = random.Random(0)
-    counts = []
     for trial in range(2):
         folder = tmp_path / str(trial)
         child = start(save_for_ever, str(folder), trial % 2 == 0, output=tmp_path / "printed")
@@ -263,15 +262,13 @@ def test_killing_a_saving_process_leaves_the_newest_checkpoint_loadable(tmp_path
         assert child.exitcode == -signal.SIGKILL
 
         over = orchestrator(model(memory=True), bank(), unroll_mode="carry")
-        counts.append(over.load_checkpoint(folder, adam(over))["count"])
+        count = over.load_checkpoint(folder, adam(over))["count"]
         # One whole save and no mixture.
         values = {float(weight.flatten()[0]) for weight in over.model.state_dict().values()}
-        assert values == {float(counts[-1])}
+        assert values == {float(count)}
         # The next save goes through whatever the kill left lying about.
         over.save_checkpoint(folder, adam(over), extra={"count": -1})
         assert over.load_checkpoint(folder, adam(over)) == {"count": -1}
-    # Children died at different saves.
-    assert len(set(counts)) > 1
 
 
 @pytest.mark.parametrize("renames", [1, 2])
