@@ -33,6 +33,8 @@ RESULTS = ROOT / "benchmarks/results/headline.json"
 PAGE = ROOT / "docs/benchmarks/headline.md"
 BEGIN, END = "<!-- figures: scripts/figures.py -->", "<!-- end of figures -->"
 SHOWN_STEPS = (1, 2, 4, 8, 16)
+#: Of fragments: rows found of those asked for, and shares of these.
+AROUND = ("found", "kept", "unique", "quality", "odd", "diversity")
 Row = dict[str, Any]
 
 
@@ -95,7 +97,7 @@ def measurements() -> Iterator[Measurement]:
     for name in writes_smiles:
         command = f"benchmarks/infilling.py --models {name} --n 300 --shares 0.3 --no-fcd --json"
         yield Measurement(f"fill {name}", command, filled)
-    around = ("task", "valid", "kept", "unique", "quality", "diversity")
+    around = ("task", *AROUND)
     yield Measurement("fragments", "benchmarks/fragments.py --n 20 --json FILE", around)
     solved = ("puzzles", *(f"{step} steps" for step in SHOWN_STEPS))
     command = "benchmarks/infer_few.py --quick --rounds 0 --json FILE"
@@ -148,7 +150,7 @@ def _tasks(rows: list[Row]) -> list[Row]:
     for task in dict.fromkeys(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
         row: Row = {"task": task}
-        for key in ("valid", "kept", "unique", "quality", "diversity"):
+        for key in AROUND:
             row[key] = fmean(found[key] for found in of_task if found[key] is not None)
         means.append(row)
     return means

@@ -490,8 +490,11 @@ def test_a_run_from_a_csv_file_to_samples_and_on_from_its_checkpoint(said, tmp_p
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
     resume = ("train", "--out", tmp_path / folder, "--resume", "--device", "cpu")
+    # A run that was killed at its very end gets the picture that it lacks.
+    (tmp_path / folder / "curve.png").unlink()
     code, _, err = said(*resume)
     assert (code, err.splitlines()[-1].startswith("error: the run in")) == (2, True)
+    assert (tmp_path / folder / "curve.png").exists()
     code, _, err = said(*resume, "--hidden-size", 32)
     assert code == 2
     assert "hidden_size = 32" in err

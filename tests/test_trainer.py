@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,6 +211,22 @@ def test_a_part_that_rows_alone_do_not_train_is_refused(part: str) -> None:
         MaskedTraining(tiny_model(**{part: True}), corpus(), corpus(1))
 
 
+def test_a_checkpoint_comes_after_its_model_so_a_finished_run_lacks_nothing(
+    tmp_path: Path,
+) -> None:
+    trainer = over(tiny_model(), tmp_path, settings(steps=2, save_every=1, sample_count=0))
+    written: list[bool] = []
+    save = trainer.objective.save
+
+    def watched(*given: Any) -> None:
+        written.append((tmp_path / "model" / "model.safetensors").exists())
+        save(*given)
+
+    trainer.objective.save = watched
+    assert trainer.run().finished
+    assert len(written) >= 2 and all(written)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "joint_size"), [("adamw", 0), ("muon", 6), ("ranger21", 0)])
 def test_an_interrupted_run_ends_bit_for_bit_as_a_straight_one(
@@ -294,7 +311,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_poisons_nothing(tmp_path: Path
         before.append(weights(t))
         original()
 
-    t.objective.training.skip = watched  # type: ignore[method-assign]
+    t.objective.training.skip = watched
     result = t.run()
     assert result.skipped == 1
     after = ImplicitRefinementModel.from_pretrained(tmp_path / "checkpoints" / "step-00000004")
@@ -434,7 +451,7 @@ def test_the_best_weights_are_kept_and_a_run_that_does_not_improve_ends_early(
     asked = {"best_by": "loss", "early_stop": 2, "eval_every": 2, "learning_rate": 1e-12}
     run = trainer(tmp_path / "run", settings(steps=40, **asked))
     first = {name: value.clone() for name, value in run.model.averaged().state_dict().items()}
-    run.objective.validate = lambda: (Validation(1.0, *[math.nan] * 4), [])  # type: ignore[method-assign]
+    run.objective.validate = lambda: (Validation(1.0, *[math.nan] * 4), [])
     result = run.run()
     assert (result.step, result.finished) == (4, True)
     best = ImplicitRefinementModel.from_pretrained(tmp_path / "run" / "best")

@@ -37,7 +37,14 @@ from imadarem.cli.start import (
     several_processes,
     task_model,
 )
-from imadarem.cli.training_report import print_line, report_data, report_end, report_task
+from imadarem.cli.training_report import (
+    CURVE,
+    draw_records,
+    print_line,
+    report_data,
+    report_end,
+    report_task,
+)
 from imadarem.cli.training_view import TrainingView
 from imadarem.errors import CheckpointError, ConfigError
 from imadarem.training.settings import TrainingConfig
@@ -275,6 +282,9 @@ def _resume(trainer: Trainer) -> None:
     """Go on with a run, and say so."""
     step = trainer.resume()
     if trainer.finished:
+        # A run that was killed at its very end has no picture yet.
+        if not (trainer.run_dir / CURVE).exists() and not hasattr(trainer.objective, "task"):
+            draw_records(trainer.run_dir)
         raise ConfigError(
             f"the run in {trainer.run_dir} is finished: it did all {step:,} steps. Give a larger "
             "--steps to continue."

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from imadarem.training.contract import TrainingObjective, TrainingResult
 
 INTERRUPTED = 130
+#: The picture of a run's records, in its folder.
+CURVE = "curve.png"
 REASONS_SHOWN = 3
 #: Tokens that are named of those that a model is to learn anew.
 NEW_SHOWN = 12
@@ -88,7 +90,7 @@ def report_end(
         return INTERRUPTED
     task = getattr(objective, "task", None)
     if task is None:
-        _draw(folder)
+        draw_records(folder)
     if json:
         json_line({"kind": "result", **_record(result, task)})
         return 0
@@ -151,10 +153,11 @@ def _kind_of_reason(reason: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "…", reason.split(". ")[0])[:90]
 
 
-def _draw(folder: Path) -> None:
+def draw_records(folder: Path) -> None:
+    """Draw the records of a run beside them."""
     from imadarem.training.curves import draw_curve
 
     try:
-        draw_curve(folder / "metrics.jsonl", folder / "curve.png")
+        draw_curve(folder / "metrics.jsonl", folder / CURVE)
     except ImadaremError as error:  # the run is whole without its picture
         note(f"no curve.png: {error}", style="yellow")

@@ -170,11 +170,12 @@ class Trainer:
         return TrainingResult(self.step, self.finished, model_dir, self._first, last, skipped)
 
     def save(self) -> None:
-        """Write a checkpoint and the averaged model; the old checkpoint stays until then."""
+        """Write the averaged model and a checkpoint; the old checkpoint stays until then."""
         state = {"first": self._first, "finished": self.finished}
-        self.objective.save(self.run_dir, self.optimizer, state)
+        # The checkpoint comes last: once it says that the run is finished, nothing is missing.
         if rank() == 0:
             self.objective.averaged().save_pretrained(self.run_dir / "model")
+        self.objective.save(self.run_dir, self.optimizer, state)
         self.processes.wait_for_everyone()
 
     def _begin(self) -> None:
