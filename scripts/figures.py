@@ -197,7 +197,7 @@ def page(found: dict[str, Row]) -> str:
     """The benchmark page of the headline figures."""
     parts = [
         "# Headline figures",
-        "`make figures` measures them again, in five to ten minutes of one core: what each model "
+        "`make figures` measures them again, in ten minutes of one core: what each model "
         "of molecules draws, what each model of SMILES fills, fragments, and puzzles. "
         "They stand in `benchmarks/results/headline.json`; names of columns: "
         "[what `evaluate` reports](../how-to/evaluate.md).",
