@@ -158,10 +158,10 @@ def test_as_many_places_are_tried_as_hold_a_share_of_the_doubt(
 def test_a_site_is_exchanged_with_each_neighbour_that_is_another_token_and_free() -> None:
     row = Row([5, 6, 6, 7], [False, False, False, True])
     token, gap = Site(0.9, 1, False), Site(0.9, 0, True)
-    assert [other.tokens for other in swaps(row, [token, gap])] == [[6, 5, 6, 7]]
-    assert swaps(row, [Site(0.9, 2, False), Site(0.9, 3, False)]) == []
+    assert [other.tokens for other in swaps(row, [gap, token], 1)] == [[6, 5, 6, 7]]
+    assert swaps(row, [Site(0.9, 2, False), Site(0.9, 3, False)], 2) == []
     free = Row([5, 6, 7], [False] * 3)
-    assert [other.tokens for other in swaps(free, [Site(0.5, 2, False), token])] == [
+    assert [other.tokens for other in swaps(free, [Site(0.5, 2, False), token], 2)] == [
         [5, 7, 6],
         [6, 5, 7],
     ]

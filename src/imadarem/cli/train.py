@@ -283,8 +283,8 @@ def _resume(trainer: Trainer) -> None:
     step = trainer.resume()
     if trainer.finished:
         # A run that was killed at its very end has no picture yet.
-        if not (trainer.run_dir / CURVE).exists() and not hasattr(trainer.objective, "task"):
-            draw_records(trainer.run_dir)
+        if not (trainer.run_dir / CURVE).exists():
+            draw_records(trainer.run_dir, trainer.objective)
         raise ConfigError(
             f"the run in {trainer.run_dir} is finished: it did all {step:,} steps. Give a larger "
             "--steps to continue."

@@ -89,8 +89,7 @@ def report_end(
         note(f"continue with: {command}", style="bold")
         return INTERRUPTED
     task = getattr(objective, "task", None)
-    if task is None:
-        draw_records(folder)
+    draw_records(folder, objective)
     if json:
         json_line({"kind": "result", **_record(result, task)})
         return 0
@@ -153,8 +152,10 @@ def _kind_of_reason(reason: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*\d\S*", "…", reason.split(". ")[0])[:90]
 
 
-def draw_records(folder: Path) -> None:
-    """Draw the records of a run beside them."""
+def draw_records(folder: Path, objective: TrainingObjective) -> None:
+    """Draw the records of a run beside them; those of a task have no picture."""
+    if hasattr(objective, "task"):
+        return
     from imadarem.training.curves import draw_curve
 
     try:

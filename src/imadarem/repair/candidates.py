@@ -82,10 +82,13 @@ def single_edits(
     return [sorted(candidates, key=lambda c: (-c.score, c.row.tokens)) for candidates in found]
 
 
-def swaps(row: Row, sites: Sequence[Site]) -> list[Row]:
-    """The row with the token of a site and one beside it exchanged, in the order of the sites."""
+def swaps(row: Row, sites: Sequence[Site], most: int) -> list[Row]:
+    """The row with the token of a site and one beside it exchanged, in the order of the sites.
+
+    Those of the first ``most`` sites that are tokens.
+    """
     found: list[Row] = []
-    for position in (site.position for site in sites if not site.is_gap):
+    for position in [site.position for site in sites if not site.is_gap][:most]:
         for left in (position - 1, position):
             pair = row.tokens[max(left, 0) : left + 2]
             if len(pair) < 2 or pair[0] == pair[1] or any(row.protected[left : left + 2]):

@@ -248,8 +248,8 @@ class _Run:
 
     def swapped(self, state: _Progress, sites: Sequence[Site]) -> list[Candidate]:
         """Exchanges of neighbours at the likeliest of these sites; their score is that of none."""
-        tokens = [] if state.wide else [site for site in sites if not site.is_gap]
-        return [Candidate(row, -math.inf) for row in swaps(state.row, tokens[:SWAPPED])]
+        found = [] if state.wide else swaps(state.row, sites, SWAPPED)
+        return [Candidate(row, -math.inf) for row in found]
 
     def add_fills(
         self, states: Sequence[_Progress], edits: list[list[Candidate]], seeds: Tensor
@@ -335,8 +335,7 @@ class _Run:
             state.row, state.reason = state.passed[0], CHECKED
             return
         sites = likely_sites(state.given, state.first, place_count(len(state.given.tokens)))
-        tokens = [site for site in sites if not site.is_gap]
-        exchanged = swaps(state.given, tokens[: PLACES[0]])
+        exchanged = swaps(state.given, sites, PLACES[0])
         for row in [*exchanged, *(candidate.row for candidate in state.untried)]:
             if self.takes(state, row):
                 state.row, state.reason = row, CHECKED

@@ -94,9 +94,9 @@ def refine_candidates(
     Raises:
         ConfigError: Nothing says which candidate is right.
     """
-    judges = bool(run.width > 1 and model.config.judge and not model.config.halting)
     _check_that_something_chooses(run, model.config)
-    found = _Candidates(seeds, run, most_certain=model.config.halting, judged=judges)
+    judges = run.width > 1 and model.config.judge and not model.config.halting
+    found = _Candidates(seeds, run, most_certain=model.config.halting)
     for number in range(run.width + run.redraws):
         rows = torch.nonzero(found.kept < 0).flatten()
         if not len(rows):
@@ -110,6 +110,8 @@ def refine_candidates(
             drafts = ~(part.state == State.GIVEN).any(dim=1)
             ids = [row.ids.tolist() for row in samples.rows]
             logits = verdicts(model, ids, drafts, run.batch_size)
+            # Judging a candidate is one more pass over it.
+            samples.rows = [replace(r, forward_passes=r.forward_passes + 1) for r in samples.rows]
         found.add(rows, number, samples, logits)
     return found.chosen(model.tokenizer)
 
@@ -129,9 +131,8 @@ class _Candidates:
         kept: ``(N,)`` number of the candidate that is kept; -1 where none is yet.
     """
 
-    def __init__(self, seeds: Tensor, run: Run, *, most_certain: bool, judged: bool) -> None:
-        self.seeds, self.run = seeds, run
-        self.most_certain, self.judged = most_certain, judged
+    def __init__(self, seeds: Tensor, run: Run, *, most_certain: bool) -> None:
+        self.seeds, self.run, self.most_certain = seeds, run, most_certain
         self.kept = torch.full_like(seeds, -1)
         self._rows: list[list[Refined]] = [[] for _ in seeds]
         self._records: list[list[RowTrajectory]] = [[] for _ in seeds]
@@ -150,17 +151,18 @@ class _Candidates:
         if verifier is not None:
             taken = torch.tensor([bool(verifier(text)) for text in samples.texts])
         accepted = taken
+        if logits is not None:
+            accepted = taken & accepts(logits, self.seeds[rows], number)
+            for i in rows[accepted].tolist():
+                self._rows[i][-1] = replace(self._rows[i][-1], reason=StoppingReason.VERDICT)
+        elif self.most_certain:
+            logits = torch.tensor([row.certainty for row in samples.rows])
+            if verifier is None:
+                accepted = torch.zeros_like(taken)
         if number < width:
-            if logits is not None:
-                accepted = taken & accepts(logits, self.seeds[rows], number)
-                for i in rows[accepted].tolist():
-                    self._rows[i][-1] = replace(self._rows[i][-1], reason=StoppingReason.VERDICT)
-            elif self.most_certain:
-                logits = torch.tensor([row.certainty for row in samples.rows])
-                accepted = taken & torch.tensor(verifier is not None or width == 1)
+            self._taken[rows, number] = taken
             if logits is not None:
                 self._logits[rows, number] = logits
-            self._taken[rows, number] = taken
         self.kept[rows[accepted]] = number
         if number == width - 1:
             self._choose(rows[~accepted & self._taken[rows].any(dim=1)])
@@ -180,9 +182,7 @@ class _Candidates:
         self._choose(torch.nonzero(self.kept < 0).flatten())
         kept, rows = self.kept.tolist(), []
         for which, drawn in zip(kept, self._rows, strict=True):
-            # Judging a candidate is one more pass over it.
-            judged = min(len(drawn), self.run.width) if self.judged else 0
-            passes = sum(row.forward_passes for row in drawn) + judged
+            passes = sum(row.forward_passes for row in drawn)
             rows.append(replace(drawn[which], forward_passes=passes, candidates=len(drawn)))
         records = None
         if self.run.return_trajectory:
